@@ -1,0 +1,36 @@
+"""The ``nnunet-kd`` command: one module per command group, each with a Typer function."""
+
+from __future__ import annotations
+
+import sys
+
+import typer
+from rich.console import Console
+
+from nnunet_kd.errors import NnunetKdError
+
+app = typer.Typer(
+    name="nnunet-kd",
+    help="Knowledge distillation for nnU-Net v2: small students from trained nnU-Nets.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+
+def _register() -> None:
+    from nnunet_kd.cli import doctor, plan, train
+
+    app.command("doctor")(doctor.doctor)
+    app.command("plan")(plan.plan)
+    app.command("train")(train.train)
+
+
+def main() -> None:
+    """Entry point: errors made for people are printed as one paragraph and become exit codes."""
+    _register()
+    try:
+        app()
+    except NnunetKdError as error:
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        sys.exit(error.exit_code)

@@ -1,0 +1,43 @@
+"""Errors for people: each says what is wrong, where, and what to do next.
+
+The command line prints the message alone, without a traceback, and exits with ``exit_code``. Inside ``nnUNetv2_train`` they
+arrive as ordinary exceptions, the message last.
+"""
+
+from __future__ import annotations
+
+
+class NnunetKdError(Exception):
+    """Base of everything this package raises on purpose."""
+
+    exit_code = 2
+
+
+class SettingsError(NnunetKdError):
+    """A settings file, recipe or ``--set`` does not hold."""
+
+    exit_code = 3
+
+
+class PlanError(NnunetKdError):
+    """A plan cannot be read or reduced."""
+
+    exit_code = 4
+
+
+class TeacherError(NnunetKdError):
+    """The teacher is missing, damaged, or does not fit the student."""
+
+    exit_code = 5
+
+
+class MissingRequirement(NnunetKdError):
+    """Something outside the package is missing: a variable, a folder, an extra."""
+
+    exit_code = 6
+
+
+class DataError(NnunetKdError):
+    """Images, labels or dataset files do not hold."""
+
+    exit_code = 7

@@ -1,0 +1,236 @@
+"""A run's settings: one validated model, gathered from four places.
+
+Later ones win, key by key: the trainer's own recipe, ``nnunet_kd.yaml`` in the preprocessed dataset folder, the file or
+shipped recipe that ``NNUNET_KD_CONFIG`` names, ``--set key=value`` of the command line (handed on in ``NNUNET_KD_SET``, so
+that spawned workers see it).
+"""
+
+from __future__ import annotations
+
+import difflib
+import json
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.objectives import OBJECTIVES
+from nnunet_kd.objectives.base import ObjectiveSettings
+from nnunet_kd.settings_model import SettingsModel
+from nnunet_kd.shipped import shipped_folder
+
+CONFIG_VARIABLE = "NNUNET_KD_CONFIG"
+SET_VARIABLE = "NNUNET_KD_SET"
+DATASET_FILE = "nnunet_kd.yaml"
+
+
+class TeacherSettings(SettingsModel):
+    """Where the teacher is. Everything left out is searched for (docs/reference-settings.md)."""
+
+    path: str | None = Field(
+        None, description="model folder, checkpoint_*.pth or exported zip; default: found under nnUNet_results"
+    )
+    fold: int | Literal["all"] | None = Field(None, description="the teacher's fold; default: the student's")
+    checkpoint: str = Field("checkpoint_final.pth", description="which of the fold's checkpoints")
+
+
+_ObjectivesBase = create_model(  # type: ignore[call-overload]
+    "ObjectivesSettings",
+    __base__=SettingsModel,
+    __doc__="Settings of the objectives in use, by name; an objective that is not named is not used.",
+    **{name: (objective.Settings | None, None) for name, objective in OBJECTIVES.items()},
+)
+
+
+class Settings(SettingsModel):
+    """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
+
+    teacher: TeacherSettings = Field(default_factory=TeacherSettings, description="where the teacher is")
+    reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
+    epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
+    iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
+    validation_iterations: int | None = Field(None, ge=1, description="per epoch; nnU-Net: 50")
+    learning_rate: float | None = Field(None, gt=0, description="initial; nnU-Net: 0.01, polynomial decay")
+    seed: int | None = Field(None, ge=0, description="of weights, patches and augmentation; default: not seeded")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
+    )
+    objectives: _ObjectivesBase = Field(  # type: ignore[valid-type]
+        default_factory=_ObjectivesBase, description="the objectives in use"
+    )
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _path_alone(cls, value: Any) -> Any:
+        return {"path": value} if isinstance(value, str) else value
+
+    def active_objectives(self) -> dict[str, ObjectiveSettings]:
+        """The settings of the objectives in use, by name, in the order of the registry."""
+        chosen = ((name, getattr(self.objectives, name)) for name in OBJECTIVES)
+        return {name: settings for name, settings in chosen if settings is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        plain["objectives"] = {name: value for name, value in plain["objectives"].items() if value is not None}
+        return plain
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes (``plans/recipes/*.yaml``), without their ending."""
+    return sorted(path.stem for path in (shipped_folder("plans") / "recipes").glob("*.yaml"))
+
+
+def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
+    """Read a YAML file, or a shipped recipe by its name.
+
+    Raises:
+        SettingsError: neither a file nor a recipe, or not a YAML mapping.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        recipe = shipped_folder("plans") / "recipes" / f"{name_or_path}.yaml"
+        if not recipe.is_file():
+            raise SettingsError(
+                f"{str(name_or_path)!r} is neither a file nor a shipped recipe{_nearest(str(name_or_path), recipe_names())}. "
+                f"Give the path of a YAML file, or one of the recipes: {', '.join(recipe_names())}."
+            )
+        path = recipe
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold `key: value` lines, but holds a {type(content).__name__}.")
+    return content
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``["objectives.dcd.weight=0.1", ...]`` as nested dictionaries; values are read as YAML.
+
+    Raises:
+        SettingsError: an assignment without ``=``, or two that contradict each other.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set {assignment!r} must have the form key=value, for example epochs=300.")
+        *parents, last = key.strip().split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {assignment!r} goes below {parent!r}, which another --set gave a value.")
+        place[last] = _yaml_value(value, assignment)
+    return result
+
+
+def _yaml_value(value: str, assignment: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {assignment!r}: the value cannot be read as YAML.") from error
+    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for text
+        try:
+            return float(parsed)
+        except ValueError:
+            return parsed
+    return parsed
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, mapping by mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if key == "teacher" and isinstance(value, str):
+            value = {"path": value}
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def resolve_settings(
+    recipe: str,
+    allowed_objectives: tuple[str, ...] | None,
+    dataset_folder: Path | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Gather and validate the settings of a run.
+
+    Args:
+        recipe: the trainer's own recipe.
+        allowed_objectives: the objectives of the trainer; files may hold settings of others, for other trainers, which are
+            left out here. ``None`` allows all.
+        dataset_folder: the preprocessed dataset folder, which may hold ``nnunet_kd.yaml``.
+        environment: default ``os.environ``.
+
+    Raises:
+        SettingsError: names every problem at once, with the source it comes from.
+    """
+    environment = os.environ if environment is None else environment
+    layers: list[tuple[str, dict[str, Any]]] = [(f"recipe {recipe}", read_settings_file(recipe))]
+    if dataset_folder is not None and (dataset_folder / DATASET_FILE).is_file():
+        layers.append((str(dataset_folder / DATASET_FILE), read_settings_file(dataset_folder / DATASET_FILE)))
+    if environment.get(CONFIG_VARIABLE):
+        layers.append((f"{CONFIG_VARIABLE}={environment[CONFIG_VARIABLE]}", read_settings_file(environment[CONFIG_VARIABLE])))
+    assignments = parse_assignments(json.loads(environment.get(SET_VARIABLE) or "[]"))
+    if assignments:
+        layers.append(("--set", assignments))
+
+    merged: dict[str, Any] = {}
+    for source, layer in layers:
+        validate_settings(layer, source)
+        merged = merge(merged, layer)
+    if allowed_objectives is not None:
+        asked = set(assignments.get("objectives") or {}) - set(allowed_objectives)
+        if asked:
+            raise SettingsError(
+                f"--set objectives.{sorted(asked)[0]}: this trainer uses "
+                f"{', '.join(allowed_objectives) or 'no objective'}; take the trainer of that objective."
+            )
+        given = merged.get("objectives") or {}
+        merged["objectives"] = {name: value for name, value in given.items() if name in allowed_objectives}
+    return validate_settings(merged, "the settings together")
+
+
+def validate_settings(values: Mapping[str, Any], source: str) -> Settings:
+    """Validate, and turn everything pydantic finds into one message.
+
+    Raises:
+        SettingsError: lists every problem; an unknown key comes with the nearest known one.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
+        raise SettingsError(f"{source}: {'; '.join(problems)}.") from error
+
+
+def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    keys = [str(key) for key in location if key not in ("int", "literal['all']")]
+    where = ".".join(keys)
+    if kind == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        return f"unknown key {where!r}{_nearest(keys[-1], known)} (known here: {', '.join(known)})"
+    return f"{where or 'settings'}: {message.removeprefix('Value error, ')}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for key in path:
+        annotation = model.model_fields[key].annotation
+        arms = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel))
+    return list(model.model_fields)
+
+
+def _nearest(name: str, known: list[str]) -> str:
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f"; did you mean {match[0]!r}?" if match else ""
