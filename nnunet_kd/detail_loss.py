@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nnunet_kd.wavelets import Bands, BandProjection, band_projection, dwt, working_dtype
+from nnunet_kd.wavelets import BandProjection, Bands, band_projection, dwt, working_dtype
 
 _BLOCK_BYTES = {"cpu": 4 << 20}
 _DEFAULT_BLOCK_BYTES = 256 << 20
