@@ -257,7 +257,7 @@ def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
     where = ".".join(keys)
     if kind == "extra_forbidden":
         known = _known_keys(keys[:-1])
-        return f"unknown key {where!r}{_nearest(keys[-1], known)} (known here: {', '.join(known)})"
+        return f"unknown key {where!r}{_nearest(keys[-1], known)} ; known here: {', '.join(known)}"
     return f"{where or 'settings'}: {message.removeprefix('Value error, ')}"
 
 
@@ -272,4 +272,4 @@ def _known_keys(path: list[str]) -> list[str]:
 
 def _nearest(name: str, known: list[str]) -> str:
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    return f" (did you mean {match[0]!r}?)" if match else ""

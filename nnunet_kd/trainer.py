@@ -115,7 +115,7 @@ class DistillationTrainer(nnUNetTrainer):
         if self.settings.seed is not None:
             # the same weights on every rank, other patches
             torch.manual_seed(self.settings.seed)
-            np.random.seed(self.settings.seed + self.local_rank)
+            np.random.seed(self.settings.seed + self.local_rank)  # noqa: NPY002  what nnU-Net's loaders draw from
             random.seed(self.settings.seed + self.local_rank)
         if self.is_cascaded:
             self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
@@ -175,8 +175,8 @@ class DistillationTrainer(nnUNetTrainer):
                 f"student's validation cases in training, so validation results will look better than they are."
             )
 
-    def on_train_start(self) -> None:
-        """Check the teacher first, then build what distillation needs around nnU-Net's own start."""
+    def prepare_distillation(self) -> None:
+        """Check the teacher, then build the networks and what objectives learn; needs no training data."""
         objectives = self.settings.active_objectives()
         if objectives:
             self._prepare_teacher()
@@ -185,6 +185,10 @@ class DistillationTrainer(nnUNetTrainer):
         self._restore_average()
         if objectives:
             self._start_distillation()
+
+    def on_train_start(self) -> None:
+        """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
+        self.prepare_distillation()
         super().on_train_start()
         if self.local_rank == 0:
             text = yaml.safe_dump(self.settings.as_dict(), sort_keys=False)
@@ -255,7 +259,9 @@ class DistillationTrainer(nnUNetTrainer):
         self.history.add({"segmentation": segmentation.detach()})
         if self._capture is None or not self._capture.enabled:
             return segmentation
-        assert self._teacher is not None and self._distillation is not None and self._capture.image is not None
+        assert self._teacher is not None
+        assert self._distillation is not None
+        assert self._capture.image is not None
         step = StepOutputs(
             student_features=self._capture.features,
             teacher_features=self._teacher.features(self._capture.image),

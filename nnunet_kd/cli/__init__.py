@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from nnunet_kd.errors import NnunetKdError
 
@@ -19,11 +20,13 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import doctor, plan, train
+    from nnunet_kd.cli import bench, demo, doctor, plan, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.add_typer(bench.app, name="bench")
+    app.command("demo")(demo.demo)
 
 
 def main() -> None:
@@ -32,5 +35,5 @@ def main() -> None:
     try:
         app()
     except NnunetKdError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)
