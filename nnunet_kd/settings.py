@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -140,11 +141,8 @@ def _yaml_value(value: str, assignment: str) -> Any:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {assignment!r}: the value cannot be read as YAML.") from error
-    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for text
-        try:
-            return float(parsed)
-        except ValueError:
-            return parsed
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}", value.strip()):
+        return float(parsed)  # YAML 1.1 takes 1e-3 for text
     return parsed
 
 
@@ -202,7 +200,7 @@ def resolve_settings(
         merged = merge(merged, _only_allowed(layer, allowed_objectives))
     if assignments:
         validate_settings(assignments, "--set")
-        surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or OBJECTIVES))
+        surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or ()))
         if allowed_objectives is not None and surplus:
             raise SettingsError(
                 f"--set objectives.{surplus[0]}: this trainer uses {', '.join(allowed_objectives) or 'no objective'}; "

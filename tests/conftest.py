@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_kd.bench.pair import DATASET_JSON, nnunet_folders, write_dataset, write_untrained_teacher
+from nnunet_kd.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -105,6 +105,5 @@ def folders(tmp_path: Path) -> Iterator[Path]:
 def tiny(folders: Path) -> dict[str, Any]:
     """A dataset on disk with an untrained teacher; returns its plan."""
     plans = make_plans()
-    write_dataset(plans, DATASET_JSON, "3d_fullres")
     write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
     return plans

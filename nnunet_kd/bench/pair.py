@@ -81,7 +81,8 @@ def make_trainer(
 def write_untrained_teacher(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], seed: int = 0
 ) -> Path:
-    """A complete model folder of a stock nnU-Net with random weights, under ``nnUNet_results``; returns it."""
+    """The dataset's files, and a complete model folder of a stock nnU-Net with random weights; returns the latter."""
+    write_dataset(plans, dataset_json, configuration)
     teacher: nnUNetTrainer = make_trainer("nnUNetTrainer", plans, configuration, dataset_json, torch.device("cpu"))
     folder = Path(teacher.output_folder_base)
     with contextlib.redirect_stdout(io.StringIO()):

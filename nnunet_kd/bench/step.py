@@ -16,7 +16,6 @@ from nnunet_kd.bench.pair import (
     make_trainer,
     nnunet_folders,
     random_batch,
-    write_dataset,
     write_untrained_teacher,
 )
 from nnunet_kd.objectives.base import StepOutputs
@@ -44,7 +43,6 @@ def measure_step(
     plans = read_plans(shipped_folder("plans") / "reference" / "hippocampus.json")
     quiet = contextlib.redirect_stdout(io.StringIO())
     with tempfile.TemporaryDirectory() as root, nnunet_folders(Path(root)), quiet:
-        write_dataset(plans, DATASET_JSON, CONFIGURATION)
         write_untrained_teacher(plans, CONFIGURATION, DATASET_JSON)
         student = make_trainer("nnUNetTrainerStudent", plans, CONFIGURATION, DATASET_JSON, device)
         distilled = make_trainer(trainer_name, plans, CONFIGURATION, DATASET_JSON, device)

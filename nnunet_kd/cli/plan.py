@@ -55,7 +55,8 @@ def plan(
     if skipped:
         console.print(f"Left as they are, without features_per_stage: {', '.join(skipped)}.")
     console.print(
-        f"Wrote {target}\nTrain with: nnUNetv2_train {dataset} CONFIGURATION FOLD -tr nnUNetTrainerDCD -p {student['plans_name']}",
+        f"Wrote {target}\nTrain with: "
+        f"nnUNetv2_train {dataset} CONFIGURATION FOLD -tr nnUNetTrainerDCD -p {student['plans_name']}",
         soft_wrap=True,
         highlight=False,
     )
