@@ -53,7 +53,7 @@ _ObjectivesBase = create_model(  # type: ignore[call-overload]
 class Settings(SettingsModel):
     """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
 
-    teacher: TeacherSettings = Field(default_factory=TeacherSettings, description="where the teacher is")
+    teacher: TeacherSettings = Field(default=TeacherSettings(), description="where the teacher is")
     reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
     epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")

@@ -125,7 +125,7 @@ class DistillationTrainer(nnUNetTrainer):
         source = self._locate_teacher(None)
         previous = self.configuration_manager.previous_stage_name
         model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
-        folder = source.model_folder.with_name(model) / "predicted_next_stage" / self.configuration_name
+        folder: Path = source.model_folder.with_name(model) / "predicted_next_stage" / self.configuration_name
         if not folder.is_dir():
             raise TeacherError(
                 f"{self.configuration_name} is the second stage of a cascade and needs the first stage's segmentations in "
@@ -269,7 +269,8 @@ class DistillationTrainer(nnUNetTrainer):
         )
         loss, terms = self._distillation(step)
         self.history.add(terms)
-        return segmentation + loss
+        total: torch.Tensor = segmentation + loss
+        return total
 
     def _plain_distillation(self) -> Distillation:
         module = self._distillation
@@ -331,7 +332,7 @@ class DistillationTrainer(nnUNetTrainer):
             entry["training_weights"] = self._average.other_weights()
 
         def save(buffer: io.BytesIO) -> None:
-            super(DistillationTrainer, self).save_checkpoint(buffer)  # type: ignore[arg-type]
+            super(DistillationTrainer, self).save_checkpoint(buffer)
 
         save_with_entry(save, entry, Path(filename))
 

@@ -209,7 +209,7 @@ class BandProjection:
         analysis, synthesis, heights, inner = stacked
         count, size, *rest = x.shape
         planes = x.reshape(count, size, -1)
-        scratch = [None, None]
+        scratch: list[torch.Tensor | None] = [None, None]
         if workspace is not None:
             shape = (count, sum(heights), planes.shape[2])
             scratch = [memory[: shape[0] * shape[1] * shape[2]].view(shape) for memory in workspace]

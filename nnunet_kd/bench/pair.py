@@ -52,7 +52,7 @@ def _set_variables(values: Mapping[str, str | None]) -> None:
 
 def write_dataset(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> Path:
     """The files of a preprocessed dataset that trainers read before any case."""
-    folder = Path(os.environ["nnUNet_preprocessed"]) / plans["dataset_name"]
+    folder = Path(os.environ["nnUNet_preprocessed"]) / str(plans["dataset_name"])
     cases = folder / f"{plans['plans_name']}_{configuration}"
     cases.mkdir(parents=True, exist_ok=True)
     (cases / "case.b2nd").touch()

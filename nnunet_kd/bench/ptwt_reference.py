@@ -12,7 +12,7 @@ def detail_projection(x: torch.Tensor, wavelet: str = "db4", levels: int = 3, mo
     kept = [
         {name: torch.zeros_like(band) if name == "ddd" else band for name, band in level.items()} for level in details
     ]
-    full = ptwt.waverec3((torch.zeros_like(approximation), *kept), wavelet)
+    full: torch.Tensor = ptwt.waverec3((torch.zeros_like(approximation), *kept), wavelet)
     return full[..., : x.shape[2], : x.shape[3], : x.shape[4]]
 
 

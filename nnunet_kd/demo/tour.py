@@ -75,7 +75,7 @@ class Tour:
         if self.output.exists() and any(self.output.iterdir()) and not mark.exists():
             raise DataError(f"{self.output} is not empty and not an earlier demonstration's; give another --output.")
         shutil.rmtree(self.output, ignore_errors=True)
-        for folder in (*self.variables.values(), self.output / "logs"):
+        for folder in (*self.variables.values(), str(self.output / "logs")):
             Path(folder).mkdir(parents=True, exist_ok=True)
         mark.touch()
 
