@@ -45,7 +45,7 @@ class Tour:
         device: ``cpu`` or ``cuda``.
     """
 
-    def __init__(self, output: Path, data: Path | None = None, iterations: int = 600, device: str = "cpu") -> None:
+    def __init__(self, output: Path, data: Path | None = None, iterations: int = 300, device: str = "cpu") -> None:
         if data is not None and not (data / "dataset.json").is_file():
             raise DataError(f"{data} has no dataset.json, so it is not a dataset in MSD layout (imagesTr, labelsTr).")
         if data is not None and not data.name.startswith("Task"):
