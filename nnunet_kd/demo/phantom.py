@@ -28,8 +28,8 @@ _SIGNAL = {
     "fluid": (0.25, 0.10),
     "grey": (0.65, 0.85),
     "white": (1.0, 0.70),
-    "lesion": (0.60, 1.10),
-    "vessel": (1.25, 0.40),
+    "lesion": (0.40, 1.70),
+    "vessel": (1.90, 0.25),
 }
 
 
@@ -94,14 +94,14 @@ def _lesion(random: np.random.Generator, grid: NDArray[np.float64], allowed: NDA
     """A ragged blob around a random point of ``allowed``, with satellites where the texture carries it."""
     candidates = np.argwhere(allowed)
     centre = grid[(slice(None), *candidates[random.integers(len(candidates))])]
-    radius = random.uniform(3, 6)
+    radius = random.uniform(4.5, 8)
     distance = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0)) / radius
     blob: NDArray[np.bool_] = (distance + 0.35 * _texture(random, 1.6) < 1) & allowed
     return blob
 
 
 def _vessel(random: np.random.Generator, grid: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A bending tube, about one and a half millimetres in radius."""
+    """A bending tube, a little under two millimetres in radius."""
     steps = 60
     directions = ndimage.gaussian_filter1d(random.normal(size=(steps, 3)), 8, axis=0) + random.normal(size=3) * 0.35
     path = np.cumsum(directions / np.linalg.norm(directions, axis=1, keepdims=True), axis=0) * 0.9
@@ -109,7 +109,7 @@ def _vessel(random: np.random.Generator, grid: NDArray[np.float64]) -> NDArray[n
     distance = np.full(SHAPE, np.inf)
     for point in path:
         distance = np.minimum(distance, ((grid - point[:, None, None, None]) ** 2).sum(0))
-    tube: NDArray[np.bool_] = distance < random.uniform(1.2, 1.7) ** 2
+    tube: NDArray[np.bool_] = distance < random.uniform(1.5, 2.1) ** 2
     return tube
 
 

@@ -184,7 +184,7 @@ class Tour:
         log = self.output / "logs" / f"{title.split(' (')[0].replace(' ', '_')}.log"
         variables = {
             **self.variables,
-            "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", "2"),
+            "nnUNet_n_proc_DA": os.environ.get("nnUNet_n_proc_DA", "1"),
             "nnUNet_def_n_proc": "2",
         }
         return run_with_progress(title, [script(program), *arguments], log, variables, **progress)
