@@ -79,9 +79,9 @@ def check_case(case: Case, description: DatasetDescription) -> CheckResult:
     empty_label = False
     for name, volume in volumes.items():
         try:
-            grid, channels = _grid_and_volumes(volume.path)
             if volume.path not in arrays:
                 arrays = {volume.path: _whole_array(volume.path)}
+            grid, channels = _grid_and_volumes(volume.path)
         except _Unreadable as error:
             problems.append(f"{name}: {error}")
             continue

@@ -2,7 +2,7 @@
 
 Every file is made in a temporary folder of the dataset and renamed into place. ``Journal`` is the dataset's
 ``conversion.jsonl``: one line per finished case, with what it was made from and how large its files are. A case counts as
-finished only while both still hold.
+finished only while both still hold, so files that a power cut emptied after the renaming are redone too.
 """
 
 from __future__ import annotations
@@ -133,7 +133,7 @@ def write_case(case: Case, description: DatasetDescription, folder: Path, partia
             if name == LABEL:
                 empty_label = not sitk.GetArrayViewFromImage(image).any()
             harmonised += changed
-            _put(temporary, folder / place)
+            os.replace(temporary, folder / place)
             sizes[place] = (folder / place).stat().st_size
     except (OSError, RuntimeError) as error:
         raise DataError(
@@ -176,14 +176,6 @@ def _place_unchanged(source: Path, temporary: Path, link: bool) -> None:
         temporary.symlink_to(source.resolve())
     else:
         shutil.copyfile(source, temporary)
-
-
-def _put(temporary: Path, final: Path) -> None:
-    """Rename into place, after the content is on the disk."""
-    if not temporary.is_symlink():
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-    os.replace(temporary, final)
 
 
 @contextmanager
