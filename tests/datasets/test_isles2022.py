@@ -240,8 +240,8 @@ def test_source_without_masks_becomes_images_ts(source: Path) -> None:
 
 def test_lesion_outside_the_flair_is_reported_as_empty(source: Path) -> None:
     download(source)
-    higher = centred(FLAIR_SHAPE, affine((0.45, 0.45, 5)), CENTRE + [0, 0, 20])
-    below = {"lesion": lambda p: np.linalg.norm(p - CENTRE + [0, 0, 12], axis=-1) < 4, "flair_affine": higher}
+    higher = centred(FLAIR_SHAPE, affine((0.45, 0.45, 5)), CENTRE + np.array([0, 0, 20]))
+    below = {"lesion": lambda p: np.linalg.norm(p - CENTRE + np.array([0, 0, 12]), axis=-1) < 4, "flair_affine": higher}
     isles_case(source, "sub-strokecase0200", **below)
     summary = convert_isles2022([source], grid="flair", options=ONE)
     assert any("1 cases have an empty segmentation: sub-strokecase0200" in text for text in summary.warnings)

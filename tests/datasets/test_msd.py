@@ -93,5 +93,5 @@ def test_dataset_json_that_does_not_hold(source: Path, change: dict[str, object]
 
 
 def test_no_dataset_json(source: Path) -> None:
-    with pytest.raises(DataError, match="has no dataset.json"):
+    with pytest.raises(DataError, match="has no dataset"):
         convert_msd(source, options=ONE)
