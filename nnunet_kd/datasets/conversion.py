@@ -13,7 +13,6 @@ from pathlib import Path
 from shutil import disk_usage
 
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
-from nnunetv2.paths import nnUNet_raw
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
 
 from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
@@ -23,12 +22,12 @@ from nnunet_kd.datasets.splits import (
     Splits,
     grouped_folds,
     grouped_holdout,
-    nnunet_folder,
     refuse_other_splits,
     splits_files,
     write_splits,
 )
 from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case, write_text
+from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
 
 SKIPPED = "skipped.csv"
@@ -79,7 +78,7 @@ def convert(
         DataError: no training case; folders, splits or disk space stand in the way.
         MissingRequirement: ``nnUNet_raw`` is not set.
     """
-    folder = nnunet_folder(nnUNet_raw) / description.folder_name
+    folder = required_folder("nnUNet_raw") / description.folder_name
     _refuse_wrong_folder(folder, description, sources)
     journal = Journal(folder)
     checked = _check(cases, description, journal, options)

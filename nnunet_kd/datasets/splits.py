@@ -13,33 +13,18 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.paths import _EnvPath, nnUNet_preprocessed, nnUNet_raw
-from nnunetv2.utilities.dataset_name_id_conversion import maybe_convert_to_dataset_name
-from nnunetv2.utilities.utils import get_identifiers_from_splitted_dataset_folder
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
 from nnunet_kd.datasets.writing import write_text
-from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.environment import dataset_name, required_folder
+from nnunet_kd.errors import DataError
 
 SPLITS_FILE = "splits_final.json"
 FOLDS = 5
 SEED = 12345
 
 Splits = list[dict[str, list[str]]]
-
-
-def nnunet_folder(variable: _EnvPath) -> Path:
-    """The folder that an nnU-Net variable (``nnunetv2.paths.nnUNet_raw``, ...) names.
-
-    Raises:
-        MissingRequirement: the variable is not set.
-    """
-    if not variable.get():
-        name = variable.env_var_name
-        raise MissingRequirement(
-            f"{name} is not set; nnU-Net keeps its datasets there. Set it, for example: export {name}=/data/{name}"
-        )
-    return Path(variable.get())
 
 
 def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEED) -> Splits:
@@ -118,48 +103,45 @@ def training_cases(dataset: str) -> tuple[str, list[str]]:
     Raises:
         DataError: there is no such dataset, more than one, or it has no cases.
     """
-    try:
-        name = maybe_convert_to_dataset_name(dataset)
-    except (RuntimeError, ValueError) as error:
-        raise DataError(f"{dataset!r} is not a dataset here: {' '.join(str(error).split())}") from error
+    name = dataset_name(dataset)
     for variable, images in ((nnUNet_raw, "imagesTr"), (nnUNet_preprocessed, "gt_segmentations")):
-        folder = Path(variable.get() or "") / name
-        if not variable.is_set() or not (folder / "dataset.json").is_file():
+        if not variable or not (folder := Path(variable) / name).joinpath("dataset.json").is_file():
             continue
         description = json.loads((folder / "dataset.json").read_text())
         ending = description["file_ending"]
         if "dataset" in description:
             cases = sorted(description["dataset"])
         elif images == "imagesTr":
-            cases = (
-                get_identifiers_from_splitted_dataset_folder(str(folder / images), ending)
-                if (folder / images).is_dir()
-                else []
-            )
+            cases = sorted({path.name[: -len(ending) - 5] for path in (folder / images).glob(f"*_????{ending}")})
         else:
             cases = sorted(path.name.removesuffix(ending) for path in (folder / images).glob(f"*{ending}"))
-        if len(cases):
-            return name, [str(case) for case in cases]
+        if cases:
+            return name, cases
     raise DataError(
         f"No training cases of {name} were found in nnUNet_raw or nnUNet_preprocessed. Convert the dataset first."
     )
 
 
-def splits_files(dataset_name: str) -> list[Path]:
-    """Where the splits belong: beside the raw data, for later preprocessing, and where nnU-Net reads them."""
-    files = [nnunet_folder(nnUNet_raw) / dataset_name / SPLITS_FILE]
-    if nnUNet_preprocessed.is_set():
-        files.append(nnunet_folder(nnUNet_preprocessed) / dataset_name / SPLITS_FILE)
-    return files
+def splits_files(name: str) -> list[Path]:
+    """Where the splits belong: beside the raw data, for later preprocessing, and where nnU-Net reads them.
+
+    Raises:
+        MissingRequirement: neither ``nnUNet_raw`` nor ``nnUNet_preprocessed`` is set.
+    """
+    if not nnUNet_preprocessed:
+        return [required_folder("nnUNet_raw") / name / SPLITS_FILE]
+    preprocessed = required_folder("nnUNet_preprocessed") / name
+    without_raw = not nnUNet_raw or ((preprocessed / "dataset.json").is_file() and not (Path(nnUNet_raw) / name).is_dir())
+    return [folder / SPLITS_FILE for folder in (() if without_raw else (Path(nnUNet_raw) / name,)) + (preprocessed,)]
 
 
-def refuse_other_splits(dataset_name: str, splits: Splits) -> None:
+def refuse_other_splits(name: str, splits: Splits) -> None:
     """Check that no file of other splits is in the way.
 
     Raises:
         DataError: there is one; models may have been trained with it, so it is not replaced unasked.
     """
-    others = [path for path in splits_files(dataset_name) if path.is_file() and _read(path) != splits]
+    others = [path for path in splits_files(name) if path.is_file() and _read(path) != splits]
     if others:
         raise DataError(
             f"{' and '.join(str(path) for path in others)} hold(s) other splits. Models may have been trained with them, and "
@@ -168,15 +150,15 @@ def refuse_other_splits(dataset_name: str, splits: Splits) -> None:
         )
 
 
-def write_splits(dataset_name: str, splits: Splits, *, overwrite: bool = False) -> list[Path]:
-    """Write ``splits`` to ``splits_files(dataset_name)``; returns those files.
+def write_splits(name: str, splits: Splits, *, overwrite: bool = False) -> list[Path]:
+    """Write ``splits`` to ``splits_files(name)``; returns those files.
 
     Raises:
         DataError: other splits are there and ``overwrite`` is false.
     """
     if not overwrite:
-        refuse_other_splits(dataset_name, splits)
-    written = splits_files(dataset_name)
+        refuse_other_splits(name, splits)
+    written = splits_files(name)
     for path in written:
         path.parent.mkdir(parents=True, exist_ok=True)
         write_text(path, json.dumps(splits, indent=2) + "\n")

@@ -251,5 +251,5 @@ def test_wrong_sources(source: Path) -> None:
 def test_without_nnunet_raw(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download(source)
     monkeypatch.delenv("nnUNet_raw")
-    with pytest.raises(MissingRequirement, match="nnUNet_raw is not set"):
+    with pytest.raises(MissingRequirement, match="nnUNet_raw"):
         convert_brats2024([source], options=ONE)

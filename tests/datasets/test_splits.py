@@ -8,7 +8,14 @@ from generated_downloads import brats_case
 
 from nnunet_kd.datasets.brats2024 import convert_brats2024
 from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.splits import grouped_folds, grouped_holdout, groups_by_regex, training_cases, write_splits
+from nnunet_kd.datasets.splits import (
+    grouped_folds,
+    grouped_holdout,
+    groups_by_regex,
+    splits_files,
+    training_cases,
+    write_splits,
+)
 from nnunet_kd.errors import DataError
 
 # 60 patients with one to five time points
@@ -107,6 +114,9 @@ def test_cases_of_any_dataset(nnunet: Path) -> None:
     (only_preprocessed / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
     (only_preprocessed / "gt_segmentations/case_1.nii.gz").touch()
     assert training_cases("Dataset011_Moved") == ("Dataset011_Moved", ["case_1"])
+    assert splits_files("Dataset011_Moved") == [
+        only_preprocessed / "splits_final.json"
+    ]  # no empty raw dataset beside it
     for wrong in ("12", "brats", "Dataset013_No"):
         with pytest.raises(DataError):
             training_cases(wrong)

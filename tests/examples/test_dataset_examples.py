@@ -12,7 +12,9 @@ EXAMPLES = Path(__file__).parents[2] / "examples"
 COMMANDS = ("nnunet-kd", "nnUNetv2_plan_and_preprocess", "nnUNetv2_train", "nnUNetv2_predict")
 
 
-@pytest.mark.parametrize(("script", "dataset"), [("brats2024", "Dataset501_BraTS2024"), ("isles2022", "Dataset502_ISLES2022")])
+@pytest.mark.parametrize(
+    ("script", "dataset"), [("brats2024", "Dataset501_BraTS2024"), ("isles2022", "Dataset502_ISLES2022")]
+)
 def test_steps_in_order(tmp_path: Path, script: str, dataset: str) -> None:
     (tmp_path / "raw" / dataset / "imagesTs").mkdir(parents=True)
     (tmp_path / "raw" / dataset / "imagesTs/new_0000.nii.gz").touch()
