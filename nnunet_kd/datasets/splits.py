@@ -131,7 +131,9 @@ def splits_files(name: str) -> list[Path]:
     if not nnUNet_preprocessed:
         return [required_folder("nnUNet_raw") / name / SPLITS_FILE]
     preprocessed = required_folder("nnUNet_preprocessed") / name
-    without_raw = not nnUNet_raw or ((preprocessed / "dataset.json").is_file() and not (Path(nnUNet_raw) / name).is_dir())
+    without_raw = not nnUNet_raw or (
+        (preprocessed / "dataset.json").is_file() and not (Path(nnUNet_raw) / name).is_dir()
+    )
     return [folder / SPLITS_FILE for folder in (() if without_raw else (Path(nnUNet_raw) / name,)) + (preprocessed,)]
 
 
