@@ -20,13 +20,15 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, demo, doctor, plan, train
+    from nnunet_kd.cli import bench, convert, demo, doctor, plan, split, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
     app.add_typer(bench.app, name="bench")
     app.command("demo")(demo.demo)
+    app.add_typer(convert.app, name="convert")
+    app.command("split")(split.split)
 
 
 def main() -> None:
