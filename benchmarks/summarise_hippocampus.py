@@ -17,7 +17,9 @@ CLASSES = {"1": "anterior", "2": "posterior"}
 
 def dice_per_case(folder: Path) -> np.ndarray:
     """``(cases, classes)`` of nnU-Net's own evaluation, cases in the order of their names."""
-    cases = sorted(json.loads((folder / "summary.json").read_text())["metric_per_case"], key=lambda case: case["prediction_file"])
+    cases = sorted(
+        json.loads((folder / "summary.json").read_text())["metric_per_case"], key=lambda case: case["prediction_file"]
+    )
     return np.array([[case["metrics"][label]["Dice"] for label in CLASSES] for case in cases])
 
 
