@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-SHAPE = (20, 48, 48)
+SHAPE = (16, 40, 40)
 """Voxels, slices first."""
 SPACING = (2.0, 1.0, 1.0)
 """Millimetres per voxel, slices first."""
@@ -45,11 +45,11 @@ def make_case(seed: int) -> PhantomCase:
     """One head: brain with folded grey matter and ventricles, one to three lesions, two vessels."""
     random = np.random.default_rng(seed)
     grid = _millimetres()
-    head = (grid[0] / 19) ** 2 + (grid[1] / 22.5) ** 2 + (grid[2] / 20) ** 2 + 0.05 * _texture(random, 7) < 1
+    head = (grid[0] / 15) ** 2 + (grid[1] / 18.5) ** 2 + (grid[2] / 17) ** 2 + 0.05 * _texture(random, 7) < 1
     depth = ndimage.distance_transform_edt(head, sampling=SPACING)
     folded = depth + 1.3 * _texture(random, 2.2)
     ventricles = (
-        (grid[0] / 7) ** 2 + (grid[1] / 9) ** 2 + (np.abs(grid[2]) - 3.5) ** 2 / 6 + 0.3 * _texture(random, 4)
+        (grid[0] / 6) ** 2 + (grid[1] / 7) ** 2 + (np.abs(grid[2]) - 3.5) ** 2 / 5 + 0.3 * _texture(random, 4)
     ) < 0.9
 
     tissue = {
@@ -94,7 +94,7 @@ def _lesion(random: np.random.Generator, grid: NDArray[np.float64], allowed: NDA
     """A ragged blob around a random point of ``allowed``, with satellites where the texture carries it."""
     candidates = np.argwhere(allowed)
     centre = grid[(slice(None), *candidates[random.integers(len(candidates))])]
-    radius = random.uniform(4.5, 8)
+    radius = random.uniform(4, 7)
     distance = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0)) / radius
     blob: NDArray[np.bool_] = (distance + 0.35 * _texture(random, 1.6) < 1) & allowed
     return blob
