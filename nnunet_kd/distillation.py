@@ -8,7 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_kd.objectives import OBJECTIVES
-from nnunet_kd.objectives.base import NetworkPair, ObjectiveSettings, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
 
 
 class Distillation(nn.Module):
@@ -31,24 +31,42 @@ class Distillation(nn.Module):
         """The weight of an objective in an epoch (counted from 0)."""
         return self._settings[name].weight * self._settings[name].schedule.factor(epoch)
 
-    def active(self, epoch: int) -> bool:
-        """Whether any objective counts in this epoch; if not, the teacher need not run."""
-        return any(self.weight(name, epoch) > 0 for name in self.objectives)
+    def active(self, epoch: int) -> dict[str, Objective]:
+        """The objectives that count in this epoch, by name; if there are none, the teacher need not run."""
+        return {name: objective for name, objective in self.all_objectives().items() if self.weight(name, epoch) > 0}
+
+    def all_objectives(self) -> dict[str, Objective]:
+        """The objectives by name, whatever their weight."""
+        objectives = {}
+        for name, objective in self.objectives.items():
+            assert isinstance(objective, Objective)
+            objectives[name] = objective
+        return objectives
 
     def forward(self, step: StepOutputs) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         """The weighted loss, and every objective's unweighted loss and terms (``dcd``, ``dcd/stage0``, ...), detached.
 
-        Objectives whose weight is zero in this epoch are not computed.
+        Objectives whose weight is zero in this epoch are not computed. Outside of autocast: objectives work in float32.
         """
-        total = torch.zeros((), device=step.student_features[0].device)
+        total = step.student_logits.new_zeros(())
         log: dict[str, torch.Tensor] = {}
-        for name, objective in self.objectives.items():
-            weight = self.weight(name, step.epoch)
-            if weight == 0:
-                continue
-            terms = objective(step)
-            loss = torch.stack(list(terms.values())).sum()
-            total = total + weight * loss
-            log[name] = loss.detach()
-            log.update({f"{name}/{term}": value.detach() for term, value in terms.items()})
+        with torch.autocast(step.student_logits.device.type, enabled=False):
+            for name, objective in self.active(step.epoch).items():
+                terms = objective(step)
+                if not terms:
+                    continue
+                loss = torch.stack(list(terms.values())).sum()
+                total = total + self.weight(name, step.epoch) * loss
+                log[name] = loss.detach()
+                log.update({f"{name}/{term}": value.detach() for term, value in terms.items()})
         return total, log
+
+    def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        """Let objectives train what is theirs alone, after the student's step; returns values for the log."""
+        log = {}
+        with torch.autocast(step.student_logits.device.type, enabled=False):
+            for name, objective in self.active(step.epoch).items():
+                if objective.explores:
+                    values = objective.explore(step.detached())
+                    log.update({f"{name}_exploration/{key}": value.detach() for key, value in values.items()})
+        return log

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +17,11 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
 from nnunet_kd.files import write_atomically
+
+
+def _groups(names: Iterable[str]) -> list[str]:
+    """``segmentation``, objectives, and what they explore, in order of appearance."""
+    return list(dict.fromkeys(name.split("/")[0] for name in names))
 
 
 class LossHistory:
@@ -52,17 +57,18 @@ class LossHistory:
     def describe(self, means: Mapping[str, float]) -> list[str]:
         """One line for the segmentation loss and one per objective, its terms behind it."""
         lines = []
-        for name, value in means.items():
-            if "/" in name:
-                continue
-            terms = [f"{key.split('/', 1)[1]} {means[key]:.4g}" for key in means if key.startswith(f"{name}/")]
-            lines.append(f"{name} loss {value:.4f}" + (f" ({', '.join(terms)})" if terms else ""))
+        for group in _groups(means):
+            terms = [f"{key.split('/', 1)[1]} {means[key]:.4g}" for key in means if key.startswith(f"{group}/")]
+            if group in means:
+                lines.append(f"{group} loss {means[group]:.4f}" + (f" ({', '.join(terms)})" if terms else ""))
+            else:
+                lines.append(f"{group}: {', '.join(terms)}")
         return lines
 
     def draw(self, path: Path) -> None:
         """Write the curves as a PNG: the segmentation loss, and every objective with its terms, over epochs."""
         names = list(dict.fromkeys(name for epoch in self.epochs for name in epoch))
-        groups = [name for name in names if "/" not in name]
+        groups = _groups(names)
         with plt.rc_context(plt.rcParamsDefault):  # nnU-Net's own plot leaves larger fonts behind
             figure = Figure(figsize=(10, 3.2 * len(groups)), layout="constrained")
             axes = figure.subplots(len(groups), 1, squeeze=False, sharex=True)[:, 0]
@@ -76,11 +82,12 @@ class LossHistory:
         colours = colormaps["viridis"](np.linspace(0, 0.85, max(1, len(terms))))
         for name, colour in zip(terms, colours, strict=False):
             axis.plot(self._curve(name), color=colour, linewidth=1.2, label=name.split("/", 1)[1])
-        axis.plot(self._curve(group), color="black", linewidth=2, label="sum" if terms else group)
+        if any(group in epoch for epoch in self.epochs):
+            axis.plot(self._curve(group), color="black", linewidth=2, label="sum" if terms else group)
         values = [value for name in (group, *terms) for value in self._curve(name) if np.isfinite(value)]
         if values and min(values) > 0 and max(values) > 20 * min(values):
             axis.set_yscale("log")
-        axis.set_ylabel(f"{group} loss")
+        axis.set_ylabel(group.replace("_", " ") if group.endswith("_exploration") else f"{group} loss")
         axis.grid(alpha=0.3)
         axis.legend(loc="center left", bbox_to_anchor=(1.01, 0.5), fontsize="small", frameon=False)
 

@@ -16,9 +16,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 import yaml
-from pydantic import BaseModel, Field, ValidationError, create_model, field_validator
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.frozen_teacher import FeatureTeacher
 from nnunet_kd.objectives import OBJECTIVES
 from nnunet_kd.objectives.base import ObjectiveSettings
 from nnunet_kd.settings_model import SettingsModel
@@ -40,6 +41,21 @@ class TeacherSettings(SettingsModel):
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="hash the checkpoint must have; saved with every run"
     )
+    folds: list[int | Literal["all"]] | None = Field(
+        None, min_length=1, description="several teachers: one per fold of the same model; instead of `fold`"
+    )
+
+    @model_validator(mode="after")
+    def _fold_or_folds(self) -> TeacherSettings:
+        if self.folds is not None and (self.fold is not None or self.sha256 is not None):
+            raise ValueError("`folds` means several teachers and excludes `fold` and `sha256`, which are of one")
+        return self
+
+    def single(self) -> list[TeacherSettings]:
+        """One entry per teacher: itself, or one per fold of ``folds``."""
+        if self.folds is None:
+            return [self]
+        return [self.model_copy(update={"folds": None, "fold": fold}) for fold in self.folds]
 
 
 _ObjectivesBase = create_model(  # type: ignore[call-overload]
@@ -53,7 +69,14 @@ _ObjectivesBase = create_model(  # type: ignore[call-overload]
 class Settings(SettingsModel):
     """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
 
-    teacher: TeacherSettings = Field(default=TeacherSettings(), description="where the teacher is")
+    teacher: list[TeacherSettings] = Field(
+        default=[TeacherSettings()],
+        min_length=1,
+        description="where the teacher is: one mapping (or a path alone), or a list of them for several",
+    )
+    feature_teacher: FeatureTeacher = Field(
+        "first", description="of several teachers, whose features are distilled: the first's, or one's per iteration"
+    )
     reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
     epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
@@ -63,12 +86,20 @@ class Settings(SettingsModel):
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
     )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"
+    )
     objectives: _ObjectivesBase = Field(default_factory=_ObjectivesBase, description="the objectives in use")
 
     @field_validator("teacher", mode="before")
     @classmethod
-    def _path_alone(cls, value: Any) -> Any:
-        return {"path": value} if isinstance(value, str) else value
+    def _one_or_several(cls, value: Any) -> Any:
+        several = value if isinstance(value, list) else [value]
+        return [{"path": one} if isinstance(one, str) else one for one in several]
+
+    def teachers(self) -> list[TeacherSettings]:
+        """One entry per teacher."""
+        return [one for settings in self.teacher for one in settings.single()]
 
     def active_objectives(self) -> dict[str, ObjectiveSettings]:
         """The settings of the objectives in use, by name, in the order of the registry."""
@@ -79,6 +110,7 @@ class Settings(SettingsModel):
         """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
         plain: dict[str, Any] = self.model_dump(mode="json")
         plain["objectives"] = {name: value for name, value in plain["objectives"].items() if value is not None}
+        plain["teacher"] = plain["teacher"][0] if len(plain["teacher"]) == 1 else plain["teacher"]
         return plain
 
 
@@ -195,7 +227,10 @@ def resolve_settings(
     merged = start
     for source, layer in layers:
         validate_settings(layer, source)
-        merged = merge(merged, _only_allowed(layer, allowed_objectives))
+        layer = _only_allowed(layer, allowed_objectives)
+        if saved is not None:
+            layer = _without_known_teacher(layer, start, source)
+        merged = merge(merged, layer)
     if assignments:
         validate_settings(assignments, "--set")
         surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or ()))
@@ -213,6 +248,19 @@ def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dic
     if allowed is None or not layer.get("objectives"):
         return layer
     return {**layer, "objectives": {name: value for name, value in layer["objectives"].items() if name in allowed}}
+
+
+def _without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
+    """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
+    meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
+    same = len(meant) == len(known) and all(
+        (one.path is None or str(Path(one.path).expanduser().resolve()) == other.path)
+        and (one.fold is None or one.fold == other.fold)
+        and (one.sha256 is None or one.sha256 == other.sha256)
+        and one.checkpoint == other.checkpoint
+        for one, other in zip(meant, known, strict=True)
+    )
+    return {key: value for key, value in layer.items() if key != "teacher"} if same or "teacher" not in layer else layer
 
 
 def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:
@@ -249,7 +297,8 @@ def validate_settings(values: Mapping[str, Any], source: str) -> Settings:
 
 
 def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
-    keys = [str(key) for key in location if key not in ("int", "literal['all']")]
+    # places within the list of teachers and arms of unions are no keys that a user wrote
+    keys = [key for key in location if isinstance(key, str) and key not in ("int", "literal['all']")]
     where = ".".join(keys)
     if kind == "extra_forbidden":
         known = _known_keys(keys[:-1])

@@ -22,10 +22,10 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-from torch import nn
 
 from nnunet_kd.errors import PlanError, TeacherError
-from nnunet_kd.features import find_encoder, plain_module
+from nnunet_kd.features import plain_module
+from nnunet_kd.frozen_teacher import FrozenTeacher
 from nnunet_kd.plans import provenance, read_plans, stage_channels
 from nnunet_kd.settings import TeacherSettings
 
@@ -259,25 +259,24 @@ def _input_channels(plans: Mapping[str, Any], configuration: str, dataset_json: 
     return int(determine_num_input_channels(manager, manager.get_configuration(configuration), dict(dataset_json)))
 
 
-class FrozenTeacher:
-    """A teacher's network: evaluation mode, no gradients, on the student's device.
+def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettings:
+    """Settings that say exactly which checkpoint ``source`` is.
 
-    It is no module on purpose: nothing that holds it can save, train or synchronise it.
-
-    Attributes:
-        channels: of every encoder stage, finest first.
+    Raises:
+        TeacherError: it has not the hash that is wanted.
     """
-
-    def __init__(self, network: nn.Module, channels: tuple[int, ...], device: torch.device, compiled: bool) -> None:
-        self.channels = channels
-        self._network = network.to(device).eval().requires_grad_(False)
-        encoder = find_encoder(self._network)
-        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = torch.compile(encoder) if compiled else encoder
-
-    @torch.inference_mode()
-    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Stage features of ``image (B, C, *spatial)``; only the encoder runs. Autocast is the caller's."""
-        return list(self._encoder(image))
+    digest = source.sha256()
+    if wanted.sha256 is not None and digest != wanted.sha256:
+        raise TeacherError(
+            f"the teacher {source} has SHA-256 {digest}, but the settings ask for {wanted.sha256}: it is another checkpoint "
+            f"than the one meant. Give the right one, or leave `teacher.sha256` out of the settings."
+        )
+    return TeacherSettings(
+        path=str((source.origin or source.model_folder).resolve()),
+        fold="all" if source.fold == "all" else int(source.fold),
+        checkpoint=source.checkpoint,
+        sha256=digest,
+    )
 
 
 def load_teacher(source: TeacherSource, device: torch.device, compiled: bool = False) -> FrozenTeacher:

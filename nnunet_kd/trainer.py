@@ -15,26 +15,26 @@ from typing import Any, ClassVar
 
 import numpy as np
 import torch
-import torch.distributed as dist
 import yaml
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 import nnunet_kd
+from nnunet_kd.advice import Advice
 from nnunet_kd.averaging import StudentAverage
 from nnunet_kd.checkpoint import ENTRY, add_learned_parameters, read_checkpoint, save_with_entry
 from nnunet_kd.distillation import Distillation
-from nnunet_kd.errors import TeacherError
-from nnunet_kd.features import EncoderCapture, plain_module
+from nnunet_kd.errors import SettingsError, TeacherError
+from nnunet_kd.features import plain_module
 from nnunet_kd.files import write_atomically
+from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
-from nnunet_kd.objectives.base import NetworkPair, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.plans import MARK, provenance, reduce_plans, stage_channels
-from nnunet_kd.settings import Settings, merge, resolve_settings, saved_settings
-from nnunet_kd.teacher import FrozenTeacher, TeacherSource, check_teacher, load_teacher, locate_teacher
+from nnunet_kd.settings import Settings, TeacherSettings, resolve_settings, saved_settings
+from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher, pin_teacher
 
 SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
@@ -49,7 +49,11 @@ class _LossWithAdvice(nn.Module):
         self._add = trainer.add_distillation
 
     def forward(self, output: Any, target: Any) -> torch.Tensor:
-        return self._add(self.segmentation(output, target))
+        return self._add(self.segmentation(output, target), output, target)
+
+
+class _StoppedEarly(Exception):
+    """Leaves nnU-Net's loop over epochs."""
 
 
 class DistillationTrainer(nnUNetTrainer):
@@ -88,12 +92,11 @@ class DistillationTrainer(nnUNetTrainer):
         if self.settings.learning_rate is not None:
             self.initial_lr = self.settings.learning_rate
         self.history = LossHistory()
-        self._teacher: FrozenTeacher | None = None
-        self._distillation: Distillation | DistributedDataParallel | None = None
-        self._capture: EncoderCapture | None = None
+        self.advice: Advice | None = None
         self._average: StudentAverage | None = None
         self._restored: dict[str, Any] = {}
         self._in_train_step = False
+        self._steps_in_epoch = 0
 
     # settings and plan ------------------------------------------------------------------------------------------------
 
@@ -122,7 +125,7 @@ class DistillationTrainer(nnUNetTrainer):
         super().initialize()
 
     def _previous_stage_segmentations(self) -> Path:
-        source = self._locate_teacher(None)
+        source = self._locate_teacher(self.settings.teachers()[0], None)
         previous = self.configuration_manager.previous_stage_name
         model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
         folder: Path = source.model_folder.with_name(model) / "predicted_next_stage" / self.configuration_name
@@ -136,10 +139,10 @@ class DistillationTrainer(nnUNetTrainer):
 
     # start ------------------------------------------------------------------------------------------------------------
 
-    def _locate_teacher(self, unpack_to: Path | None) -> TeacherSource:
+    def _locate_teacher(self, settings: TeacherSettings, unpack_to: Path | None) -> TeacherSource:
         marked = self.configuration_manager.configuration[MARK]
         return locate_teacher(
-            self.settings.teacher,
+            settings,
             Path(nnUNet_results.require()) if nnUNet_results.is_set() else None,
             self.plans_manager.dataset_name,
             marked["teacher_plans_name"],
@@ -148,43 +151,39 @@ class DistillationTrainer(nnUNetTrainer):
             unpack_to,
         )
 
-    def _prepare_teacher(self) -> None:
-        """Find, check and load the teacher; the settings then say exactly which it is."""
-        with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as folder:
-            source = self._locate_teacher(Path(folder))
-            check_teacher(source, self.plans_manager.plans, self.configuration_name, self.dataset_json)
-            digest = source.sha256()
-            expected = self.settings.teacher.sha256
-            if expected is not None and digest != expected:
-                raise TeacherError(
-                    f"the teacher {source} has SHA-256 {digest}, but the settings ask for {expected}: it is another checkpoint "
-                    f"than the one meant. Give the right one, or leave `teacher.sha256` out of the settings."
+    def _prepare_teachers(self) -> Teachers:
+        """Find, check and load the teachers; the settings then say exactly which they are."""
+        members, pinned = [], []
+        for wanted in self.settings.teachers():
+            with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as folder:
+                source = self._locate_teacher(wanted, Path(folder))
+                check_teacher(source, self.plans_manager.plans, self.configuration_name, self.dataset_json)
+                exact = pin_teacher(source, wanted)
+                members.append(load_teacher(source, self.device, compiled=self._do_i_compile()))
+            pinned.append(exact)
+            self.print_to_log_file(f"Teacher: {source} (SHA-256 {exact.sha256})")
+            if str(self.fold) != source.fold:
+                self.print_to_log_file(
+                    f"WARNING: this teacher is of fold {source.fold}, the student of fold {self.fold}: the teacher has seen "
+                    f"the student's validation cases in training, so validation results will look better than they are."
                 )
-            self._teacher = load_teacher(source, self.device, compiled=self._do_i_compile())
-        pinned = {
-            "path": str((source.origin or source.model_folder).resolve()),
-            "fold": source.fold if source.fold == "all" else int(source.fold),
-            "checkpoint": source.checkpoint,
-            "sha256": digest,
-        }
-        self.settings = Settings.model_validate(merge(self.settings.as_dict(), {"teacher": pinned}))
-        self.print_to_log_file(f"Teacher: {source} (SHA-256 {digest})")
-        if str(self.fold) != source.fold:
-            self.print_to_log_file(
-                f"WARNING: the teacher is of fold {source.fold}, the student of fold {self.fold}: the teacher has seen the "
-                f"student's validation cases in training, so validation results will look better than they are."
-            )
+        self.settings = self.settings.model_copy(update={"teacher": pinned})
+        return Teachers(members, self.settings.feature_teacher, self.label_manager.has_regions)
 
     def prepare_distillation(self) -> None:
-        """Check the teacher, then build the networks and what objectives learn; needs no training data."""
+        """Check the teachers, then build the networks and what objectives learn; needs no training data."""
         objectives = self.settings.active_objectives()
-        if objectives:
-            self._prepare_teacher()
+        if self.objectives is None and not objectives:
+            raise SettingsError(
+                f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
+                f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
+            )
+        teachers = self._prepare_teachers() if objectives else None
         if not self.was_initialized:
             self.initialize()
         self._restore_average()
-        if objectives:
-            self._start_distillation()
+        if teachers is not None:
+            self._start_distillation(teachers)
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
@@ -199,28 +198,37 @@ class DistillationTrainer(nnUNetTrainer):
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
 
-    def _start_distillation(self) -> None:
-        assert self._teacher is not None
+    def _start_distillation(self, teachers: Teachers) -> None:
         networks = NetworkPair(
-            teacher_channels=self._teacher.channels,
+            teacher_channels=teachers.channels,
             student_channels=stage_channels(self.plans_manager.plans, self.configuration_name),
             dimensions=len(self.configuration_manager.patch_size),
+            image_channels=self.num_input_channels,
+            heads=self.label_manager.num_segmentation_heads,
+            has_regions=self.label_manager.has_regions,
         )
         distillation = Distillation(self.settings.active_objectives(), networks).to(self.device)
+        if any(
+            objective.needs_teacher_logits or objective.explores for objective in distillation.all_objectives().values()
+        ):
+            for member in teachers.members:
+                member.check_decodes()
         if "distillation" in self._restored:
             distillation.load_state_dict(self._restored["distillation"])
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
             add_learned_parameters(self.optimizer, learned, self._restored.get("optimizer"))
-        self._distillation = distillation
-        if self.is_ddp:
-            for parameter in distillation.parameters():
-                dist.broadcast(parameter.data, src=0)
-            if learned:
-                devices = [self.local_rank] if self.device.type == "cuda" else None
-                self._distillation = DistributedDataParallel(distillation, device_ids=devices)
         # before the network is first called: compiled code would not see a later hook
-        self._capture = EncoderCapture(self.network)
+        self.advice = Advice(
+            self.network,
+            teachers,
+            distillation,
+            self.loss.segmentation,
+            self.label_manager,
+            self.settings.seed,
+        )
+        if self.is_ddp:
+            self.advice.synchronise(self.device)
 
     def _restore_average(self) -> None:
         """Put the weights in training back into the network if the checkpoint held their average."""
@@ -237,48 +245,55 @@ class DistillationTrainer(nnUNetTrainer):
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """nnU-Net's step, with the student's features caught while any objective counts."""
-        if self._capture is not None:
-            assert self._distillation is not None
-            self._capture.enabled = self._plain_distillation().active(self.current_epoch)
+        iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
+        self._steps_in_epoch += 1
+        if self.advice is not None:
+            self.advice.start_step(self.current_epoch, iteration)
         self._in_train_step = True
         try:
             result: dict[str, Any] = super().train_step(batch)
         finally:
             self._in_train_step = False
-            if self._capture is not None:
-                self._capture.enabled = False
-                self._capture.clear()
+            explored = {} if self.advice is None else self.advice.finish_step()
+        self.history.add(explored)
         if self._average is not None:
             self._average.update()
         return result
 
-    def add_distillation(self, segmentation: torch.Tensor) -> torch.Tensor:
+    def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
         """The training step's total loss; outside of training steps, the segmentation loss itself."""
         if not self._in_train_step:
             return segmentation
         self.history.add({"segmentation": segmentation.detach()})
-        if self._capture is None or not self._capture.enabled:
+        advice = None if self.advice is None else self.advice.loss(output, target)
+        if advice is None:
             return segmentation
-        assert self._teacher is not None
-        assert self._distillation is not None
-        assert self._capture.image is not None
-        step = StepOutputs(
-            student_features=self._capture.features,
-            teacher_features=self._teacher.features(self._capture.image),
-            epoch=self.current_epoch,
-        )
-        loss, terms = self._distillation(step)
+        loss, terms = advice
         self.history.add(terms)
-        total: torch.Tensor = segmentation + loss
-        return total
-
-    def _plain_distillation(self) -> Distillation:
-        module = self._distillation
-        plain = module.module if isinstance(module, DistributedDataParallel) else module
-        assert isinstance(plain, Distillation)
-        return plain
+        return segmentation + loss
 
     # epoch ------------------------------------------------------------------------------------------------------------
+
+    def run_training(self) -> None:
+        """nnU-Net's loop, which `patience` may end before its last epoch."""
+        if self._is_out_of_patience():
+            self.print_to_log_file(f"Training had stopped early, after {self.current_epoch} epochs.")
+            return
+        try:
+            super().run_training()
+        except _StoppedEarly:
+            self.on_train_end()
+
+    def _is_out_of_patience(self) -> bool:
+        if self.settings.patience is None or self.current_epoch == 0:
+            return False
+        validated = self.logger.get_value("ema_fg_dice", step=None)[: self.current_epoch]
+        return len(validated) - 1 - int(np.argmax(validated)) >= self.settings.patience
+
+    def on_train_epoch_start(self) -> None:
+        """Also count iterations anew."""
+        super().on_train_epoch_start()
+        self._steps_in_epoch = 0
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Also tell the epoch's losses apart: log file, and loggers such as W&B."""
@@ -304,15 +319,18 @@ class DistillationTrainer(nnUNetTrainer):
             self._average.swap()
         if self.local_rank == 0:
             self.history.draw(Path(self.output_folder) / CURVES_FILE)
+        if self._is_out_of_patience() and self.current_epoch < self.num_epochs:
+            self.print_to_log_file(f"Stopping early: no better validation for {self.settings.patience} epochs.")
+            raise _StoppedEarly
 
     def on_train_end(self) -> None:
         """Let go of everything that only training needed; with EMA, the average stays in the network."""
         if self._average is not None and not self._average.in_use:
             self._average.swap()
         super().on_train_end()
-        if self._capture is not None:
-            self._capture.remove()
-        self._teacher = self._capture = None
+        if self.advice is not None:
+            self.advice.remove()
+        self.advice = None
 
     # checkpoint -------------------------------------------------------------------------------------------------------
 
@@ -326,8 +344,8 @@ class DistillationTrainer(nnUNetTrainer):
             "settings": self.settings.as_dict(),
             "history": self.history.epochs,
         }
-        if self._distillation is not None:
-            entry["distillation"] = self._plain_distillation().state_dict()
+        if self.advice is not None:
+            entry["distillation"] = self.advice.distillation.state_dict()
         if self._average is not None and self._average.in_use:
             entry["training_weights"] = self._average.other_weights()
 

@@ -6,7 +6,7 @@ import pytest
 
 from nnunet_kd.bench.loss import measure_memory, measure_speed
 from nnunet_kd.bench.measure import time_in_turn
-from nnunet_kd.bench.step import measure_step
+from nnunet_kd.bench.step import all_trainers, measure_steps, variants
 
 
 def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
@@ -23,10 +23,28 @@ def test_memory_stays_below_three_times_the_features() -> None:
 
 
 def test_step_measures_every_part() -> None:
-    result = measure_step(repeats=1)
-    assert set(result["seconds"]) == {"student step", "teacher encoder", "objectives", "distillation step"}
-    floor = result["seconds"]["student step"] + result["seconds"]["teacher encoder"]
-    assert result["ratio"] == pytest.approx(result["seconds"]["distillation step"] / floor)
+    result = measure_steps(["nnUNetTrainerDCD", "nnUNetTrainerLogits"], repeats=1, memory=False)
+    assert list(result["seconds"]) == [
+        "student step", "teacher encoder", "teacher forward", "nnUNetTrainerDCD", "nnUNetTrainerLogits"
+    ]  # fmt: skip
+    assert result["forward"] == {"nnUNetTrainerDCD": "teacher encoder", "nnUNetTrainerLogits": "teacher forward"}
+    floor = result["seconds"]["student step"] + result["seconds"]["teacher forward"]
+    assert result["ratio"]["nnUNetTrainerLogits"] == pytest.approx(result["seconds"]["nnUNetTrainerLogits"] / floor)
+
+
+def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
+    rows = variants(all_trainers())
+    assert [row.name for row in rows][:1] == ["nnUNetTrainerDCD"]
+    assert len({row.trainer for row in rows}) == 9
+    assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
+
+
+@pytest.mark.slow
+def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
+    result = measure_steps(["nnUNetTrainerFitNet"], repeats=1)
+    peaks = result["peak bytes"]
+    assert set(peaks) == {"nnUNetTrainerStudent", "nnUNetTrainerFitNet"}
+    assert 1e7 < peaks["nnUNetTrainerStudent"] < peaks["nnUNetTrainerFitNet"] < 1e10
 
 
 def test_work_is_timed_in_turn() -> None:

@@ -56,7 +56,7 @@ def test_doctor(tiny: dict) -> None:
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
-        (["-m", "dcx"], 3, "there is no method 'dcx'; there are dcd, student"),
+        (["-m", "dcx"], 3, "there is no method 'dcx'; there are cwd, dcd, fgbvd"),
         (["--recipe", "papr"], 3, "did you mean 'paper'"),
         (["--set", "objectives.dcd.wieght=1"], 3, "did you mean 'weight'"),
         (["--set", "reduction=9"], 4, "less than one of 8 channels"),

@@ -16,10 +16,11 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_kd.distillation import Distillation
 from nnunet_kd.errors import PlanError
 from nnunet_kd.features import EncoderCapture, find_encoder, plain_module
-from nnunet_kd.objectives.base import NetworkPair, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.objectives.dcd import DCDSettings
 from nnunet_kd.plans import _resolved
 from tests.conftest import make_plans
+from tests.objectives.steps import make_step
 
 
 def make_network(architecture: str = "PlainConvUNet", seed: int = 0) -> nn.Module:
@@ -80,7 +81,7 @@ def distilled_gradients(images: torch.Tensor, targets: list[torch.Tensor], paral
     with EncoderCapture(student) as capture:
         capture.enabled = True
         output = student(images)
-        loss, _ = distillation(StepOutputs(student_features=capture.features, teacher_features=targets, epoch=0))
+        loss, _ = distillation(make_step(student_features=capture.features, teacher_features=targets))
         (loss + sum(level.square().mean() for level in output)).backward()
     modules = {"student": network, "distillation": plain_module(distillation)}
     return {

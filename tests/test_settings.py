@@ -100,7 +100,19 @@ def test_assignments() -> None:
 
 
 def test_a_teacher_may_be_just_a_path() -> None:
-    assert validate_settings({"teacher": "/models/a"}, "x").teacher.path == "/models/a"
+    for value in ("/models/a", {"path": "/models/a"}, ["/models/a"]):
+        settings = validate_settings({"teacher": value}, "x")
+        assert [one.path for one in settings.teachers()] == ["/models/a"]
+        assert settings.as_dict()["teacher"]["path"] == "/models/a"
+
+
+def test_several_teachers_are_a_list_or_folds() -> None:
+    settings = validate_settings({"teacher": ["/a", {"path": "/b", "folds": [1, "all"]}]}, "x")
+    assert [(one.path, one.fold) for one in settings.teachers()] == [("/a", None), ("/b", 1), ("/b", "all")]
+    assert Settings.model_validate(settings.as_dict()) == settings
+    for wrong, said in (([], "at least 1"), ({"fold": 0, "folds": [1]}, "excludes"), ([{"pth": 1}], "'path'")):
+        with pytest.raises(SettingsError, match=said):
+            validate_settings({"teacher": wrong}, "x")
 
 
 def test_resolved_settings_survive_the_way_through_yaml() -> None:

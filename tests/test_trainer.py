@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import io
 import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -17,68 +16,14 @@ from nnunet_kd.bench.pair import DATASET_JSON, make_trainer, random_batch, write
 from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import MissingRequirement, PlanError, SettingsError, TeacherError
 from nnunet_kd.plans import named_student_plans
-from nnunet_kd.settings import SET_VARIABLE
 from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
 from tests.conftest import make_plans
-
-CPU = torch.device("cpu")
-
-
-def trainer(
-    name: str, plans: dict, *assignments: str, dataset: dict = DATASET_JSON, **options: Any
-) -> DistillationTrainer:
-    os.environ[SET_VARIABLE] = json.dumps(list(assignments))
-    (configuration,) = plans["configurations"]
-    made: DistillationTrainer = make_trainer(name, plans, configuration, dataset, CPU, **options)
-    return made
+from tests.training import CPU, close_epoch, ready, steps, trainer
 
 
-def ready(name: str, plans: dict, *assignments: str, **options: Any) -> DistillationTrainer:
-    made = trainer(name, plans, "seed=1", *assignments, **options)
-    with contextlib.redirect_stdout(io.StringIO()):
-        made.prepare_distillation()
-        made.on_train_epoch_start()
-    return made
-
-
-def steps(made: DistillationTrainer, count: int, first_seed: int = 0) -> list[float]:
-    return [float(made.train_step(random_batch(made, first_seed + index))["loss"]) for index in range(count)]
-
-
-def close_epoch(made: DistillationTrainer) -> None:
-    with contextlib.redirect_stdout(io.StringIO()):
-        made.on_train_epoch_end([{"loss": 0.0}])
-    made.current_epoch += 1
-
-
-VARIANTS: dict[str, tuple[dict, dict]] = {
-    "plain 3D": ({}, {}),
-    "residual 3D": ({"architecture": "ResidualEncoderUNet"}, {}),
-    "2D": ({"dimensions": 2}, {}),
-    "anisotropic": ({"patch": (6, 20, 16), "strides": ((1, 1, 1), (1, 2, 2), (2, 2, 2))}, {}),
-    "regions": ({}, {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_class_order": [1, 2]}),
-    "ignore label": ({}, {"labels": {"background": 0, "tumour": 1, "ignore": 2}}),
-}
-
-
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_a_real_step_of_every_kind(folders: Path, variant: str) -> None:
-    plan_options, dataset_options = VARIANTS[variant]
-    plans, dataset = make_plans(**plan_options), {**DATASET_JSON, **dataset_options}
-    (configuration,) = plans["configurations"]
-    write_untrained_teacher(plans, configuration, dataset)
-    made = ready("nnUNetTrainerDCD", plans, dataset=dataset)
-    student = [parameter.detach().clone() for parameter in made.network.parameters()]
-    projections = [parameter.detach().clone() for parameter in made._distillation.parameters()]
-    teacher = {name: value.clone() for name, value in made._teacher._network.state_dict().items()}
-
+def test_a_real_step_and_its_terms(tiny: dict) -> None:
+    made = ready("nnUNetTrainerDCD", tiny)
     (loss,) = steps(made, 1)
-
-    assert torch.isfinite(torch.tensor(loss))
-    assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in made._distillation.parameters())
-    assert all((a != b).any() for a, b in zip(projections, made._distillation.parameters(), strict=True))
-    assert any((a != b).any() for a, b in zip(student, made.network.parameters(), strict=True))
-    assert all(torch.equal(value, teacher[name]) for name, value in made._teacher._network.state_dict().items())
     means = made.history.close_epoch(0)
     terms = ["segmentation", "dcd", "dcd/stage0", "dcd/stage1", "dcd/stage2"]
     assert list(means) == terms
@@ -114,10 +59,10 @@ def test_a_learned_projection_aligns_better_than_a_fixed_one(tiny: dict) -> None
 
 def test_fixed_projections_stay(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.projection=fixed")
-    before = [parameter.clone() for parameter in made._distillation.parameters()]
+    before = [parameter.clone() for parameter in made.advice.distillation.parameters()]
     steps(made, 2)
     assert len(made.optimizer.param_groups) == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, made._distillation.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, made.advice.distillation.parameters(), strict=True))
 
 
 def test_student_trainer_needs_no_teacher(folders: Path) -> None:
@@ -131,7 +76,7 @@ def test_student_trainer_needs_no_teacher(folders: Path) -> None:
 
 def test_before_its_schedule_starts_an_objective_costs_nothing(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.schedule={start: 1, kind: constant}")
-    made._teacher.features = None  # would fail if called
+    made.advice.teachers.outputs = None  # would fail if called
     steps(made, 1)
     assert list(made.history.close_epoch(0)) == ["segmentation"]
 
@@ -142,9 +87,9 @@ def test_evaluation_is_stock(tiny: dict) -> None:
     made.on_validation_epoch_start()
     with torch.no_grad():
         made.validation_step(random_batch(made))
-    assert (made._capture.features, made._capture.image) == ([], None)
+    assert (made.advice._capture.features, made.advice._capture.image) == ([], None)
     made.network.eval()
-    made._capture.remove()
+    made.advice.remove()
     assert not made.network.encoder._forward_hooks
 
 
@@ -161,7 +106,7 @@ def test_a_named_student_plan_is_used_as_it_is(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", named_student_plans(tiny, 2))
     assert made.configuration_manager.network_arch_init_kwargs["features_per_stage"] == [4, 8, 16]
     assert made.output_folder_base.endswith("nnUNetTrainerDCD__nnUNetPlans_r2__3d_fullres")
-    assert made._teacher.channels == (8, 16, 32)
+    assert made.advice.teachers.channels == (8, 16, 32)
 
 
 def test_what_is_wrong_comes_out_before_training(tiny: dict) -> None:
@@ -239,7 +184,9 @@ def test_resumed_training_goes_on_as_if_nothing_had_happened(tiny: dict, options
         group["lr"] = whole.optimizer.param_groups[0]["lr"]
     assert steps(resumed, 3, first_seed=10) == expected
     assert resumed.history.epochs == whole.history.epochs
-    for ours, theirs in zip(resumed._distillation.parameters(), whole._distillation.parameters(), strict=True):
+    for ours, theirs in zip(
+        resumed.advice.distillation.parameters(), whole.advice.distillation.parameters(), strict=True
+    ):
         assert torch.equal(ours, theirs)
 
 
@@ -282,7 +229,7 @@ def test_validation_takes_the_reduction_from_the_checkpoint(tiny: dict) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         validating.load_checkpoint(str(path))
     assert validating.configuration_manager.network_arch_init_kwargs["features_per_stage"] == [4, 8, 16]
-    assert validating._teacher is None
+    assert validating.advice is None
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,6 +12,8 @@ from rich.table import Table
 
 app = typer.Typer(help="Measure what distillation costs, side by side in one run.", no_args_is_help=True)
 
+PEAK_OF = {"student step": "nnUNetTrainerStudent"}
+
 Output = Annotated[Optional[Path], typer.Option("--json", help="Also write the figures to this file.")]  # noqa: UP045
 
 
@@ -47,6 +49,7 @@ def loss(
 @app.command("step")
 def step(
     trainer: Annotated[str, typer.Option("-tr", help="A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
+    every: Annotated[bool, typer.Option("--all", help="All shipped trainers, in one run.")] = False,
     repeats: Annotated[int, typer.Option(help="Counted runs of each part.")] = 10,
     device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
     output: Output = None,
@@ -54,18 +57,21 @@ def step(
     """A distillation step against the plain student's step and the teacher's forward, at the hippocampus shape."""
     import torch
 
-    from nnunet_kd.bench.step import measure_step
+    from nnunet_kd.bench.step import all_trainers, measure_steps
 
     console = Console(highlight=False)
-    with console.status(f"timing {trainer} and its parts"):
-        result = measure_step(trainer, repeats, torch.device(device))
-    table = Table(
-        "part", "median (range)", title=f"batch 2, patch 40x56x40, r=4, {result['threads']} threads, {device}"
-    )
+    trainers = all_trainers() if every else [trainer]
+    with console.status(f"timing {'all trainers' if every else trainer} and the parts"):
+        result = measure_steps(trainers, repeats, torch.device(device))
+    title = f"one training step: batch 2, patch 40x56x40, r=4, {result['threads']} threads, {device}"
+    table = Table("part", "median (range)", "ratio to student step + teacher forward", "peak memory", title=title)
     for name, spread in result["spread"].items():
-        table.add_row(name, spread)
+        ratio, peak = result["ratio"].get(name), result["peak bytes"].get(PEAK_OF.get(name, name))
+        table.add_row(
+            name, spread, "" if ratio is None else f"{ratio:.2f}", "" if peak is None else f"{peak / 2**20:.0f} MiB"
+        )
     console.print(table)
-    console.print(f"{trainer} step / (student step + teacher encoder) = {result['ratio']:.2f}")
+    console.print("Teacher forward: the encoder alone, or the whole network for objectives on logits.")
     _write(output, result)
 
 

@@ -29,9 +29,13 @@ def train(
     configuration: Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")],
     fold: Annotated[str, typer.Argument(help="0 to 4, or all.")],
     method: Annotated[str, typer.Option("-m", "--method", help="dcd, student, ...")] = "dcd",
-    teacher: Annotated[
-        Optional[str],  # noqa: UP045  typer on Python 3.10
-        typer.Option("-t", "--teacher", help="Model folder, checkpoint_*.pth or exported zip. Default: searched for."),
+    teachers: Annotated[
+        Optional[list[str]],  # noqa: UP045  typer on Python 3.10
+        typer.Option(
+            "-t",
+            "--teacher",
+            help="Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
+        ),
     ] = None,
     recipe: Annotated[
         Optional[str],  # noqa: UP045
@@ -70,8 +74,11 @@ def train(
         raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
     required_folder("nnUNet_results")
     given = list(assignments or [])
-    if teacher is not None:
-        given.append(f"teacher.path={json.dumps(os.path.abspath(os.path.expanduser(teacher)))}")
+    paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers or []]
+    if len(paths) == 1:
+        given.append(f"teacher.path={json.dumps(paths[0])}")
+    elif paths:
+        given.append(f"teacher={json.dumps(paths)}")
     if recipe is not None:
         os.environ[CONFIG_VARIABLE] = os.path.abspath(recipe) if os.path.isfile(recipe) else recipe
     os.environ[SET_VARIABLE] = json.dumps(given)

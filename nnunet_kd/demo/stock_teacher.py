@@ -15,6 +15,7 @@ def main() -> None:
     parser.add_argument("dataset")
     parser.add_argument("--epochs", type=int, required=True)
     parser.add_argument("--iterations", type=int, required=True)
+    parser.add_argument("--learning-rate", type=float, required=True)
     parser.add_argument("--device", required=True)
     arguments = parser.parse_args()
     if arguments.device == "cpu":
@@ -24,6 +25,7 @@ def main() -> None:
     trainer.num_epochs = arguments.epochs
     trainer.num_iterations_per_epoch = arguments.iterations
     trainer.num_val_iterations_per_epoch = 5
+    trainer.initial_lr = arguments.learning_rate
     trainer.run_training()
     trainer.perform_actual_validation()
 

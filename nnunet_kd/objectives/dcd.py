@@ -7,11 +7,10 @@ from typing import ClassVar, Literal
 import pywt
 import torch
 from pydantic import Field, field_validator, model_validator
-from torch import nn
 
 from nnunet_kd.detail_loss import detail_loss
 from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.objectives.projection import ChannelProjection
+from nnunet_kd.objectives.projection import stage_projections
 from nnunet_kd.wavelets import Bands
 
 
@@ -55,10 +54,7 @@ class DCD(Objective):
     def __init__(self, settings: DCDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
         self.settings = settings
-        self.projections = nn.ModuleList(
-            ChannelProjection(student, teacher, learned=settings.projection == "learned")
-            for student, teacher in zip(networks.student_channels, networks.teacher_channels, strict=True)
-        )
+        self.projections = stage_projections(networks, learned=settings.projection == "learned")
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage; see the class."""

@@ -5,6 +5,8 @@ from __future__ import annotations
 import torch
 from torch import nn
 
+from nnunet_kd.objectives.base import NetworkPair
+
 
 class ChannelProjection(nn.Module):
     """``phi``: a bias-free 1x1(x1) convolution ``Cs -> Ct``, kept as its matrix so that losses can fuse it.
@@ -26,5 +28,16 @@ class ChannelProjection(nn.Module):
         self.weight = nn.Parameter(start, requires_grad=learned)
 
     def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """``(B, Cs, *spatial)`` to ``(B, Ct, *spatial)``."""
-        return torch.einsum("ts,bs...->bt...", self.weight, features)
+        """``(B, Cs, *spatial)`` to ``(B, Ct, *spatial)``, in at least float32."""
+        features = features.to(torch.promote_types(features.dtype, torch.float32))
+        weight = self.weight.to(features.dtype)
+        batch, _, *spatial = features.shape
+        return torch.matmul(weight, features.flatten(2)).view(batch, len(weight), *spatial)
+
+
+def stage_projections(networks: NetworkPair, learned: bool = True) -> nn.ModuleList:
+    """One :class:`ChannelProjection` per encoder stage, finest first."""
+    return nn.ModuleList(
+        ChannelProjection(student, teacher, learned)
+        for student, teacher in zip(networks.student_channels, networks.teacher_channels, strict=True)
+    )

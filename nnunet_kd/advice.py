@@ -1,0 +1,119 @@
+"""What teachers add to a student's training step."""
+
+from __future__ import annotations
+
+import zlib
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_kd.distillation import Distillation
+from nnunet_kd.features import EncoderCapture
+from nnunet_kd.frozen_teacher import Teachers
+from nnunet_kd.objectives.base import StepOutputs
+from nnunet_kd.targets import read_targets
+
+
+class Advice:
+    """Teachers, objectives and the hook on the student that feeds them, for as long as a training lasts.
+
+    Attributes:
+        distillation: the objectives, without anything around them.
+
+    Args:
+        network: the student, as nnU-Net calls it; not called yet, because compiled code would not see a later hook.
+        teachers: from :func:`nnunet_kd.teacher.load_teachers`.
+        distillation: on the student's device.
+        segmentation: nnU-Net's loss module.
+        label_manager: nnU-Net's.
+        seed: of the run; ``None``: not seeded, which makes no difference here but is allowed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teachers: Teachers,
+        distillation: Distillation,
+        segmentation: nn.Module,
+        label_manager: LabelManager,
+        seed: int | None,
+    ) -> None:
+        self.distillation = distillation
+        self.teachers = teachers
+        self._called: Distillation | DistributedDataParallel = distillation
+        self._capture = EncoderCapture(network)
+        self._task_loss = segmentation.loss if isinstance(segmentation, DeepSupervisionWrapper) else segmentation
+        self._labels = label_manager
+        self._seed = 0 if seed is None else seed
+        self._epoch = self._iteration = 0
+        self._last: StepOutputs | None = None
+
+    def synchronise(self, device: torch.device) -> None:
+        """Give every process the first one's parameters, and average gradients from now on."""
+        for parameter in self.distillation.parameters():
+            dist.broadcast(parameter.data, src=0)
+        if any(parameter.requires_grad for parameter in self.distillation.parameters()):
+            devices = [device.index] if device.type == "cuda" else None
+            # objectives without weight in an epoch leave their parameters unused
+            self._called = DistributedDataParallel(self.distillation, device_ids=devices, find_unused_parameters=True)
+
+    def start_step(self, epoch: int, iteration: int) -> None:
+        """Watch the student's next pass if any objective counts; both are counted from 0."""
+        self._epoch, self._iteration = epoch, iteration
+        self._capture.enabled = bool(self.distillation.active(epoch))
+
+    def loss(self, output: Any, target: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
+        """The weighted distillation loss and its terms; ``None`` if no objective counts now.
+
+        Args:
+            output, target: what nnU-Net gives its loss: tensors, or lists of them under deep supervision, finest first.
+        """
+        if not self._capture.enabled:
+            return None
+        objectives = self.distillation.active(self._epoch).values()
+        image = self._capture.image
+        assert image is not None
+        logits, finest = (value[0] if isinstance(value, (list, tuple)) else value for value in (output, target))
+        features, teacher_logits = self.teachers.outputs(
+            image,
+            self._iteration,
+            features=any(objective.needs_teacher_features for objective in objectives),
+            logits=any(objective.needs_teacher_logits for objective in objectives),
+        )
+        self._last = StepOutputs(
+            image=image,
+            student_features=self._capture.features,
+            student_logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            teacher_features=features,
+            teacher_logits=teacher_logits,
+            targets=read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1]),
+            teacher=self.teachers.feature_teacher(self._iteration),
+            task_loss=lambda own: self._task_loss(own, finest),
+            epoch=self._epoch,
+            iteration=self._iteration,
+            seed=self._step_seed(),
+        )
+        loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._called(self._last)
+        return loss
+
+    def finish_step(self) -> dict[str, torch.Tensor]:
+        """Let objectives explore after the student's step, then let go of it; returns values for the log."""
+        self._capture.enabled = False
+        step, self._last = self._last, None
+        values = {} if step is None else self.distillation.explore(step)
+        self._capture.clear()
+        return values
+
+    def _step_seed(self) -> int:
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        return zlib.crc32(f"{self._seed} {self._iteration} {rank}".encode())
+
+    def remove(self) -> None:
+        """Detach from the student."""
+        self._capture.remove()
+        self._last = None

@@ -1,0 +1,10 @@
+"""`-tr nnUNetTrainerLogits`: Hinton's distillation of class probabilities."""
+
+from nnunet_kd.trainer import DistillationTrainer
+
+
+class nnUNetTrainerLogits(DistillationTrainer):
+    """The reduced student, which learns its teacher's softened probabilities."""
+
+    recipe = "logits"
+    objectives = ("logits",)
