@@ -46,7 +46,9 @@ def as_finished(
                     progress.advance(task)
             except BrokenProcessPool as error:
                 raise DataError(
-                    "A worker process died, most likely because memory ran out. Run the same command again with a smaller -np."
+                    "A worker process died, most likely because memory ran out: run the same again with a smaller -np "
+                    "(`processes` in Python). In a script of your own, the call must stand below "
+                    '`if __name__ == "__main__":`, because every worker imports the script.'
                 ) from error
             finally:
                 pool.shutdown(wait=True, cancel_futures=True)
