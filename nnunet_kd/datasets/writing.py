@@ -180,13 +180,10 @@ def _write_image(image: sitk.Image, path: Path) -> None:
         with gzip.open(path) as file:
             written = sum(len(block) for block in iter(partial(file.read, 1 << 20), b""))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise OSError(
-            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, or another fault of the disk: {error}", path
-        ) from error
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, or a faulty disk: {error}", str(path)) from error
     if written < expected:
-        raise OSError(
-            errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}: only {written} of {expected} bytes were written", path
-        )
+        reason = f"{os.strerror(errno.ENOSPC)}: only {written} of {expected} bytes were written"
+        raise OSError(errno.ENOSPC, reason, str(path))
 
 
 def _place_unchanged(source: Path, temporary: Path, link: bool) -> None:
