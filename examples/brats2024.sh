@@ -4,8 +4,9 @@
 #   examples/brats2024.sh /data/BraTS2024-BraTS-GLI
 #
 # The folder holds training_data1_v2, training_data_additional and, if you have it, validation_data (Synapse syn53708249).
-# Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, a GPU with 10 GB, and 200 GB of disk. Every step may be run again:
-# finished cases are kept, and interrupted trainings go on with --c.
+# Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and a GPU: nnU-Net's planner aims at 9 to 11 GB for the teacher, and the
+# student's training holds the teacher, too. After an interruption, run it again: finished cases are kept. An interrupted
+# training goes on when its line is run with --c.
 set -euo pipefail
 
 source_folder=${1:?usage: $0 FOLDER_OF_THE_DOWNLOAD}

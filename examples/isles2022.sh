@@ -5,8 +5,9 @@
 #
 # The first folder is the release on Zenodo (doi:10.5281/zenodo.7153326) or the challenge's, with `derivatives` in it. The
 # second, if given, holds new cases in nnU-Net's format (X_0000 DWI, X_0001 ADC, X_0002 FLAIR, all on the grid of the DWI).
-# Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and a GPU with 10 GB. Every step may be run again: finished cases
-# are kept, and interrupted trainings go on with --c.
+# Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and a GPU: nnU-Net's planner aims at 9 to 11 GB for the teacher, and the
+# student's training holds the teacher, too. After an interruption, run it again: finished cases are kept. An interrupted
+# training goes on when its line is run with --c.
 set -euo pipefail
 
 source_folder=${1:?usage: $0 FOLDER_OF_THE_DOWNLOAD [FOLDER_OF_NEW_CASES]}

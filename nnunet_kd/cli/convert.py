@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from rich.console import Console
-from rich.table import Table
 
 from nnunet_kd.datasets import brats2024, isles2022, msd
 from nnunet_kd.datasets.case import ConversionOptions
@@ -64,7 +65,9 @@ def convert_brats2024(
 ) -> None:
     """BraTS 2024 GLI (post-treatment glioma): training_data1_v2, training_data_additional, validation_data."""
     options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
-    _report(brats2024.convert_brats2024(sources, dataset_id=dataset_id, regions=regions, options=options))
+    with _interruptible():
+        summary = brats2024.convert_brats2024(sources, dataset_id=dataset_id, regions=regions, options=options)
+    _report(summary)
 
 
 @app.command("isles2022")
@@ -83,7 +86,9 @@ def convert_isles2022(
 ) -> None:
     """ISLES 2022 (stroke): the Zenodo release or the challenge's layout, the folder that holds derivatives."""
     options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
-    _report(isles2022.convert_isles2022(sources, dataset_id=dataset_id, grid=grid.value, options=options))
+    with _interruptible():
+        summary = isles2022.convert_isles2022(sources, dataset_id=dataset_id, grid=grid.value, options=options)
+    _report(summary)
 
 
 @app.command("msd")
@@ -102,23 +107,38 @@ def convert_msd(
 ) -> None:
     """Any dataset in the layout of the Medical Segmentation Decathlon."""
     options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
-    _report(msd.convert_msd(source, dataset_id=dataset_id, group_regex=group_regex, options=options))
+    with _interruptible():
+        summary = msd.convert_msd(source, dataset_id=dataset_id, group_regex=group_regex, options=options)
+    _report(summary)
+
+
+@contextmanager
+def _interruptible() -> Iterator[None]:
+    """Say what Ctrl-C has left."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        message = "Interrupted. Finished cases are kept; run the same command again to go on."
+        Console(stderr=True).print(message, soft_wrap=True)
+        raise typer.Exit(130) from None
 
 
 def _report(summary: Summary) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
-    view = Table(show_header=False, box=None)
-    view.add_row("dataset", str(summary.folder))
+
+    def line(what: str, value: object) -> None:
+        console.print(f"{what:<9} {value}", soft_wrap=True)  # paths are not cut off
+
+    line("dataset", summary.folder)
     several = f" ({summary.patients_with_several} with several time points)" if summary.patients_with_several else ""
-    view.add_row("training", f"{len(summary.training)} cases of {summary.patients} patients{several}")
-    view.add_row("test", f"{len(summary.test)} cases without segmentation, in imagesTs")
+    line("training", f"{len(summary.training)} cases of {summary.patients} patients{several}")
+    line("test", f"{len(summary.test)} cases without segmentation, in imagesTs")
     todo = len(summary.training) + len(summary.test) - summary.kept
-    view.add_row("to write" if summary.dry_run else "written", f"{todo} cases; {summary.kept} were finished before")
+    line("to write" if summary.dry_run else "written", f"{todo} cases; {summary.kept} were finished before")
     for number, split in enumerate(summary.splits):
-        view.add_row(f"fold {number}", f"{len(split['train'])} training, {len(split['val'])} validation cases")
+        line(f"fold {number}", f"{len(split['train'])} training, {len(split['val'])} validation cases")
     for path in summary.splits_files:
-        view.add_row("splits", str(path))
-    console.print(view)
+        line("splits", str(path))
     if summary.skipped:
         where = "would be listed" if summary.dry_run else "listed"
         console.print(

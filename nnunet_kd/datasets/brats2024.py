@@ -7,7 +7,6 @@ MRI", arXiv:2405.18368.
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Sequence
 from pathlib import Path
@@ -18,6 +17,7 @@ from nnunet_kd.datasets.case import (
     ConversionOptions,
     DatasetDescription,
     Volume,
+    folders_below,
     mark_duplicates,
     nifti_stem,
     readable_folders,
@@ -85,10 +85,10 @@ def describe(dataset_id: int = DATASET_ID, regions: bool = False) -> DatasetDesc
 
 
 def find_cases(folders: Sequence[Path]) -> list[Case]:
-    """Every folder below ``folders`` that holds NIfTI files, as a case; nothing is read.
+    """Every folder below ``folders`` that holds NIfTI files, or should by its name, as a case; nothing is read.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder cannot be listed.
     """
     found = [case for folder in folders for case in _walk(folder)]
     if not found:
@@ -105,13 +105,15 @@ def find_cases(folders: Sequence[Path]) -> list[Case]:
 
 
 def _walk(source: Path) -> list[Case]:
-    cases = []
-    for folder, subfolders, files in os.walk(source, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
-        images = sorted(path for path in (Path(folder) / name for name in files) if nifti_stem(path))
-        if images:
-            cases.append(_case(Path(folder), images))
-    return cases
+    images: dict[Path, list[Path]] = {}
+    for folder, subfolders, files in folders_below(source):
+        # some programs unpack x.nii.gz into a folder of that name, with x.nii in it
+        case_folder = folder.parent if nifti_stem(folder) and folder != source else folder
+        found = [folder / name for name in files if nifti_stem(Path(name))]
+        nothing_at_all = _NAME.fullmatch(folder.name) and not subfolders
+        if found or nothing_at_all:
+            images.setdefault(case_folder, []).extend(found)
+    return [_case(folder, paths) for folder, paths in images.items()]
 
 
 def _case(folder: Path, images: list[Path]) -> Case:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -140,6 +141,23 @@ def readable_folders(sources: list[Path]) -> list[Path]:
     if problems:
         raise DataError(f"The source folders do not hold: {'; '.join(problems)}. Give each extracted download once.")
     return resolved
+
+
+def folders_below(source: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
+    """``source`` and every folder below it, by name, each with its subfolders and files; hidden and ``__MACOSX`` are left out.
+
+    Raises:
+        DataError: a folder cannot be listed; passing it over would silently lose its cases.
+    """
+
+    def refuse(error: OSError) -> None:
+        raise DataError(
+            f"{error.filename} cannot be listed ({error.strerror}). Repair it, or its permissions."
+        ) from error
+
+    for folder, subfolders, files in os.walk(source, followlinks=True, onerror=refuse):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
+        yield Path(folder), subfolders, sorted(files)
 
 
 def mark_duplicates(cases: list[Case]) -> list[Case]:

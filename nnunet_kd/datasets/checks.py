@@ -52,7 +52,9 @@ class BadCasesError(DataError):
 
 def table(bad: list[BadCase]) -> str:
     """One row per bad case: its name, why, and the folder."""
-    view = Table("case", "why", "found in", box=box.ASCII, show_lines=True)
+    view = Table(box=box.ASCII, show_lines=True)
+    for heading in ("case", "why", "found in"):
+        view.add_column(heading, overflow="fold")  # nothing is cut off
     for case in bad:
         view.add_row(case.name, "\n".join(case.problems), str(case.folder))
     text = StringIO()
@@ -96,7 +98,7 @@ def check_case(case: Case, description: DatasetDescription) -> CheckResult:
             problems.append(f"{name}: {int((~finite).sum())} voxels are NaN or infinite")
         elif name == LABEL:
             found = np.unique(values)
-            unknown = [f"{value:g}" for value in found.tolist() if value not in description.label_values]
+            unknown = [f"{value:.9g}" for value in found.tolist() if value not in description.label_values]
             if unknown:
                 known = ", ".join(str(value) for value in sorted(description.label_values))
                 problems.append(f"{name}: holds {', '.join(unknown[:5])}; known are {known}")

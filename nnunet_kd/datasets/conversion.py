@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import io
-import os
 import tempfile
 from collections import Counter, defaultdict
 from dataclasses import dataclass, field
@@ -26,9 +25,10 @@ from nnunet_kd.datasets.splits import (
     splits_files,
     write_splits,
 )
-from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case, write_text
+from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case
 from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
+from nnunet_kd.files import write_atomically
 
 SKIPPED = "skipped.csv"
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
@@ -76,7 +76,7 @@ def convert(
     Raises:
         BadCasesError: some cases do not hold and ``options.skip_bad`` is false.
         DataError: no training case; folders, splits or disk space stand in the way.
-        MissingRequirement: ``nnUNet_raw`` is not set.
+        MissingRequirement: ``nnUNet_raw`` is not set, or the disk refused.
     """
     folder = required_folder("nnUNet_raw") / description.folder_name
     _refuse_wrong_folder(folder, description, sources)
@@ -117,13 +117,14 @@ def _refuse_wrong_folder(folder: Path, description: DatasetDescription, sources:
             f"Dataset id {description.dataset_id} is taken by {', '.join(others)} (in nnUNet_raw, nnUNet_preprocessed or "
             "nnUNet_results), and nnU-Net wants ids unique. Choose another with --dataset-id."
         )
-    for target in (folder, *(folder / name for name in SUBFOLDERS)):
+    splits_folders = (path.parent for path in splits_files(description.folder_name))
+    for target in (folder, *(folder / name for name in SUBFOLDERS), *splits_folders):
         inside = target.resolve()
         for source in sources:
             if inside == source or source in inside.parents or inside in source.parents:
                 raise DataError(
                     f"{target} and the source {source} overlap, and nothing may be written into a source. "
-                    "Point nnUNet_raw, or the source, to another folder."
+                    "Point nnUNet_raw and nnUNet_preprocessed, or the source, to another folder."
                 )
     if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL).is_file():
         raise DataError(
@@ -185,29 +186,41 @@ def _refuse_unknown_files(folder: Path, usable: list[Case], description: Dataset
 def _write(
     checked: _Checked, description: DatasetDescription, folder: Path, journal: Journal, options: ConversionOptions
 ) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    journal.path.touch()
-    if not options.link:
-        needed = sum(volume.path.stat().st_size for case in checked.to_write for volume in case.volumes().values())
-        free = disk_usage(folder).free
-        if needed > free:
-            raise DataError(
-                f"{folder} has {free / 1e9:.1f} GB free, but the copies need at least {needed / 1e9:.1f} GB. "
-                "Make room, or use --link (symlinks instead of copies)."
+    try:
+        if not options.link:
+            _require_room(folder, checked.to_write)
+        for name in SUBFOLDERS:
+            (folder / name).mkdir(parents=True, exist_ok=True)
+        journal.path.touch()
+        with partial_folder(folder) as temporary:
+            write = partial(
+                write_case, description=description, folder=folder, temporary_folder=temporary, link=options.link
             )
-    for name in SUBFOLDERS:
-        (folder / name).mkdir(exist_ok=True)
-    with partial_folder(folder) as temporary:
-        write = partial(write_case, description=description, folder=folder, partial=temporary, link=options.link)
-        for case, entry in as_finished(write, checked.to_write, options.processes, "Writing"):
-            journal.add(entry)
-            checked.harmonised += entry.harmonised
-            if entry.empty_label:
-                checked.empty.add(case.name)
+            for case, entry in as_finished(write, checked.to_write, options.processes, "Writing"):
+                journal.add(entry)
+                checked.harmonised += entry.harmonised
+                if entry.empty_label:
+                    checked.empty.add(case.name)
+    except OSError as error:
+        raise DataError(
+            f"{folder} cannot be written: {error}. Finished cases are kept; when the cause is removed, "
+            "run the same command again."
+        ) from error
+
+
+def _require_room(folder: Path, cases: list[Case]) -> None:
+    needed = sum(volume.path.stat().st_size for case in cases for volume in case.volumes().values())
+    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    free = disk_usage(there).free
+    if needed > free:
+        raise DataError(
+            f"{there} has {free / 1e9:.1f} GB free, but the copies need at least {needed / 1e9:.1f} GB. "
+            "Make room, or use --link (symlinks instead of copies)."
+        )
 
 
 def _write_dataset_json(folder: Path, description: DatasetDescription, training_cases: int) -> None:
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".dataset-") as temporary:
+    with tempfile.TemporaryDirectory() as temporary:
         generate_dataset_json(
             temporary,
             channel_names=dict(enumerate(description.channels)),
@@ -221,7 +234,8 @@ def _write_dataset_json(folder: Path, description: DatasetDescription, training_
             license=description.licence,
             converted_by="nnunet-kd convert",
         )
-        os.replace(Path(temporary) / "dataset.json", folder / "dataset.json")
+        content = (Path(temporary) / "dataset.json").read_bytes()
+    write_atomically(folder / "dataset.json", lambda file: file.write(content))
 
 
 def _write_skipped(folder: Path, bad: list[BadCase]) -> None:
@@ -233,7 +247,7 @@ def _write_skipped(folder: Path, bad: list[BadCase]) -> None:
     writer = csv.writer(text)
     writer.writerow(["case", "why", "found_in"])
     writer.writerows([case.name, "; ".join(case.problems), case.folder] for case in bad)
-    write_text(folder / SKIPPED, text.getvalue())
+    write_atomically(folder / SKIPPED, lambda file: file.write(text.getvalue().encode()))
 
 
 def _warnings(

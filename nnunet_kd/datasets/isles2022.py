@@ -10,9 +10,8 @@ imaging stroke lesion segmentation dataset", Scientific Data 2022, doi:10.1038/s
 
 from __future__ import annotations
 
-import os
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal, get_args
@@ -23,6 +22,7 @@ from nnunet_kd.datasets.case import (
     ConversionOptions,
     DatasetDescription,
     Volume,
+    folders_below,
     mark_duplicates,
     nifti_stem,
     readable_folders,
@@ -98,17 +98,28 @@ class _Session:
     """What was found of one session of one subject in one source."""
 
     folder: Path
+    derived: bool
+    """So far found below ``derivatives`` only."""
     problems: list[str] = field(default_factory=list)
     files: dict[str, Path] = field(default_factory=dict)
 
+    def add(self, name: str, path: Path, kind: str) -> None:
+        """Take ``path`` as this session's image of ``kind``, or note why it cannot be."""
+        if not path.name.lower().startswith(f"{name.lower()}_"):
+            self.problems.append(f"{path.name}: the name does not parse, expected {name}_{kind}")
+        elif kind in self.files:
+            self.problems.append(f"{kind}: there are two, {self.files[kind]} and {path}")
+        else:
+            self.files[kind] = path
+
 
 def find_cases(folders: Sequence[Path]) -> list[Case]:
-    """Every session of every subject below ``folders``, in either layout; nothing is read.
+    """Every session of every subject below ``folders``, in either layout, empty ones too; nothing is read.
 
     Several sessions of one subject are several cases of one patient. Images other than DWI, ADC, FLAIR and mask are passed over.
 
     Raises:
-        DataError: there is none.
+        DataError: there is none, or a folder cannot be listed.
     """
     found = [case for folder in folders for case in _cases_of(folder)]
     if not found:
@@ -123,36 +134,37 @@ def find_cases(folders: Sequence[Path]) -> list[Case]:
 def _cases_of(source: Path) -> list[Case]:
     sessions: dict[str, _Session] = {}
     unparsed = []
-    for path, kind in _images(source):
-        parts = path.relative_to(source.parent).parts[:-1]  # the source itself may be a subject's folder
+    for folder, subfolders, files in folders_below(source):
+        parts = folder.relative_to(source.parent).parts  # the source itself may be a subject's folder
+        derived = "derivatives" in parts
+        images = _images(folder, files, derived)
         subjects = [part for part in parts if _SUBJECT.fullmatch(part)]
         names = [part for part in parts if _SESSION.fullmatch(part)]
         if not subjects or not names:
-            unparsed.append(_unparsed(path, "the path does not parse: expected folders sub-<name>/ses-<number>"))
+            unparsed += [_unparsed(nifti_stem(path) or path.name, folder) for path, _ in images]
+            if subjects and not subfolders and not images and not derived:
+                unparsed.append(_unparsed(subjects[-1], folder))
+            continue
+        if derived and not images:
             continue
         name = f"{subjects[-1]}_{names[-1]}"
-        session = sessions.setdefault(name, _Session(path.parent))
-        if kind != MASK:
-            session.folder = path.parent
-        if not path.name.lower().startswith(f"{name.lower()}_"):
-            session.problems.append(f"{path.name}: the name does not parse, expected {name}_{kind}")
-        elif kind in session.files:
-            session.problems.append(f"{kind}: there are two, {session.files[kind]} and {path}")
-        else:
-            session.files[kind] = path
+        session = sessions.setdefault(name, _Session(folder, derived))
+        if session.derived and not derived:
+            session.folder, session.derived = folder, False
+        for path, kind in images:
+            session.add(name, path, kind)
     has_masks = any(MASK in session.files for session in sessions.values())
     return [_case(name, session, has_masks) for name, session in sorted(sessions.items())] + unparsed
 
 
-def _images(source: Path) -> Iterator[tuple[Path, str]]:
-    """Images and masks with their kind, which is the file name's last part; masks only below ``derivatives``."""
-    for folder, subfolders, files in os.walk(source, followlinks=True):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
-        derived = "derivatives" in Path(folder).relative_to(source.parent).parts
-        for name in sorted(files):
-            kind = (nifti_stem(Path(name)) or "").rpartition("_")[2].lower()
-            if kind == MASK or (kind in CHANNELS.values() and not derived):
-                yield Path(folder) / name, kind
+def _images(folder: Path, files: Sequence[str], derived: bool) -> list[tuple[Path, str]]:
+    """Images and masks with their kind, which is the file name's last part; below ``derivatives`` only masks."""
+    found = []
+    for name in files:
+        kind = (nifti_stem(Path(name)) or "").rpartition("_")[2].lower()
+        if kind == MASK or (kind in CHANNELS.values() and not derived):
+            found.append((folder / name, kind))
+    return found
 
 
 def _case(name: str, session: _Session, has_masks: bool) -> Case:
@@ -166,6 +178,6 @@ def _case(name: str, session: _Session, has_masks: bool) -> Case:
     return Case(name, subject, session.folder, channels, session.files.get(MASK), tuple(problems))
 
 
-def _unparsed(path: Path, problem: str) -> Case:
-    name = nifti_stem(path) or path.name
-    return Case(name, name, path.parent, {}, None, (problem,))
+def _unparsed(name: str, folder: Path) -> Case:
+    problem = "the path does not parse: expected folders sub-<name>/ses-<number>"
+    return Case(name, name, folder, {}, None, (problem,))

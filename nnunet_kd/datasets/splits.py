@@ -16,9 +16,9 @@ import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
-from nnunet_kd.datasets.writing import write_text
 from nnunet_kd.environment import dataset_name, required_folder
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.files import write_atomically
 
 SPLITS_FILE = "splits_final.json"
 FOLDS = 5
@@ -101,14 +101,20 @@ def training_cases(dataset: str) -> tuple[str, list[str]]:
     Read from ``nnUNet_raw``; from the ``gt_segmentations`` of ``nnUNet_preprocessed`` where only that is at hand.
 
     Raises:
-        DataError: there is no such dataset, more than one, or it has no cases.
+        DataError: there is no such dataset, more than one, its dataset.json does not hold, or it has no cases.
     """
     name = dataset_name(dataset)
     for variable, images in ((nnUNet_raw, "imagesTr"), (nnUNet_preprocessed, "gt_segmentations")):
         if not variable or not (folder := Path(variable) / name).joinpath("dataset.json").is_file():
             continue
-        description = json.loads((folder / "dataset.json").read_text())
-        ending = description["file_ending"]
+        try:
+            description = json.loads((folder / "dataset.json").read_text())
+            ending = description["file_ending"]
+        except (ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{folder / 'dataset.json'} is not an nnU-Net v2 dataset.json ({type(error).__name__}: {error}). "
+                "Convert the dataset again, or repair the file."
+            ) from error
         if "dataset" in description:
             cases = sorted(description["dataset"])
         elif images == "imagesTr":
@@ -157,13 +163,18 @@ def write_splits(name: str, splits: Splits, *, overwrite: bool = False) -> list[
 
     Raises:
         DataError: other splits are there and ``overwrite`` is false.
+        MissingRequirement: the disk refused.
     """
     if not overwrite:
         refuse_other_splits(name, splits)
     written = splits_files(name)
+    content = json.dumps(splits, indent=2).encode() + b"\n"
     for path in written:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        write_text(path, json.dumps(splits, indent=2) + "\n")
+        try:
+            path.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise MissingRequirement(f"{path.parent} cannot be made: {error}. Is nnU-Net's variable right?") from error
+        write_atomically(path, lambda file: file.write(content))
     return written
 
 

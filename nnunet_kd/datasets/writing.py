@@ -7,13 +7,16 @@ finished only while both still hold, so files that a power cut emptied after the
 
 from __future__ import annotations
 
+import errno
 import gzip
 import json
 import os
 import shutil
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -99,8 +102,10 @@ class Journal:
         self._finished[entry.name] = entry
 
 
-def write_case(case: Case, description: DatasetDescription, folder: Path, partial: Path, link: bool) -> WrittenCase:
-    """Write all files of a checked ``case`` into ``folder`` by way of ``partial`` (same file system).
+def write_case(
+    case: Case, description: DatasetDescription, folder: Path, temporary_folder: Path, link: bool
+) -> WrittenCase:
+    """Write all files of a checked ``case`` into ``folder`` by way of ``temporary_folder`` (same file system).
 
     Volumes on the case's own grid are copied byte for byte, or symlinked; the others are resampled.
 
@@ -116,17 +121,17 @@ def write_case(case: Case, description: DatasetDescription, folder: Path, partia
     try:
         reference = source.grid(volumes[description.reference_channel])
         for name, place in targets(case, description).items():
-            temporary = partial / Path(place).name
+            temporary = temporary_folder / Path(place).name
             temporary.unlink(missing_ok=True)
             volume = volumes[name]
             resampled = name not in description.grids[0]
             changed = not resampled and source.grid(volume) != reference
             if resampled:
                 image = resample(source.image(volume), reference, nearest=name == LABEL)
-                sitk.WriteImage(image, str(temporary), True)
+                _write_image(image, temporary)
             elif changed or volume.index is not None:
                 image = with_grid(source.image(volume), reference)
-                sitk.WriteImage(image, str(temporary), True)
+                _write_image(image, temporary)
             else:
                 image = source.image(volume) if name == LABEL else None
                 _place_unchanged(volume.path, temporary, link)
@@ -163,6 +168,24 @@ class _SourceImages:
         return Grid.of(reader)
 
 
+def _write_image(image: sitk.Image, path: Path) -> None:
+    """Write ``image`` compressed and read it to its end, because SimpleITK cuts the file short without an error on a full disk.
+
+    Raises:
+        OSError: the file is not whole.
+    """
+    sitk.WriteImage(image, str(path), True)
+    expected = image.GetNumberOfPixels() * image.GetSizeOfPixelComponent()
+    try:
+        with gzip.open(path) as file:
+            written = sum(len(block) for block in iter(partial(file.read, 1 << 20), b""))
+    except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, or a faulty disk: {error}", str(path)) from error
+    if written < expected:
+        reason = f"{os.strerror(errno.ENOSPC)}: only {written} of {expected} bytes were written"
+        raise OSError(errno.ENOSPC, reason, str(path))
+
+
 def _place_unchanged(source: Path, temporary: Path, link: bool) -> None:
     """Copy, link, or (``.nii``) compress: the voxels and the header stay what they are."""
     if not source.name.endswith(FILE_ENDING):
@@ -183,19 +206,9 @@ def partial_folder(folder: Path) -> Iterator[Path]:
     """A temporary folder inside the dataset's; those that killed runs left behind are removed first."""
     for left_over in folder.glob(f"{PARTIAL}*"):
         shutil.rmtree(left_over)
-    partial = folder / f"{PARTIAL}{os.getpid()}"
-    partial.mkdir()
+    temporary = folder / f"{PARTIAL}{os.getpid()}"
+    temporary.mkdir()
     try:
-        yield partial
+        yield temporary
     finally:
-        shutil.rmtree(partial, ignore_errors=True)
-
-
-def write_text(path: Path, text: str) -> None:
-    """Write a text file whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
-        temporary.write_text(text)
-        os.replace(temporary, path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        shutil.rmtree(temporary, ignore_errors=True)

@@ -174,6 +174,14 @@ def edit(
     write(path, array if change is None else change(array), matrix)
 
 
+def unpack_into_folder(path: Path) -> None:
+    """``x.nii.gz`` becomes a folder of that name with ``x.nii`` in it, as some programs unpack it."""
+    content = gzip.decompress(path.read_bytes())
+    path.unlink()
+    path.mkdir()
+    (path / path.name.removesuffix(".gz")).write_bytes(content)
+
+
 def truncate(path: Path) -> None:
     """Cut a file short, as a download that broke off."""
     content = path.read_bytes()

@@ -1,17 +1,28 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
-from generated_downloads import BRATS_AFFINE, LAS, affine, brats_case, edit, flip_byte, tree_hash, truncate
+from generated_downloads import (
+    BRATS_AFFINE,
+    LAS,
+    affine,
+    brats_case,
+    edit,
+    flip_byte,
+    tree_hash,
+    truncate,
+    unpack_into_folder,
+)
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024, find_cases
 from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import BadCasesError
+from nnunet_kd.datasets.checks import BadCase, BadCasesError, table
 from nnunet_kd.errors import DataError, MissingRequirement
 
 ONE = ConversionOptions(processes=1)
@@ -174,6 +185,49 @@ def test_a_file_of_another_case_does_not_parse(source: Path) -> None:
     (folder / "BraTS-GLI-00005-100-t1n.nii.gz").rename(folder / "BraTS-GLI-00006-100-t1n.nii.gz")
     (case,) = find_cases([source])
     assert "BraTS-GLI-00006-100-t1n.nii.gz: the name does not parse" in case.problems[0]
+
+
+def test_empty_case_folder_is_a_bad_case_and_no_silent_loss(source: Path) -> None:
+    folder = download(source)
+    (folder / "BraTS-GLI-00999-100").mkdir()
+    twice = brats_case(folder / "BraTS-GLI-00998-100", "BraTS-GLI-00998-100")  # a zip inside its own folder
+    assert twice.parent.name == twice.name
+    with pytest.raises(BadCasesError) as caught:
+        convert_brats2024([folder], options=ONE)
+    (bad,) = caught.value.bad
+    assert bad.name == "BraTS-GLI-00999-100"
+    assert bad.problems == ("T1n: missing", "T1c: missing", "T2w: missing", "T2f: missing")
+
+
+def test_image_unpacked_into_a_folder_of_its_name(source: Path, nnunet: Path) -> None:
+    folder = download(source)
+    name = "BraTS-GLI-00005-100"
+    original = np.asanyarray(nibabel.load(folder / name / f"{name}-t2f.nii.gz").dataobj)
+    unpack_into_folder(folder / name / f"{name}-t2f.nii.gz")
+    assert len(convert_brats2024([folder], options=ONE).training) == 10
+    written = nibabel.load(nnunet / f"Dataset501_BraTS2024/imagesTr/{name}_0003.nii.gz")
+    assert np.array_equal(np.asanyarray(written.dataobj), original)
+
+
+def test_folder_that_cannot_be_listed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = download(source)
+    locked, real = str(folder / "BraTS-GLI-00006-101"), os.scandir
+
+    def scandir(path: str) -> object:
+        if str(path) == locked:
+            raise PermissionError(13, "Permission denied", locked)
+        return real(path)
+
+    monkeypatch.setattr(os, "scandir", scandir)
+    with pytest.raises(DataError, match=r"BraTS-GLI-00006-101 cannot be listed \(Permission denied\)"):
+        convert_brats2024([folder], options=ONE)
+
+
+def test_table_cuts_nothing_off() -> None:
+    folder = Path("/data/" + "a-rather-long-folder-name/" * 12) / "BraTS-GLI-00005-100"
+    text = table([BadCase("BraTS-GLI-00005-100", folder, ("T1n: missing",))])
+    last_column = "".join(row.split("|")[3].strip() for row in text.splitlines() if row.startswith("| "))
+    assert last_column == f"found in{folder}"
 
 
 def test_empty_masks_are_a_warning_with_a_count(source: Path) -> None:

@@ -38,6 +38,9 @@ def test_brats_with_several_sources(source: Path, nnunet: Path) -> None:
     assert result.exit_code == 0, result.output
     content = json.loads((nnunet / "Dataset611_BraTS2024/dataset.json").read_text())
     assert content["regions_class_order"] == [2, 1, 3, 4]
+    assert (
+        f"{nnunet.parent}/preprocessed/Dataset611_BraTS2024/splits_final.json" in result.output
+    )  # whole, to be copied
     assert "10 cases of 5 patients (5 with several time points)" in result.output
     assert "1 cases without segmentation" in result.output
     assert "Train fold 0 only" in result.output

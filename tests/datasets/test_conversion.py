@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import os
 import signal
@@ -12,13 +13,14 @@ import time
 from pathlib import Path
 
 import pytest
+import SimpleITK as sitk
 from generated_downloads import brats_case, edit, isles_case, tree_hash
 
 from nnunet_kd.datasets import conversion
 from nnunet_kd.datasets.brats2024 import convert_brats2024, describe, find_cases
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.isles2022 import convert_isles2022
-from nnunet_kd.datasets.writing import JOURNAL, write_case
+from nnunet_kd.datasets.writing import JOURNAL, Journal, WrittenCase, write_case
 from nnunet_kd.errors import DataError
 
 ONE = ConversionOptions(processes=1)
@@ -194,6 +196,15 @@ def test_target_inside_a_source(source: Path, monkeypatch: pytest.MonkeyPatch) -
     assert not (source / "raw").exists()
 
 
+def test_splits_inside_a_source(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download(source)
+    before = tree_hash(source)
+    monkeypatch.setenv("nnUNet_preprocessed", str(source / "preprocessed"))
+    with pytest.raises(DataError, match="nothing may be written into a source"):
+        convert_brats2024([source], options=ONE)
+    assert tree_hash(source) == before
+
+
 def test_images_folder_that_is_a_link_into_the_source(source: Path, nnunet: Path) -> None:
     download(source)
     folder = nnunet / "Dataset501_BraTS2024"
@@ -248,6 +259,77 @@ def test_full_disk_is_found_before_copying(source: Path, nnunet: Path, monkeypat
     with pytest.raises(DataError, match="--link"):
         convert_brats2024([source], options=ONE)
     assert not (nnunet / "Dataset501_BraTS2024/imagesTr").exists()
+
+
+@pytest.mark.parametrize("how", ["cut short", "voxels missing"])
+def test_simpleitk_that_writes_half_a_file_without_an_error(
+    source: Path, monkeypatch: pytest.MonkeyPatch, how: str
+) -> None:
+    """What it does on a full disk: resampled images must not count as finished."""
+    for number in range(5):
+        isles_case(source, f"sub-strokecase000{number}")
+    real = sitk.WriteImage
+
+    def full_disk(image: sitk.Image, path: str, compress: bool) -> None:
+        real(image, path, compress)
+        content = Path(path).read_bytes()
+        half = content[: len(content) // 2]
+        Path(path).write_bytes(half if how == "cut short" else gzip.compress(gzip.decompress(content)[:-1000]))
+
+    monkeypatch.setattr(sitk, "WriteImage", full_disk)
+    with pytest.raises(DataError, match=r"sub-strokecase0000_ses-0001 could not be written .*No space left"):
+        convert_isles2022([source], options=ONE)
+    monkeypatch.setattr(sitk, "WriteImage", real)
+    summary = convert_isles2022([source], options=ONE)
+    assert summary.kept == 0
+    for path in (summary.folder / "imagesTr").iterdir():
+        gzip.decompress(path.read_bytes())
+
+
+def test_record_that_cannot_be_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download(source)
+
+    def full_disk(self: Journal, entry: WrittenCase) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(Journal, "add", full_disk)
+    with pytest.raises(DataError, match=r"cannot be written: .*No space left on device"):
+        convert_brats2024([source], options=ONE)
+
+
+@pytest.mark.slow
+def test_interrupted_by_ctrl_c(source: Path, nnunet: Path) -> None:
+    """As in a terminal: the signal goes to the command and to its workers. No traceback, and the next run goes on."""
+    for patient in range(8):
+        isles_case(source, f"sub-strokecase{patient:04d}", flair_shape=(320, 320, 28))
+    code = "from nnunet_kd.cli import main; main()"
+    command = [sys.executable, "-c", code, "convert", "isles2022", str(source), "--grid", "flair", "-np", "2"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    folder = nnunet / "Dataset502_ISLES2022"
+    while process.poll() is None and len(list((folder / "imagesTr").glob("*"))) < 2:
+        time.sleep(0.005)
+    os.killpg(process.pid, signal.SIGINT)
+    _, printed = process.communicate()
+    assert process.returncode == 130
+    assert "Traceback" not in printed
+    assert "Interrupted. Finished cases are kept" in printed
+    assert not (folder / "dataset.json").exists()
+    assert not list(folder.glob(".partial-*"))
+    assert len(convert_isles2022([source], grid="flair", options=ONE).training) == 8
+
+
+@pytest.mark.slow
+def test_script_without_a_main_guard_is_told_so(source: Path, tmp_path: Path) -> None:
+    download(source)
+    script = tmp_path / "script.py"
+    script.write_text(
+        "from nnunet_kd.datasets.brats2024 import convert_brats2024\n"
+        "from nnunet_kd.datasets.case import ConversionOptions\n"
+        f"convert_brats2024([{str(source)!r}], options=ConversionOptions(processes=2))\n"
+    )
+    done = subprocess.run([sys.executable, script], capture_output=True, text=True, check=False)
+    assert done.returncode != 0
+    assert 'if __name__ == "__main__":' in done.stderr.splitlines()[-1]
 
 
 def test_skipped_csv_goes_when_nothing_is_skipped_any_more(source: Path) -> None:

@@ -19,6 +19,7 @@ from generated_downloads import (
     positions,
     tree_hash,
     truncate,
+    unpack_into_folder,
 )
 
 from nnunet_kd.datasets.case import ConversionOptions
@@ -219,6 +220,36 @@ def test_a_second_session_without_a_mask_is_no_silent_test_case(source: Path) ->
     isles_case(source, "sub-strokecase0004", session="ses-0002", mask=False)
     with pytest.raises(BadCasesError, match="mask: missing"):
         convert_isles2022([source], options=ONE)
+
+
+def test_session_or_subject_without_images_is_no_silent_loss(source: Path) -> None:
+    download(source)
+    (source / "sub-strokecase0098").mkdir()
+    (source / "sub-strokecase0099/ses-0001/dwi").mkdir(parents=True)
+    with pytest.raises(BadCasesError) as caught:
+        convert_isles2022([source], options=ONE)
+    why = {case.name: "; ".join(case.problems) for case in caught.value.bad}
+    assert why.keys() == {"sub-strokecase0098", "sub-strokecase0099_ses-0001"}
+    assert "expected folders sub-<name>/ses-<number>" in why["sub-strokecase0098"]
+    assert "DWI, ADC, FLAIR: missing" in why["sub-strokecase0099_ses-0001"]
+
+
+def test_what_lies_beside_the_images_in_the_release(source: Path) -> None:
+    """Sidecar files, a FLAIR unpacked into a folder, a mask of floats with a header that is off by 1e-5 mm, an empty mask."""
+    download(source / "ISLES-2022")
+    for path in list(source.rglob("*_dwi.nii.gz")):
+        path.with_name(path.name.replace(".nii.gz", ".json")).write_text("{}")
+    (source / "ISLES-2022/participants.tsv").write_text("participant_id")
+    unpack_into_folder(next(source.rglob("sub-strokecase0002_*_FLAIR.nii.gz")))
+    edit(next(source.rglob("sub-strokecase0003_*_msk.nii.gz")), lambda a: a.astype(np.float64), shift=(1e-5, 0, 0))
+    edit(next(source.rglob("sub-strokecase0004_*_msk.nii.gz")), lambda a: a * 0)
+    before = tree_hash(source)
+    summary = convert_isles2022([source], options=ONE)
+    assert len(summary.training) == 5
+    assert len(summary.warnings) == 2
+    assert summary.warnings[0].startswith("1 cases have an empty segmentation: sub-strokecase0004_ses-0001")
+    assert summary.warnings[1].startswith("1 files had headers")
+    assert tree_hash(source) == before
 
 
 def test_one_subject_in_two_sources(source: Path) -> None:

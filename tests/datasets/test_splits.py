@@ -117,6 +117,10 @@ def test_cases_of_any_dataset(nnunet: Path) -> None:
     assert splits_files("Dataset011_Moved") == [
         only_preprocessed / "splits_final.json"
     ]  # no empty raw dataset beside it
+    for content in ("not json", "{}", "[]"):
+        (linked / "dataset.json").write_text(content)
+        with pytest.raises(DataError, match=r"is not an nnU-Net v2 dataset.json"):
+            training_cases("10")
     for wrong in ("12", "brats", "Dataset013_No"):
         with pytest.raises(DataError):
             training_cases(wrong)
