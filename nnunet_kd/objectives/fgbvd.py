@@ -58,8 +58,8 @@ class FGBVD(Objective):
 
     ``E`` estimates the student's expected prediction: from ``phi(S)`` with a random share of frequencies set to zero (FFEE).
     Bias ``b`` is the divergence of ``E`` from the teacher's low band, variance ``v`` that of ``phi(S) - E`` from its high
-    band (FID). The same frequencies are hidden in all channels of an image (ours), so that hiding commutes with ``phi`` and is done at the
-    student's channels. Terms: ``stage0_bias``, ``stage0_variance``, ...
+    band (FID). The same frequencies are hidden in all channels of an image (ours).
+    Terms: ``stage0_bias``, ``stage0_variance``, ...
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = FGBVDSettings

@@ -139,8 +139,8 @@ class FoPro(Objective):
         assert isinstance(generator, FourierPromptGenerator)
         latents = torch.randn(8, self.settings.latent, generator=torch.Generator().manual_seed(0)).to(image.device)
         gains = generator.log_gains(latents).flatten(1)
-        distances: torch.Tensor = torch.pdist(gains)
-        return distances.mean() / gains.shape[1] ** 0.5
+        diversity: torch.Tensor = torch.pdist(gains).mean() / gains.shape[1] ** 0.5
+        return diversity
 
 
 def normalised(features: torch.Tensor) -> torch.Tensor:

@@ -46,8 +46,8 @@ class FreeKD(Objective):
 
     The mask ``m (B, 1, *half)`` is the mean of a band's prompt masks (ours). First the prompts alone are tuned, for
     ``prompt_iterations``, by nnU-Net's loss of the frozen teacher whose stage features were masked in the bands and
-    inverse-transformed, plus the mean pairwise Dice overlap of a band's masks; meanwhile the objective has no terms and the student trains on its
-    own. Then the prompts stay fixed and the student is distilled.
+    inverse-transformed, plus the mean pairwise Dice overlap of a band's masks; meanwhile the objective has no terms and
+    the student trains on its own. Then the prompts stay fixed and the student is distilled.
 
     Terms: ``stage0`` (finest), ... Logged while tuning: ``task``, ``overlap``.
     """
