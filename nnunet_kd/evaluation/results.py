@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -81,16 +81,20 @@ class Evaluation:
             "only_prediction_empty": int((~no_reference & no_prediction).sum()),
         }
 
+    def case_rows(self) -> Iterator[list[str]]:
+        """Cells of :meth:`write_csv`, row by row."""
+        names = [*(metric.name for metric in METRICS), *COUNTS]
+        for row, case in enumerate(self.cases):
+            for column, class_name in enumerate(self.classes):
+                cells = [self.values[name][row, column] for name in names]
+                yield [case, class_name, *("" if np.isnan(cell) else f"{cell:.10g}" for cell in cells)]
+
     def write_csv(self, path: Path) -> None:
         """One row per case and class, all metrics and counts as columns; undefined values are left blank."""
         text = io.StringIO()
         writer = csv.writer(text, lineterminator="\n")
-        names = [*(metric.name for metric in METRICS), *COUNTS]
-        writer.writerow(["case", "class", *names])
-        for row, case in enumerate(self.cases):
-            for column, class_name in enumerate(self.classes):
-                cells = [self.values[name][row, column] for name in names]
-                writer.writerow([case, class_name, *("" if np.isnan(cell) else f"{cell:.10g}" for cell in cells)])
+        writer.writerow(["case", "class", *(metric.name for metric in METRICS), *COUNTS])
+        writer.writerows(self.case_rows())
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
     def as_dict(self) -> dict[str, Any]:

@@ -120,8 +120,9 @@ def read_run(model_folder: Path, fold: str) -> Run:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        content = yaml.safe_load(path.read_text())  # JSON is YAML
-    except (OSError, yaml.YAMLError, UnicodeDecodeError) as error:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}. Copy the model folder again.") from error
     if not isinstance(content, dict):
         raise DataError(f"{path} must hold keys and values. Copy the model folder again.")
@@ -210,6 +211,6 @@ def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | N
     if not seen:
         return []
     return [
-        f"{who} (fold {fold}) had seen {len(seen)} of the {len(cases)} cases in training, so the results look better than "
-        f"they are."
+        f"{who} (fold {fold}) had seen {len(seen)} of the {len(cases)} cases in training, so the results look better "
+        f"than they are."
     ]
