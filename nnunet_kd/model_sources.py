@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import tempfile
 import zipfile
-from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -221,7 +220,7 @@ class OnnxNetwork(nn.Module):
     def __init__(self, path: Path) -> None:
         super().__init__()
         try:
-            import onnxruntime
+            import onnxruntime  # type: ignore[import-untyped]
         except ImportError as error:
             raise MissingRequirement(
                 f"{path} needs onnxruntime, which is not installed. Run `pip install onnx onnxruntime`."
@@ -255,5 +254,5 @@ def _from_onnx(path: Path) -> ModelSource:
     return ModelSource(path, network, parameters, int(shape[1]), patch, None, axes, path.stat().st_size, None)
 
 
-def _is_float(data_type: int, kinds: Mapping[str, Any] | Any) -> bool:
+def _is_float(data_type: int, kinds: Any) -> bool:
     return data_type in (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)

@@ -19,11 +19,14 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import doctor, plan, train
+    from nnunet_kd.cli import compare, doctor, evaluate, plan, profile, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("compare")(compare.compare)
+    app.command("profile")(profile.profile)
 
 
 def main() -> None:

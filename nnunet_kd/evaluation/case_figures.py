@@ -1,4 +1,4 @@
-"""The report's pictures of single cases: image, reference, every method's contours, a zoomed box (as the paper's Fig. 3)."""
+"""The report's pictures of single cases: image, reference, every method's contours, a zoomed box (paper, Fig. 3)."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ from nnunet_kd.evaluation.charts import PALETTE
 from nnunet_kd.evaluation.results import Values
 
 Box = tuple[slice, slice]
+Volume = npt.NDArray[np.float32]
 _REFERENCE_COLOUR = "white"
 _INCHES, _DPI = 2.4, 130
 
@@ -34,9 +35,9 @@ class CaseImages:
         spacing: mm along Z, Y, X.
     """
 
-    image: npt.NDArray[np.float32]
-    reference: npt.NDArray[np.float32]
-    predictions: Mapping[str, npt.NDArray[np.float32]]
+    image: Volume
+    reference: Volume
+    predictions: Mapping[str, Volume]
     spacing: tuple[float, float, float]
 
 
@@ -101,9 +102,9 @@ def informative_slice(images: CaseImages, axis: int) -> int:
 
 def zoom_box(images: CaseImages, axis: int, position: int) -> Box:
     """A square (in mm) around the largest connected error of the slice, a third to two thirds of its shorter side."""
-    reference = images.reference.take(position, axis)
+    reference = _flat(images.reference, axis, position)
     errors = np.any(
-        [prediction.take(position, axis) != reference for prediction in images.predictions.values()], axis=0
+        [_flat(prediction, axis, position) != reference for prediction in images.predictions.values()], axis=0
     )
     labels, count = ndimage.label(errors if errors.any() else reference > 0, np.ones((3, 3)))
     spacing = np.delete(np.asarray(images.spacing), axis)
@@ -130,21 +131,21 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
         classes: name and label, or labels of a region, in the order of ``dataset.json``.
 
     Returns:
-        Panels ``image``, ``reference``, then one per method (its contours in colour, the reference's thin and white), the
-        axis of the slice and its index.
+        Panels ``image``, ``reference``, then one per method (its contours in colour, the reference's thin and
+        white), the axis of the slice and its index.
     """
     axis = slice_axis(images.spacing)
     position = informative_slice(images, axis)
     box = zoom_box(images, axis, position)
-    flat = images.image.take(position, axis)
+    flat = _flat(images.image, axis, position)
     aspect = float(np.delete(np.asarray(images.spacing), axis)[0] / np.delete(np.asarray(images.spacing), axis)[1])
     # rows run to posterior in axial slices (drawn downwards), to superior in others (drawn upwards)
     origin: Literal["upper", "lower"] = "upper" if axis == 0 else "lower"
     low, high = np.percentile(images.image, [0.5, 99.5])
     colours = class_colours(list(classes))
-    reference = images.reference.take(position, axis)
+    reference = _flat(images.reference, axis, position)
 
-    def panel(title: str, prediction: npt.NDArray[np.float32] | None, with_reference: bool) -> Panel:
+    def panel(title: str, prediction: Volume | None, with_reference: bool) -> Panel:
         height = _INCHES * (flat.shape[0] * aspect / flat.shape[1])
         figure = Figure(figsize=(_INCHES, height + _INCHES), facecolor="black")
         whole = figure.add_axes((0, _INCHES / (height + _INCHES), 1, height / (height + _INCHES)))
@@ -161,33 +162,29 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
         size = (columns.stop - columns.start, rows.stop - rows.start)
         whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor="yellow", linestyle="--", linewidth=1.2))
         zoomed.set_xlim(columns.start - 0.5, columns.stop - 0.5)
-        zoomed.set_ylim(rows.start - 0.5, rows.stop - 0.5)
-        for spine in ("top", "bottom", "left", "right"):
-            zoomed.spines[spine].set_visible(False)
-        zoomed.add_patch(
-            Rectangle(
-                (0, 0),
-                1,
-                1,
-                transform=zoomed.transAxes,
-                fill=False,
-                edgecolor="yellow",
-                linestyle="--",
-                linewidth=3,
-            )
-        )
+        edges = (rows.start - 0.5, rows.stop - 0.5)
+        zoomed.set_ylim(edges if origin == "lower" else edges[::-1])
+        whole_axes = Rectangle((0, 0), 1, 1, transform=zoomed.transAxes, fill=False)
+        whole_axes.set(edgecolor="yellow", linestyle="--", linewidth=3)
+        zoomed.add_patch(whole_axes)
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=_DPI, facecolor="black")
         return Panel(title, buffer.getvalue())
 
     panels = [panel("image", None, False), panel("reference", reference, False)]
-    panels += [panel(name, p.take(position, axis), True) for name, p in images.predictions.items()]
+    panels += [panel(name, _flat(p, axis, position), True) for name, p in images.predictions.items()]
     return panels, axis, position
+
+
+def _flat(volume: Volume, axis: int, position: int) -> Volume:
+    """One slice, as (rows, columns)."""
+    flat: Volume = np.moveaxis(volume, axis, 0)[position]
+    return flat
 
 
 def _contours(
     axis: Axes,
-    labels: npt.NDArray[np.float32],
+    labels: Volume,
     classes: Mapping[str, int | tuple[int, ...]],
     colours: Mapping[str, str],
     width: float,

@@ -60,7 +60,7 @@ def _name_rows(axis: Axes, names: Sequence[str]) -> None:
 
 
 def box_plot(comparison: Comparison, metric: Metric) -> str:
-    """Distribution over cases, one row per method: quartiles, whiskers to 1.5 interquartile ranges, every case a dot."""
+    """Distribution over cases, one row per method: quartiles, whiskers to 1.5 times their distance, cases."""
     methods = list(comparison.evaluations)
     colours = method_colours(methods)
     random = np.random.default_rng(0)

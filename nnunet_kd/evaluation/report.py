@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import base64
-import json
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -22,10 +21,11 @@ from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, class_co
 from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.folders import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
+from nnunet_kd.evaluation.profile_tables import profile_table
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import class_tables, difference_tables, fixed, overall_table, signed
 from nnunet_kd.files import write_atomically
-from nnunet_kd.profiling import Profile, profile_table
+from nnunet_kd.profiling import Profile
 
 CHARTED = (DICE, HD95, NSD)
 
@@ -232,4 +232,4 @@ def _run_facts(method: Method) -> dict[str, str]:
 def _settings(run: Run | None) -> str | None:
     if run is None or run.settings is None:
         return None
-    return yaml.safe_dump(json.loads(json.dumps(run.settings, default=str)), sort_keys=False)
+    return str(yaml.safe_dump(dict(run.settings), sort_keys=False))

@@ -60,7 +60,8 @@ class Evaluation:
         """Values of one class by case (cases,); ``overall`` is the mean over the classes defined in that case."""
         values = self.values[metric]
         if class_name != OVERALL:
-            return values[:, self.classes.index(class_name)]
+            column: Values = values[:, self.classes.index(class_name)]
+            return column
         defined = ~np.isnan(values)
         sums = np.where(defined, values, 0.0).sum(axis=1)
         counts = defined.sum(axis=1)

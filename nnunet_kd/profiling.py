@@ -1,0 +1,315 @@
+"""What a network costs: parameters, FLOPs, file size, peak memory, latency.
+
+FLOPs are PyTorch's count (``torch.utils.flop_counter``: convolutions and matrix products, two per multiply-add), taken
+on the meta device, so they depend on no machine. Whole volumes are predicted by nnU-Net's own sliding window, half a
+patch per step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import ctypes
+import gc
+import itertools
+import math
+import multiprocessing
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from torch import nn
+from torch.utils.flop_counter import FlopCounterMode
+
+from nnunet_kd.errors import MissingRequirement, PlanError
+from nnunet_kd.model_sources import ModelSource, OnnxNetwork, new_predictor, open_model
+
+TILE_STEP = 0.5
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Seconds over repeats, warm-up left out: median, quartiles, number of repeats."""
+
+    median: float
+    lower_quartile: float
+    upper_quartile: float
+    repeats: int
+
+
+@dataclass(frozen=True)
+class DeviceProfile:
+    """What was measured on one device.
+
+    Attributes:
+        name: of the processor, as the system calls it.
+        peak_memory_bytes: weights and one patch's activations at their highest: CUDA's allocator, or the resident memory
+            of a fresh process; ``None`` where it cannot be told.
+        latency: by kind: ``patch``, ``patch_mirrored`` (all flips of one patch), ``volume``, ``volume_mirrored``.
+    """
+
+    name: str
+    peak_memory_bytes: int | None
+    latency: dict[str, Latency] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Profile:
+    """One model's costs.
+
+    Attributes:
+        name, source: how the user calls it, and the path it was read from.
+        parameters: number of learned values.
+        patch_size, volume_shape: voxels; the volume is ``None`` if not known.
+        windows: patches that the sliding window takes of the volume.
+        mirror_passes: forward passes per patch with mirroring.
+        flops_patch: of one patch; ``None`` for ONNX, which PyTorch cannot count.
+        flops_volume: of all windows, without mirroring.
+        file_bytes: of the checkpoint or exported file; ``None`` for a plan.
+        devices: ``cpu``, ``cuda``.
+    """
+
+    name: str
+    source: str
+    parameters: int
+    patch_size: tuple[int, ...]
+    volume_shape: tuple[int, ...] | None
+    windows: int | None
+    mirror_passes: int
+    flops_patch: int | None
+    flops_volume: int | None
+    file_bytes: int | None
+    devices: dict[str, DeviceProfile] = field(default_factory=dict)
+
+    @property
+    def flops_volume_mirrored(self) -> int | None:
+        """As nnU-Net predicts by default: every window in every flip."""
+        return None if self.flops_volume is None else self.flops_volume * self.mirror_passes
+
+
+@dataclass(frozen=True)
+class ProfileOptions:
+    """How to measure.
+
+    Attributes:
+        devices: ``cpu``, ``cuda``.
+        repeats, warmup: timed and untimed runs of each kind.
+        volume_shape: voxels; ``None`` takes each plan's median shape.
+        time_volumes: also time whole volumes, which takes windows times flips times as long.
+    """
+
+    devices: tuple[str, ...] = ("cpu",)
+    repeats: int = 10
+    warmup: int = 2
+    volume_shape: tuple[int, ...] | None = None
+    time_volumes: bool = True
+
+
+def profile_model(
+    name: str,
+    path: Path,
+    options: ProfileOptions | None = None,
+    configuration: str | None = None,
+    fold: str | None = None,
+    dataset_json: Path | None = None,
+) -> Profile:
+    """Measure one model.
+
+    Args:
+        name: what to call it.
+        path, configuration, fold, dataset_json: see :func:`nnunet_kd.model_sources.open_model`.
+        options: default :class:`ProfileOptions`.
+
+    Raises:
+        PlanError: nothing to read there, or a volume of other dimension than the patch.
+        MissingRequirement: CUDA is asked for and not there.
+    """
+    options = options or ProfileOptions()
+    if "cuda" in options.devices and not torch.cuda.is_available():
+        raise MissingRequirement("CUDA is not available to PyTorch here. Use --device cpu, or a machine with a GPU.")
+    source = open_model(path, configuration, fold, dataset_json)
+    volume = options.volume_shape or source.volume_shape
+    windows = None if volume is None else count_windows(volume, source.patch_size)
+    per_patch = None if isinstance(source.network, OnnxNetwork) else count_flops(source)
+    devices = {}
+    for device in options.devices:
+        if device != "cpu" and isinstance(source.network, OnnxNetwork):
+            continue  # the session runs on the CPU
+        arguments = (path, configuration, fold, dataset_json)
+        memory = _cuda_peak_memory(source) if device == "cuda" else _cpu_peak_memory(*arguments)
+        devices[device] = DeviceProfile(_device_name(device), memory, _latencies(source, device, volume, options))
+    return Profile(
+        name=name,
+        source=str(path),
+        parameters=source.parameters,
+        patch_size=source.patch_size,
+        volume_shape=volume,
+        windows=windows,
+        mirror_passes=2 ** len(source.mirror_axes),
+        flops_patch=per_patch,
+        flops_volume=None if per_patch is None or windows is None else per_patch * windows,
+        file_bytes=source.file_bytes,
+        devices=devices,
+    )
+
+
+def count_windows(volume_shape: Sequence[int], patch_size: Sequence[int]) -> int:
+    """Patches that nnU-Net's sliding window takes of a volume, padded to the patch where smaller.
+
+    A 2D patch runs over every slice of a 3D volume.
+
+    Raises:
+        PlanError: other dimensions.
+    """
+    volume, slices = tuple(volume_shape), 1
+    if len(volume) == 3 and len(patch_size) == 2:
+        slices, volume = volume[0], volume[1:]
+    if len(volume) != len(patch_size) or min(volume) < 1:
+        raise PlanError(
+            f"a volume of {'x'.join(map(str, volume_shape))} does not go with a patch of "
+            f"{'x'.join(map(str, patch_size))}. Give --volume with {len(patch_size)} numbers above 0."
+        )
+    padded = [max(size, patch) for size, patch in zip(volume, patch_size, strict=True)]
+    steps = compute_steps_for_sliding_window(tuple(padded), tuple(patch_size), TILE_STEP)
+    return slices * math.prod(len(positions) for positions in steps)
+
+
+def count_flops(source: ModelSource) -> int:
+    """FLOPs of one patch (1, C, *patch), on the meta device: nothing is computed, and no memory is used."""
+    network = copy.deepcopy(source.network).to("meta")
+    counter = FlopCounterMode(display=False)
+    with counter, torch.no_grad():
+        network(torch.empty(1, source.input_channels, *source.patch_size, device="meta"))
+    return int(counter.get_total_flops())
+
+
+def mirrored(network: nn.Module, axes: Sequence[int]) -> Callable[[torch.Tensor], torch.Tensor]:
+    """The mean over all flips of the spatial ``axes`` (from 0), as test-time mirroring takes it."""
+    flips = [
+        tuple(axis + 2 for axis in chosen) for n in range(len(axes) + 1) for chosen in itertools.combinations(axes, n)
+    ]
+
+    def run(x: torch.Tensor) -> torch.Tensor:
+        total: torch.Tensor = network(x)
+        for flip in flips[1:]:
+            total = total + torch.flip(network(torch.flip(x, flip)), flip)
+        return total / len(flips)
+
+    return run
+
+
+def time_repeatedly(run: Callable[[], object], repeats: int, warmup: int, device: str) -> Latency:
+    """Time ``run``; on CUDA the device is waited for before and after each run."""
+    seconds = []
+    for repeat in range(warmup + repeats):
+        _wait_for(device)
+        start = time.perf_counter()
+        run()
+        _wait_for(device)
+        if repeat >= warmup:
+            seconds.append(time.perf_counter() - start)
+    lower, median, upper = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
+    return Latency(median, lower, upper, repeats)
+
+
+def _wait_for(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+def _latencies(
+    source: ModelSource, device: str, volume: tuple[int, ...] | None, options: ProfileOptions
+) -> dict[str, Latency]:
+    network = source.network.to(device)
+    patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
+    both = mirrored(network, source.mirror_axes)
+    with torch.inference_mode(), _precision(device):
+        result = {
+            "patch": time_repeatedly(lambda: network(patch), options.repeats, options.warmup, device),
+            "patch_mirrored": time_repeatedly(lambda: both(patch), options.repeats, options.warmup, device),
+        }
+    if source.predictor is None or volume is None or not options.time_volumes:
+        return result
+    shape = volume if len(volume) == 3 else (1, *volume)
+    image = torch.rand(source.input_channels, *shape)
+    for kind, mirroring in (("volume", False), ("volume_mirrored", True)):
+        predictor = new_predictor(mirroring, device)
+        given = source.predictor
+        predictor.manual_initialization(
+            network, given.plans_manager, given.configuration_manager, None, given.dataset_json, "nnUNetTrainer",
+            source.mirror_axes,
+        )  # fmt: skip
+        predict = partial(predictor.predict_sliding_window_return_logits, image)
+        result[kind] = time_repeatedly(predict, options.repeats, options.warmup, device)
+    return result
+
+
+def _precision(device: str) -> contextlib.AbstractContextManager[Any]:
+    """nnU-Net predicts in mixed precision on CUDA."""
+    return torch.autocast("cuda") if device == "cuda" else contextlib.nullcontext()
+
+
+def _cuda_peak_memory(source: ModelSource) -> int:
+    source.network.to("cpu")
+    torch.cuda.empty_cache()
+    before = torch.cuda.memory_allocated()
+    torch.cuda.reset_peak_memory_stats()
+    network = source.network.to("cuda")
+    with torch.inference_mode(), _precision("cuda"):
+        network(torch.rand(1, source.input_channels, *source.patch_size, device="cuda"))
+    torch.cuda.synchronize()
+    return int(torch.cuda.max_memory_allocated() - before)
+
+
+def _cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, dataset_json: Path | None) -> int | None:
+    """In a process of its own, as memory that Python has once taken is seldom given back."""
+    if _resident("VmHWM") is None:
+        return None
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
+        return pool.submit(_resident_peak, path, configuration, fold, dataset_json).result()
+
+
+def _resident_peak(path: Path, configuration: str | None, fold: str | None, dataset_json: Path | None) -> int | None:
+    """Bytes by which one patch raises this process's resident memory, weights included."""
+    source = open_model(path, configuration, fold, dataset_json)
+    weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
+    gc.collect()
+    with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what the patch takes
+        ctypes.CDLL(None).malloc_trim(0)
+    before = _resident("VmRSS")
+    try:
+        Path("/proc/self/clear_refs").write_text(
+            "5"
+        )  # sets VmHWM back: reading a checkpoint takes more than a patch may
+    except OSError:
+        return None
+    with torch.inference_mode():
+        source.network(torch.rand(1, source.input_channels, *source.patch_size))
+    after = _resident("VmHWM")
+    return None if before is None or after is None else after - before + weights
+
+
+def _resident(key: str) -> int | None:
+    """A value of Linux' ``/proc/self/status`` in bytes; ``None`` elsewhere."""
+    try:
+        lines = Path("/proc/self/status").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+
+
+def _device_name(device: str) -> str:
+    if device == "cuda":
+        return str(torch.cuda.get_device_name())
+    with contextlib.suppress(OSError):
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"{line.split(':', 1)[1].strip()}, {torch.get_num_threads()} threads"
+    return f"CPU, {torch.get_num_threads()} threads"
