@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
 import tempfile
 import zipfile
@@ -104,14 +106,15 @@ def find_checkpoint(model_folder: Path, fold: str | None = None) -> Path:
 
 def new_predictor(mirroring: bool = False, device: str = "cpu") -> nnUNetPredictor:
     """nnU-Net's predictor with its own defaults, quiet."""
-    return nnUNetPredictor(
-        use_mirroring=mirroring,
-        perform_everything_on_device=device != "cpu",
-        device=torch.device(device),
-        verbose=False,
-        verbose_preprocessing=False,
-        allow_tqdm=False,
-    )
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a note about CUDA on every other device
+        return nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device != "cpu",
+            device=torch.device(device),
+            verbose=False,
+            verbose_preprocessing=False,
+            allow_tqdm=False,
+        )
 
 
 def _from_model_folder(folder: Path, fold: str | None, origin: Path | None = None) -> ModelSource:

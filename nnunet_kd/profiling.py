@@ -12,11 +12,12 @@ import copy
 import ctypes
 import gc
 import itertools
+import json
 import math
-import multiprocessing
+import subprocess
+import sys
 import time
 from collections.abc import Callable, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -50,8 +51,8 @@ class DeviceProfile:
 
     Attributes:
         name: of the processor, as the system calls it.
-        peak_memory_bytes: weights and one patch's activations at their highest: CUDA's allocator, or the resident memory
-            of a fresh process; ``None`` where it cannot be told.
+        peak_memory_bytes: weights and one patch's activations at their highest: CUDA's allocator, or the resident
+            memory of a fresh process; ``None`` where it cannot be told.
         latency: by kind: ``patch``, ``patch_mirrored`` (all flips of one patch), ``volume``, ``volume_mirrored``.
     """
 
@@ -272,13 +273,18 @@ def _cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, da
     """In a process of its own, as memory that Python has once taken is seldom given back."""
     if _resident("VmHWM") is None:
         return None
-    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as pool:
-        return pool.submit(_resident_peak, path, configuration, fold, dataset_json).result()
+    arguments = [str(path), configuration, fold, None if dataset_json is None else str(dataset_json)]
+    code = "import sys, json, nnunet_kd.profiling as p; print(); print(p.resident_peak(*json.loads(sys.argv[1])))"
+    result = subprocess.run(
+        [sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True, check=False
+    )
+    last = result.stdout.strip().rpartition("\n")[2]
+    return int(last) if last.isdigit() else None  # the number is worth a dash, not the run
 
 
-def _resident_peak(path: Path, configuration: str | None, fold: str | None, dataset_json: Path | None) -> int | None:
-    """Bytes by which one patch raises this process's resident memory, weights included."""
-    source = open_model(path, configuration, fold, dataset_json)
+def resident_peak(path: str, configuration: str | None, fold: str | None, dataset_json: str | None) -> int | None:
+    """Bytes by which one patch raises this process's resident memory, and the weights; arguments as ``open_model``'s."""
+    source = open_model(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
     weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what the patch takes

@@ -68,9 +68,12 @@ def profile(
     if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
         raise DataError(f"--output {output} must be a *.json file in a folder that exists.")
     options = ProfileOptions(devices, repeats, warmup, _parse_volume(volume), not patch_only)
+    errors = Console(stderr=True)
     profiles = [
         profile_model(name, path, options, configuration, fold, dataset_json)
-        for name, path in track(named.items(), "profiling", total=len(named), transient=True)
+        for name, path in track(
+            named.items(), "profiling", total=len(named), console=errors, transient=True, disable=not errors.is_terminal
+        )
     ]
     table = profile_table(profiles)
     shown = Table(*table.header, title=table.title, caption=table.note)

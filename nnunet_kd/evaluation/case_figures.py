@@ -55,8 +55,8 @@ class Panel:
 
 
 def class_colours(classes: Sequence[str]) -> dict[str, str]:
-    """Contour colours; orange first, as blue is hard to see on dark images."""
-    order = (PALETTE[4], PALETTE[5], PALETTE[2], PALETTE[3], PALETTE[1], "#F0E442")
+    """Contour colours that show on grey and beside the yellow box."""
+    order = (PALETTE[5], PALETTE[1], PALETTE[2], PALETTE[3])
     return {name: order[index % len(order)] for index, name in enumerate(classes)}
 
 
@@ -158,12 +158,11 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
             if with_reference:
                 _contours(drawn, reference, classes, dict.fromkeys(classes, _REFERENCE_COLOUR), 0.8, "dotted")
         rows, columns = box
+        _show(whole, (slice(0, flat.shape[0]), slice(0, flat.shape[1])), origin)
+        _show(zoomed, box, origin)
         corner = (columns.start - 0.5, rows.start - 0.5)
         size = (columns.stop - columns.start, rows.stop - rows.start)
         whole.add_patch(Rectangle(corner, *size, fill=False, edgecolor="yellow", linestyle="--", linewidth=1.2))
-        zoomed.set_xlim(columns.start - 0.5, columns.stop - 0.5)
-        edges = (rows.start - 0.5, rows.stop - 0.5)
-        zoomed.set_ylim(edges if origin == "lower" else edges[::-1])
         whole_axes = Rectangle((0, 0), 1, 1, transform=zoomed.transAxes, fill=False)
         whole_axes.set(edgecolor="yellow", linestyle="--", linewidth=3)
         zoomed.add_patch(whole_axes)
@@ -174,6 +173,14 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
     panels = [panel("image", None, False), panel("reference", reference, False)]
     panels += [panel(name, _flat(p, axis, position), True) for name, p in images.predictions.items()]
     return panels, axis, position
+
+
+def _show(axis: Axes, box: Box, origin: Literal["upper", "lower"]) -> None:
+    """Limit the view: contours would widen it by the voxel around the image."""
+    rows, columns = box
+    edges = (rows.start - 0.5, rows.stop - 0.5)
+    axis.set_xlim(columns.start - 0.5, columns.stop - 0.5)
+    axis.set_ylim(edges if origin == "lower" else edges[::-1])
 
 
 def _flat(volume: Volume, axis: int, position: int) -> Volume:

@@ -13,6 +13,7 @@ import jinja2
 import numpy as np
 import yaml
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from rich.console import Console
 from rich.progress import track
 
 from nnunet_kd.errors import DataError
@@ -134,7 +135,15 @@ def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
     comparison = given.comparison
     values = {name: evaluation.per_case(DICE.name) * DICE.scale for name, evaluation in comparison.evaluations.items()}
     chosen = choose_cases(values[given.focus], values[comparison.reference], DICE.better)
-    for kind, index in track(chosen.items(), "drawing cases", total=len(chosen), transient=True):
+    console = Console(stderr=True)
+    for kind, index in track(
+        chosen.items(),
+        "drawing cases",
+        total=len(chosen),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
         case = comparison.cases[index]
         panels, axis, position = draw_panels(_load(given, case), given.labels.classes)
         yield {

@@ -58,10 +58,9 @@ class Evaluation:
 
     def per_case(self, metric: str, class_name: str = OVERALL) -> Values:
         """Values of one class by case (cases,); ``overall`` is the mean over the classes defined in that case."""
-        values = self.values[metric]
+        values: Values = self.values[metric]
         if class_name != OVERALL:
-            column: Values = values[:, self.classes.index(class_name)]
-            return column
+            return np.asarray(values[:, self.classes.index(class_name)], dtype=np.float64)
         defined = ~np.isnan(values)
         sums = np.where(defined, values, 0.0).sum(axis=1)
         counts = defined.sum(axis=1)

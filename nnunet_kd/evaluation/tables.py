@@ -181,8 +181,8 @@ def signed(value: float, digits: int = 2) -> str:
 
 
 def p_value(p: float) -> str:
-    """Two significant digits."""
-    return DASH if math.isnan(p) else f"{p:.2g}"
+    """Three significant digits, as in the papers."""
+    return DASH if math.isnan(p) else f"{p:.3g}"
 
 
 def joined(tables: Sequence[Table], form: str) -> str:
