@@ -283,7 +283,7 @@ def _cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, da
 
 
 def resident_peak(path: str, configuration: str | None, fold: str | None, dataset_json: str | None) -> int | None:
-    """Bytes by which one patch raises this process's resident memory, and the weights; arguments as ``open_model``'s."""
+    """Bytes by which one patch raises this process's resident memory, weights included; see ``open_model``."""
     source = open_model(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
     weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
     gc.collect()

@@ -12,6 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullLocator
 
 from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.metrics import DICE, Metric
@@ -112,7 +113,9 @@ def difference_plot(comparison: Comparison, metric: Metric) -> str:
             axis.plot([low, high], [row - 0.12] * 2, color="black", linewidth=2.5, solid_capstyle="butt")
             axis.plot(mean, row - 0.12, "D", color="black", markerfacecolor=colours[name], markersize=7)
         _name_rows(axis, others)
-        axis.set_xlabel(f"{metric.title} minus {textwrap.shorten(comparison.reference, 24)} ({metric.unit})")
+        axis.set_xlabel(
+            f"{metric.title} minus {textwrap.shorten(comparison.reference, 24, placeholder='...')} ({metric.unit})"
+        )
         return to_svg(figure)
 
 
@@ -129,14 +132,14 @@ def cost_plot(comparison: Comparison, costs: Mapping[str, float], label: str) ->
             error = 0.0 if math.isnan(summary.standard_error) else summary.standard_error * DICE.scale
             axis.errorbar(
                 costs[name], summary.mean * DICE.scale, error, fmt=markers[name], color=colours[name], markersize=9,
-                capsize=3, label=textwrap.shorten(name, 20, placeholder="..."),
+                capsize=3, label=textwrap.fill(name, 22),
             )  # fmt: skip
         axis.set_xscale("log")
         smallest, largest = min(costs[name] for name in known), max(costs[name] for name in known)
         axis.set_xlim(smallest / 1.6, largest * 1.6)
+        axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+        axis.xaxis.set_minor_locator(NullLocator())
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
-        axis.xaxis.set_minor_formatter(lambda value, _: f"{value:g}" if largest < 8 * smallest else "")
-        axis.tick_params(axis="x", which="minor", labelsize=8)
         axis.set_xlabel(label)
         axis.set_ylabel(DICE.heading)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)
@@ -158,7 +161,7 @@ def curves_plot(curves: Mapping[str, Sequence[float]], colours: Mapping[str, str
         for index, (name, values) in enumerate(curves.items()):
             axis.plot(
                 np.arange(1, len(values) + 1), values, styles[index % len(styles)], color=colours[name], linewidth=1.8,
-                label=textwrap.shorten(name, 20, placeholder="..."),
+                label=textwrap.fill(name, 22),
             )  # fmt: skip
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)

@@ -64,7 +64,8 @@ class Evaluation:
         defined = ~np.isnan(values)
         sums = np.where(defined, values, 0.0).sum(axis=1)
         counts = defined.sum(axis=1)
-        return np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        means: Values = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
+        return means
 
     def summary(self, metric: str, class_name: str = OVERALL) -> Summary:
         """Mean and standard error of the mean over cases."""
