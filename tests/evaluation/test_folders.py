@@ -6,10 +6,10 @@ import json
 
 import numpy as np
 import pytest
-from helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2
+from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder2, load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
+from evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import check_case, evaluate_folder, find_cases, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -29,7 +29,7 @@ def nnunet_summary(tmp_path, raw):
     """nnU-Net's own numbers for the same folders."""
     plans = {"image_reader_writer": "SimpleITKIO", "label_manager": "LabelManager", "configurations": {}}
     (tmp_path / "plans.json").write_text(json.dumps({**plans, "plans_name": "p", "dataset_name": "d"}))
-    return compute_metrics_on_folder2(
+    compute_metrics_on_folder2(
         str(raw / "labelsTr"),
         str(tmp_path / "pred"),
         str(raw / "dataset.json"),
@@ -37,6 +37,7 @@ def nnunet_summary(tmp_path, raw):
         str(tmp_path / "summary.json"),
         num_processes=1,
     )
+    return load_summary_json(str(tmp_path / "summary.json"))
 
 
 def assert_as_nnunet(evaluation, summary, keys):
