@@ -90,7 +90,7 @@ def read_labels(dataset_json: dict[str, Any], source: Path) -> LabelSet:
         manager = LabelManager(labels, dataset_json.get("regions_class_order"))
         wanted = manager.foreground_regions if manager.has_regions else manager.foreground_labels
         file_ending = str(dataset_json["file_ending"])
-    except (KeyError, AssertionError, RuntimeError, TypeError, ValueError) as error:
+    except (KeyError, AttributeError, AssertionError, RuntimeError, TypeError, ValueError) as error:
         raise DataError(
             f"{source} does not describe labels as nnU-Net needs them: {error}. It must hold `labels` (with "
             f"background: 0), `file_ending` and, with regions, `regions_class_order`."
