@@ -13,6 +13,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import DataError, MissingRequirement, PlanError
 from nnunet_kd.evaluation.profile_tables import profile_table, read_profiles, write_profiles
+from nnunet_kd.evaluation.tables import TIMES
 from nnunet_kd.model_sources import ModelSource, find_checkpoint, new_predictor, open_model
 from nnunet_kd.profiling import (
     ProfileOptions,
@@ -159,7 +160,7 @@ def test_ratios_are_to_the_first_model(tmp_path):
     options = ProfileOptions(devices=(), volume_shape=(8, 16, 16))
     profiles = [profile_model(path.name, path, options) for path in (large, small)]
     ratio = profiles[0].parameters / profiles[1].parameters
-    assert profile_table(profiles).rows[0][2].endswith(f"[{ratio:.1f}×]")
+    assert profile_table(profiles).rows[0][2].endswith(f"[{ratio:.1f}{TIMES}]")
     assert 10 < ratio < 17
 
 

@@ -75,11 +75,8 @@ def choose_cases(method: Values, reference: Values, better: int) -> dict[str, in
     if not order:
         return {}
     chosen = {"worst": order[0], "median": order[(len(order) - 1) // 2], "best": order[-1]}
-    return {
-        name: index
-        for position, (name, index) in enumerate(chosen.items())
-        if index not in list(chosen.values())[:position]
-    }
+    first_name = {index: name for name, index in reversed(chosen.items())}
+    return {name: index for index, name in reversed(first_name.items())}
 
 
 def slice_axis(spacing: Sequence[float]) -> int:

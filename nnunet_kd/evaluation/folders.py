@@ -237,7 +237,7 @@ def _geometry_differences(
         for key in geometry
         if key not in other_geometry
         or np.shape(geometry[key]) != np.shape(other_geometry[key])
-        or not np.allclose(geometry[key], other_geometry[key], rtol=GEOMETRY_TOLERANCE, atol=GEOMETRY_TOLERANCE)
+        or not np.allclose(geometry[key], other_geometry[key], rtol=0, atol=GEOMETRY_TOLERANCE)
     ]
 
 

@@ -188,13 +188,16 @@ def page(tmp_path_factory):
     teacher = {"path": "/models/t", "sha256": "c0ffee" * 8, "fold": 1}
     run = Run(tmp_path, "0", "Dataset999_Shells", None, None, 123456, {"teacher": teacher}, {"dcd loss": [3.0, 2.0]})
     methods = [Method(n, tmp_path / n, run if n == "<b>ours</b>" else None) for n in names]
+
+    def image_of(case):
+        return raw / "imagesTr" / f"{case}_0000.nii.gz"
+
     device = DeviceProfile("a processor", 10**6, {"patch": Latency(0.5, 0.4, 0.6, 5)})
     profile = Profile("student", "s", 10**6, (8, 8, 8), None, None, 8, 10**9, None, None, {"cpu": device})
     labels = LabelSet({"core": 1, "rim": 2}, frozenset({0, 1, 2}), None, ".nii.gz")
-    given = ReportInput(
-        result, methods, labels, SimpleITKIO(), lambda case: raw / "imagesTr" / f"{case}_0000.nii.gz", "<b>ours</b>", "0",
-        ["the teacher had seen 4 of the 4 cases"], {"student": profile},
-    )  # fmt: skip
+    warnings = ["the teacher had seen 4 of the 4 cases"]
+    focus, profiles = "<b>ours</b>", {"student": profile}
+    given = ReportInput(result, methods, labels, SimpleITKIO(), image_of, focus, "0", warnings, profiles)
     write_report(given, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
 
