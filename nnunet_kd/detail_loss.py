@@ -19,7 +19,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
-from nnunet_kd.wavelets import Bands, BandProjection, band_projection, dwt, working_dtype
+from nnunet_kd.wavelets import BandProjection, Bands, band_projection, dwt, working_dtype
 
 _BLOCK_BYTES = {"cpu": 4 << 20}
 _DEFAULT_BLOCK_BYTES = 256 << 20
@@ -73,7 +73,7 @@ class _StageLoss(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:  # type: ignore[override]
+    def backward(ctx: Any, grad_loss: torch.Tensor) -> tuple[torch.Tensor | None, ...]:
         gradients = (
             None if saved is None else (saved * grad_loss).to(dtype)
             for saved, dtype in zip(ctx.saved_tensors, ctx.dtypes, strict=True)
@@ -164,7 +164,7 @@ def _coefficient_loss(
             for level in (details if bands != "A" else [])
         ]
         if bands in ("A", "all"):
-            groups.append([approximation])  # type: ignore[list-item]
+            groups.append([approximation])
         if not per_level:
             groups = [[band for group in groups for band in group]]
         losses = [

@@ -10,6 +10,7 @@ from __future__ import annotations
 import difflib
 import json
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
@@ -36,6 +37,9 @@ class TeacherSettings(SettingsModel):
     )
     fold: int | Literal["all"] | None = Field(None, description="the teacher's fold; default: the student's")
     checkpoint: str = Field("checkpoint_final.pth", description="which of the fold's checkpoints")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="hash the checkpoint must have; saved with every run"
+    )
 
 
 _ObjectivesBase = create_model(  # type: ignore[call-overload]
@@ -49,7 +53,7 @@ _ObjectivesBase = create_model(  # type: ignore[call-overload]
 class Settings(SettingsModel):
     """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
 
-    teacher: TeacherSettings = Field(default_factory=TeacherSettings, description="where the teacher is")
+    teacher: TeacherSettings = Field(default=TeacherSettings(), description="where the teacher is")
     reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
     epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
@@ -137,11 +141,8 @@ def _yaml_value(value: str, assignment: str) -> Any:
         parsed = yaml.safe_load(value)
     except yaml.YAMLError as error:
         raise SettingsError(f"--set {assignment!r}: the value cannot be read as YAML.") from error
-    if isinstance(parsed, str):  # YAML 1.1 takes 1e-3 for text
-        try:
-            return float(parsed)
-        except ValueError:
-            return parsed
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}", value.strip()):
+        return float(parsed)  # YAML 1.1 takes 1e-3 for text
     return parsed
 
 
@@ -156,10 +157,16 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def saved_settings(path: Path) -> dict[str, Any] | None:
+    """The settings that a run wrote beside its checkpoints; ``None`` if there are none."""
+    return read_settings_file(path) if path.is_file() else None
+
+
 def resolve_settings(
     recipe: str,
     allowed_objectives: tuple[str, ...] | None,
     dataset_folder: Path | None = None,
+    saved: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
 ) -> Settings:
     """Gather and validate the settings of a run.
@@ -169,35 +176,65 @@ def resolve_settings(
         allowed_objectives: the objectives of the trainer; files may hold settings of others, for other trainers, which are
             left out here. ``None`` allows all.
         dataset_folder: the preprocessed dataset folder, which may hold ``nnunet_kd.yaml``.
+        saved: the settings of the run that is continued; they hold, and only ``--set`` may change them.
         environment: default ``os.environ``.
 
     Raises:
-        SettingsError: names every problem at once, with the source it comes from.
+        SettingsError: names every problem at once, with the source it comes from; or a file now says something else
+            than the run that is continued.
     """
     environment = os.environ if environment is None else environment
-    layers: list[tuple[str, dict[str, Any]]] = [(f"recipe {recipe}", read_settings_file(recipe))]
+    layers: list[tuple[str, dict[str, Any]]] = []
     if dataset_folder is not None and (dataset_folder / DATASET_FILE).is_file():
         layers.append((str(dataset_folder / DATASET_FILE), read_settings_file(dataset_folder / DATASET_FILE)))
     if environment.get(CONFIG_VARIABLE):
-        layers.append((f"{CONFIG_VARIABLE}={environment[CONFIG_VARIABLE]}", read_settings_file(environment[CONFIG_VARIABLE])))
+        config = environment[CONFIG_VARIABLE]
+        layers.append((f"{CONFIG_VARIABLE}={config}", read_settings_file(config)))
     assignments = parse_assignments(json.loads(environment.get(SET_VARIABLE) or "[]"))
-    if assignments:
-        layers.append(("--set", assignments))
 
-    merged: dict[str, Any] = {}
+    start = dict(saved) if saved is not None else read_settings_file(recipe)
+    validate_settings(start, f"recipe {recipe}" if saved is None else "the continued run's settings")
+    merged = start
     for source, layer in layers:
         validate_settings(layer, source)
-        merged = merge(merged, layer)
-    if allowed_objectives is not None:
-        asked = set(assignments.get("objectives") or {}) - set(allowed_objectives)
-        if asked:
+        merged = merge(merged, _only_allowed(layer, allowed_objectives))
+    if assignments:
+        validate_settings(assignments, "--set")
+        surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or ()))
+        if allowed_objectives is not None and surplus:
             raise SettingsError(
-                f"--set objectives.{sorted(asked)[0]}: this trainer uses "
-                f"{', '.join(allowed_objectives) or 'no objective'}; take the trainer of that objective."
+                f"--set objectives.{surplus[0]}: this trainer uses {', '.join(allowed_objectives) or 'no objective'}; "
+                f"take the trainer of that objective."
             )
-        given = merged.get("objectives") or {}
-        merged["objectives"] = {name: value for name, value in given.items() if name in allowed_objectives}
-    return validate_settings(merged, "the settings together")
+    if saved is not None:
+        _refuse_changes(start, merged, assignments)
+    return validate_settings(merge(merged, assignments), "the settings together")
+
+
+def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dict[str, Any]:
+    if allowed is None or not layer.get("objectives"):
+        return layer
+    return {**layer, "objectives": {name: value for name, value in layer["objectives"].items() if name in allowed}}
+
+
+def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:
+    before, after = (
+        _flatten(merge(validate_settings(values, "settings").as_dict(), assignments)) for values in (saved, now)
+    )
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    if changed:
+        differences = "; ".join(f"{key}: was {before.get(key)}, now {after.get(key)}" for key in changed)
+        raise SettingsError(
+            f"the run to continue was started with other settings than the files give now ({differences}). "
+            f"Restore the files, or say what you want with --set, for example --set {changed[0]}={before.get(changed[0])}."
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat
 
 
 def validate_settings(values: Mapping[str, Any], source: str) -> Settings:
@@ -218,7 +255,7 @@ def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
     where = ".".join(keys)
     if kind == "extra_forbidden":
         known = _known_keys(keys[:-1])
-        return f"unknown key {where!r}{_nearest(keys[-1], known)} (known here: {', '.join(known)})"
+        return f"unknown key {where!r}{_nearest(keys[-1], known)} ; known here: {', '.join(known)}"
     return f"{where or 'settings'}: {message.removeprefix('Value error, ')}"
 
 
@@ -233,4 +270,4 @@ def _known_keys(path: list[str]) -> list[str]:
 
 def _nearest(name: str, known: list[str]) -> str:
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
-    return f"; did you mean {match[0]!r}?" if match else ""
+    return f" (did you mean {match[0]!r}?)" if match else ""

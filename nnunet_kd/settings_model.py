@@ -18,10 +18,13 @@ class Schedule(SettingsModel):
     """How an objective's weight develops over epochs: a factor between 0 and 1."""
 
     kind: Literal["constant", "linear", "cosine"] = Field(
-        "constant", description="constant: 1 from `start` on; linear and cosine: rise from 0 to 1 over `length` epochs"
+        default="constant",
+        description="constant: 1 from `start` on; linear and cosine: rise from 0 to 1 over `length` epochs",
     )
-    start: int = Field(0, ge=0, description="first epoch with a weight above zero is the one after `start` in a ramp")
-    length: int = Field(0, ge=0, description="epochs the ramp takes")
+    start: int = Field(
+        default=0, ge=0, description="first epoch with a weight above zero is the one after `start` in a ramp"
+    )
+    length: int = Field(default=0, ge=0, description="epochs the ramp takes")
 
     def factor(self, epoch: int) -> float:
         """The factor in ``epoch`` (counted from 0): 0 before ``start``, 1 from ``start + length`` on."""

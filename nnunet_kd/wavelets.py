@@ -21,6 +21,7 @@ from functools import lru_cache
 from itertools import product
 from typing import Any, Literal
 
+import numpy as np
 import pywt
 import torch
 
@@ -51,10 +52,15 @@ def _level_matrices(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     level = axis_level(size, wavelet, mode)
     low, high, inverse_low, inverse_high = (
-        torch.as_tensor(matrix, dtype=dtype, device=device)
-        for matrix in (level.low, level.high, level.inverse_low, level.inverse_high)
+        _kept_tensor(matrix, dtype, device) for matrix in (level.low, level.high, level.inverse_low, level.inverse_high)
     )
     return low, high, inverse_low, inverse_high
+
+
+def _kept_tensor(matrix: np.ndarray, dtype: torch.dtype, device: torch.device) -> torch.Tensor:
+    """A tensor that later calls may use for gradients, even if the first call is made in inference mode."""
+    with torch.inference_mode(False):
+        return torch.tensor(matrix, dtype=dtype, device=device)
 
 
 def dwt(x: torch.Tensor, wavelet: str = "db4", levels: int = 3, mode: str = "periodization") -> Coefficients:
@@ -194,14 +200,16 @@ class BandProjection:
         """Project ``x (N, *spatial)``; differentiable."""
         return self._project(x, self._forward, None)
 
-    def _project(self, x: torch.Tensor, stacked: Any, workspace: tuple[torch.Tensor, torch.Tensor] | None) -> torch.Tensor:
+    def _project(
+        self, x: torch.Tensor, stacked: Any, workspace: tuple[torch.Tensor, torch.Tensor] | None
+    ) -> torch.Tensor:
         in_place = workspace is not None
         if stacked is None:
             return x if self.identity == 1 else x.mul_(self.identity) if in_place else x * self.identity
         analysis, synthesis, heights, inner = stacked
         count, size, *rest = x.shape
         planes = x.reshape(count, size, -1)
-        scratch = [None, None]
+        scratch: list[torch.Tensor | None] = [None, None]
         if workspace is not None:
             shape = (count, sum(heights), planes.shape[2])
             scratch = [memory[: shape[0] * shape[1] * shape[2]].view(shape) for memory in workspace]
@@ -250,8 +258,8 @@ def band_projection(
         axes = [axis_term(size, wavelet, mode, at, high) for size in shape]
         return SeparableTerm(
             sign,
-            tuple(torch.as_tensor(axis.analysis, dtype=dtype, device=device) for axis in axes),
-            tuple(torch.as_tensor(axis.synthesis, dtype=dtype, device=device) for axis in axes),
+            tuple(_kept_tensor(axis.analysis, dtype, device) for axis in axes),
+            tuple(_kept_tensor(axis.synthesis, dtype, device) for axis in axes),
         )
 
     identity, terms = 0.0, []
@@ -264,7 +272,8 @@ def band_projection(
         terms += [term(1.0 if bands == "S" else -1.0, at, high=True) for at in range(first, last + 1)]
     if bands in ("A", "D"):
         terms.append(term(1.0 if bands == "A" else -1.0, last, high=False))
-    return BandProjection(identity, terms, is_orthonormal(shape, wavelet, levels, mode))
+    with torch.inference_mode(False):
+        return BandProjection(identity, terms, is_orthonormal(shape, wavelet, levels, mode))
 
 
 def detail_projection(

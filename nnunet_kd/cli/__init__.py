@@ -6,6 +6,7 @@ import sys
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 
 from nnunet_kd.errors import NnunetKdError
 
@@ -19,7 +20,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import compare, doctor, evaluate, plan, profile, train
+    from nnunet_kd.cli import bench, compare, demo, doctor, evaluate, plan, profile, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
@@ -27,6 +28,8 @@ def _register() -> None:
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
     app.command("profile")(profile.profile)
+    app.add_typer(bench.app, name="bench")
+    app.command("demo")(demo.demo)
 
 
 def main() -> None:
@@ -35,5 +38,5 @@ def main() -> None:
     try:
         app()
     except NnunetKdError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {error}", soft_wrap=True)
+        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
         sys.exit(error.exit_code)

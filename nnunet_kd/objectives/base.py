@@ -21,7 +21,7 @@ class ObjectiveSettings(SettingsModel):
     """Settings that every objective has; each adds its own."""
 
     weight: float = Field(1.0, ge=0, description="factor of the objective in the total loss")
-    schedule: Schedule = Field(default_factory=lambda: Schedule(), description="the weight's course over epochs")
+    schedule: Schedule = Field(default=Schedule(), description="the weight's course over epochs")
 
 
 @dataclass(frozen=True)

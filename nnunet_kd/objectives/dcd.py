@@ -68,7 +68,7 @@ class DCD(Objective):
             * detail_loss(
                 teacher,
                 student,
-                projection.weight,
+                projection.get_parameter("weight"),
                 wavelet=self.settings.wavelet,
                 levels=self.settings.levels,
                 mode=self.settings.mode,

@@ -17,6 +17,8 @@ class ChannelProjection(nn.Module):
         learned: ``False`` keeps the random start, as the code that accompanies the DCD paper does.
     """
 
+    weight: nn.Parameter
+
     def __init__(self, student_channels: int, teacher_channels: int, learned: bool = True) -> None:
         super().__init__()
         bound = student_channels**-0.5

@@ -1,0 +1,47 @@
+"""``nnunet-kd demo``: the whole way from data to a distilled student, in minutes."""
+
+from __future__ import annotations
+
+import time
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+
+def demo(
+    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything it writes.")] = Path(
+        "demo-output"
+    ),
+    data: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--data", help="A dataset in MSD layout (TaskXX_Name) instead of synthetic heads."),
+    ] = None,
+    iterations: Annotated[int, typer.Option(help="Iterations of each of the three trainings.")] = 300,
+    device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
+) -> None:
+    """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
+    from nnunet_kd.demo.tour import Tour
+
+    console = Console(highlight=False)
+    start = time.perf_counter()
+    tour = Tour(output, data, iterations, device)
+    console.print(f"Demonstration on {tour.dataset}, {iterations} iterations per training; logs in {tour.output}/logs")
+    results = tour.run()
+
+    classes = list(results[0].dice)
+    table = Table("model", "parameters", *[f"Dice {name}" for name in classes], "mean Dice", "seconds per case")
+    for result in results:
+        scores = list(result.dice.values())
+        table.add_row(
+            result.name,
+            f"{result.parameters:,}",
+            *[f"{score:.3f}" for score in scores],
+            f"{sum(scores) / len(scores):.3f}",
+            f"{result.seconds_per_case:.2f}",
+        )
+    console.print(table)
+    console.print(f"Picture: {tour.output}/demo.png ({time.perf_counter() - start:.0f} s in all)")
+    console.print("A few hundred iterations show the way, not the method's worth: docs/results.md has longer runs.")

@@ -1,0 +1,131 @@
+"""``nnunet-kd doctor``: is everything there, and what would be used?"""
+
+from __future__ import annotations
+
+import os
+import platform
+from collections.abc import Callable
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+
+from nnunet_kd.environment import VARIABLES, find_trainer, preprocessed_dataset, required_folder, trainer_names
+from nnunet_kd.errors import MissingRequirement, NnunetKdError
+
+PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
+
+
+def doctor(
+    dataset: Annotated[Optional[str], typer.Argument(help="Dataset number or name to look at as well.")] = None,  # noqa: UP045
+    configuration: Annotated[str, typer.Option("-c", "--configuration")] = "3d_fullres",
+    fold: Annotated[str, typer.Option("-f", "--fold")] = "0",
+    plans_name: Annotated[str, typer.Option("-p", "--plans")] = "nnUNetPlans",
+    teacher: Annotated[Optional[str], typer.Option("-t", "--teacher", help="As in nnunet-kd train.")] = None,  # noqa: UP045
+) -> None:
+    """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
+    console = Console(highlight=False)
+    problems: list[str] = []
+
+    def check(label: str, look: Callable[[], str]) -> None:
+        try:
+            console.print(f"[green]ok[/]       {label}: {escape(look())}", soft_wrap=True)
+        except NnunetKdError as error:
+            problems.append(label)
+            console.print(f"[bold red]missing[/]  {label}: {escape(str(error))}", soft_wrap=True)
+
+    for package in PACKAGES:
+        check(package, lambda package=package: _version(package))  # type: ignore[misc]
+    check("Python", platform.python_version)
+    check("device", _device)
+    for variable in VARIABLES:
+        check(variable, lambda variable=variable: _folder(variable))  # type: ignore[misc]
+    for name in trainer_names():
+        check(name, lambda name=name: f"found by nnU-Net in {find_trainer(name).__module__}")  # type: ignore[misc]
+    if dataset is not None:
+        check("student", lambda: _student(dataset, configuration, plans_name))
+        check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
+    if problems:
+        raise MissingRequirement(f"{len(problems)} of the checks failed: {', '.join(problems)}. See above what to do.")
+    console.print("Everything is in place.")
+
+
+def _version(package: str) -> str:
+    try:
+        return version(package)
+    except PackageNotFoundError as error:
+        raise MissingRequirement(f"not installed; run `pip install {package}`.") from error
+
+
+def _device() -> str:
+    import torch
+
+    if torch.cuda.is_available():
+        names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+        return f"{len(names)} CUDA device(s): {', '.join(names)}"
+    return f"CPU only, {os.cpu_count()} cores; train with -device cpu"
+
+
+def _folder(variable: str) -> str:
+    folder = required_folder(variable)
+    if not folder.is_dir():
+        raise MissingRequirement(f"{folder} does not exist; create it with `mkdir -p {folder}`.")
+    if not os.access(folder, os.W_OK):
+        raise MissingRequirement(
+            f"{folder} cannot be written to; change its permissions or set {variable} to another folder."
+        )
+    return str(folder)
+
+
+def _student(dataset: str, configuration: str, plans_name: str) -> str:
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_kd.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
+    from nnunet_kd.settings import resolve_settings
+
+    folder, dataset_json = preprocessed_dataset(dataset)
+    plans = read_plans(folder / f"{plans_name}.json")
+    settings = resolve_settings("student", (), folder)
+    student = reduce_plans(plans, settings.reduction, required=configuration)
+    manager = PlansManager(student)
+    inputs = determine_num_input_channels(manager, manager.get_configuration(configuration), dataset_json)
+    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    size = parameter_count(build_meta_network(student, configuration, inputs, outputs))
+    own = parameter_count(build_meta_network(plans, configuration, inputs, outputs))
+    made = (
+        "as the plan has it"
+        if provenance(plans, configuration)
+        else f"from {own / 1e6:.3f} M at r={settings.reduction:g}"
+    )
+    return f"{size / 1e6:.3f} M parameters, {made}"
+
+
+def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
+    import tempfile
+
+    import torch
+
+    from nnunet_kd.plans import provenance, read_plans, reduce_plans
+    from nnunet_kd.settings import TeacherSettings, merge, resolve_settings
+    from nnunet_kd.teacher import check_teacher, load_teacher, locate_teacher
+
+    folder, dataset_json = preprocessed_dataset(dataset)
+    plans = read_plans(folder / f"{plans_name}.json")
+    settings = resolve_settings("student", (), folder)
+    student = reduce_plans(plans, settings.reduction, required=configuration)
+    chosen = (
+        settings.teacher if path is None else TeacherSettings(**merge(settings.teacher.model_dump(), {"path": path}))
+    )
+    origin = provenance(student, configuration) or {}
+    results = Path(os.environ["nnUNet_results"]) if os.environ.get("nnUNet_results") else None
+    with tempfile.TemporaryDirectory() as unpack_to:
+        source = locate_teacher(
+            chosen, results, plans["dataset_name"], origin["teacher_plans_name"], configuration, fold, Path(unpack_to)
+        )
+        check_teacher(source, student, configuration, dataset_json)
+        load_teacher(source, torch.device("cpu"))
+        return f"{source}, SHA-256 {source.sha256()}"

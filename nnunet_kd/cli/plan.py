@@ -1,0 +1,62 @@
+"""``nnunet-kd plan``: write a student's plan beside its teacher's."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nnunet_kd.environment import preprocessed_dataset
+
+
+def plan(
+    dataset: Annotated[str, typer.Argument(help="Dataset number or name.")],
+    plans_name: Annotated[str, typer.Option("-p", "--plans", help="The teacher's plan.")] = "nnUNetPlans",
+    reduction: Annotated[float, typer.Option("-r", "--reduction", help="Divide every stage's channels by this.")] = 4.0,
+) -> None:
+    """Write the plan of a student with 1/r of the teacher's channels. It uses the data as already preprocessed."""
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_kd.plans import (
+        build_meta_network,
+        named_student_plans,
+        parameter_count,
+        provenance,
+        read_plans,
+        stage_channels,
+        write_plans,
+    )
+
+    folder, dataset_json = preprocessed_dataset(dataset)
+    teacher = read_plans(folder / f"{plans_name}.json")
+    student = named_student_plans(teacher, reduction)
+    target = folder / f"{student['plans_name']}.json"
+
+    table = Table("configuration", "teacher channels", "student channels", "teacher", "student", "ratio")
+    manager = PlansManager(student)
+    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    skipped = []
+    for name in student["configurations"]:
+        if provenance(student, name) is None:
+            skipped.append(f"{name} ({manager.get_configuration(name).network_arch_class_name.split('.')[-1]})")
+            continue
+        inputs = determine_num_input_channels(manager, manager.get_configuration(name), dataset_json)
+        large, small = (
+            parameter_count(build_meta_network(plans, name, inputs, outputs)) for plans in (teacher, student)
+        )
+        channels = [" ".join(str(count) for count in stage_channels(plans, name)) for plans in (teacher, student)]
+        table.add_row(name, *channels, f"{large / 1e6:.3f} M", f"{small / 1e6:.3f} M", f"1/{large / small:.1f}")
+    write_plans(student, target)
+    console = Console()
+    console.print(table)
+    if skipped:
+        console.print(f"Left as they are, without features_per_stage: {', '.join(skipped)}.")
+    console.print(
+        f"Wrote {target}\nTrain with: "
+        f"nnUNetv2_train {dataset} CONFIGURATION FOLD -tr nnUNetTrainerDCD -p {student['plans_name']}",
+        soft_wrap=True,
+        highlight=False,
+    )

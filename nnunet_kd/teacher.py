@@ -1,0 +1,307 @@
+"""The teacher: any trained nnU-Net model folder. Found, checked against the student, frozen.
+
+Everything that can be wrong with a teacher is found here, before training starts.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import json
+import pickle
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.features import find_encoder, plain_module
+from nnunet_kd.plans import provenance, read_plans, stage_channels
+from nnunet_kd.settings import TeacherSettings
+
+HOW_TO_POINT = (
+    "Point at one with `-t PATH` (nnunet-kd train), `--set teacher=PATH`, or `teacher: PATH` in the settings file; PATH is a "
+    "model folder, a checkpoint_*.pth or an exported zip."
+)
+
+
+@dataclass(frozen=True)
+class TeacherSource:
+    """One trained fold on disk.
+
+    Attributes:
+        model_folder: holds ``plans.json``, ``dataset.json`` and ``fold_X``.
+        fold: ``X``, a number or ``all``.
+        checkpoint: file name within the fold's folder.
+        origin: the zip it was unpacked from, if any.
+    """
+
+    model_folder: Path
+    fold: str
+    checkpoint: str
+    origin: Path | None = None
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """The checkpoint's file."""
+        return self.model_folder / f"fold_{self.fold}" / self.checkpoint
+
+    @property
+    def configuration(self) -> str:
+        """The configuration's name, the last part of the model folder's."""
+        return self.model_folder.name.split("__")[-1]
+
+    def plans(self) -> dict[str, Any]:
+        """The model folder's plan."""
+        try:
+            return read_plans(self.model_folder / "plans.json")
+        except PlanError as error:
+            raise TeacherError(f"the teacher {self.model_folder} cannot be used: {error}") from error
+
+    def dataset_json(self) -> dict[str, Any]:
+        """The model folder's dataset description."""
+        path = self.model_folder / "dataset.json"
+        try:
+            return dict(json.loads(path.read_text()))
+        except FileNotFoundError as error:
+            raise TeacherError(
+                f"the teacher {self.model_folder} has no dataset.json, so it is not a complete nnU-Net model folder. "
+                f"Copy the whole folder. {HOW_TO_POINT}"
+            ) from error
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise TeacherError(f"{path} is not valid JSON ({error}). Copy the teacher's folder again.") from error
+
+    def sha256(self) -> str:
+        """Hash of the checkpoint file, in hexadecimal digits."""
+        digest = hashlib.sha256()
+        with self.checkpoint_path.open("rb") as file:
+            while block := file.read(1 << 22):
+                digest.update(block)
+        return digest.hexdigest()
+
+    def __str__(self) -> str:
+        return f"{self.origin}: {self.model_folder.name}/fold_{self.fold}" if self.origin else str(self.checkpoint_path)
+
+
+def locate_teacher(
+    settings: TeacherSettings,
+    results_folder: Path | None,
+    dataset_name: str,
+    teacher_plans_name: str,
+    configuration: str,
+    fold: int | str,
+    unpack_to: Path | None = None,
+) -> TeacherSource:
+    """Find the teacher that the settings mean.
+
+    Without a path: the model folders of this dataset, plan and configuration under ``results_folder``, students left out,
+    ``nnUNetTrainer`` preferred over its variants.
+
+    Args:
+        settings: path, fold and checkpoint, each optional.
+        results_folder: ``nnUNet_results``; ``None`` if it is not set.
+        dataset_name, teacher_plans_name, configuration, fold: what the teacher must have been trained on and with.
+        unpack_to: where an exported zip's needed files go; a temporary folder that the caller removes.
+
+    Raises:
+        TeacherError: none or several found, or the path does not lead to a trained fold; lists what was found.
+    """
+    wanted_fold = str(fold if settings.fold is None else settings.fold)
+    if settings.path is not None:
+        return _from_path(Path(settings.path).expanduser(), wanted_fold, settings, configuration, unpack_to)
+    if results_folder is None:
+        raise TeacherError(f"nnUNet_results is not set, so no teacher can be searched for. Set it, or: {HOW_TO_POINT}")
+
+    folder = results_folder / dataset_name
+    usable, unusable = [], []
+    for candidate in sorted(folder.glob(f"*__{teacher_plans_name}__{configuration}")):
+        problem = _why_unusable(candidate, configuration, wanted_fold, settings.checkpoint)
+        (unusable.append(f"{candidate.name} ({problem})") if problem else usable.append(candidate))
+    found = f" Found but not usable: {'; '.join(unusable)}." if unusable else ""
+    preferred = [candidate for candidate in usable if candidate.name.split("__")[0] == "nnUNetTrainer"]
+    if not usable:
+        raise TeacherError(
+            f"no teacher for {dataset_name}, plan {teacher_plans_name}, configuration {configuration}, fold {wanted_fold} "
+            f"under {folder}.{found} Train one with `nnUNetv2_train {dataset_name} {configuration} {wanted_fold} "
+            f"-p {teacher_plans_name}`. {HOW_TO_POINT}"
+        )
+    if len(usable) > 1 and not preferred:
+        names = ", ".join(candidate.name for candidate in usable)
+        raise TeacherError(f"several teachers under {folder}: {names}; none is the plain nnUNetTrainer. {HOW_TO_POINT}")
+    return TeacherSource((preferred or usable)[0], wanted_fold, settings.checkpoint)
+
+
+def _why_unusable(folder: Path, configuration: str, fold: str, checkpoint: str) -> str | None:
+    """Why a model folder cannot teach; ``None`` if it can."""
+    if not (folder / "plans.json").is_file():
+        return "no plans.json: training has not started"
+    try:
+        if provenance(read_plans(folder / "plans.json"), configuration) is not None:
+            return "a student"
+    except PlanError as error:
+        return str(error)
+    if (folder / f"fold_{fold}" / checkpoint).is_file():
+        return None
+    folds = sorted(path.parent.name for path in folder.glob(f"fold_*/{checkpoint}"))
+    others = sorted(path.name for path in (folder / f"fold_{fold}").glob("checkpoint_*.pth"))
+    if others:
+        return f"fold_{fold} has no {checkpoint} but {', '.join(others)}, see `teacher.checkpoint`"
+    return f"no fold_{fold}/{checkpoint}" + (f", only {', '.join(folds)}, see `teacher.fold`" if folds else "")
+
+
+def _from_path(
+    path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path | None
+) -> TeacherSource:
+    if not path.exists():
+        raise TeacherError(f"the teacher {path} does not exist. {HOW_TO_POINT}")
+    if path.suffix == ".zip":
+        return _from_zip(path, fold, settings, configuration, unpack_to)
+    if path.is_file():
+        if not path.parent.name.startswith("fold_"):
+            raise TeacherError(
+                f"the checkpoint {path} does not lie in a fold_X folder of a model folder, so its plans.json and dataset.json "
+                f"cannot be found. {HOW_TO_POINT}"
+            )
+        return TeacherSource(path.parent.parent, path.parent.name.removeprefix("fold_"), path.name)
+    if path.name.startswith("fold_"):
+        path, fold = path.parent, path.name.removeprefix("fold_")
+    problem = _why_unusable(path, path.name.split("__")[-1], fold, settings.checkpoint)
+    if problem == "a student":
+        raise TeacherError(f"{path} holds a student of this package, which cannot be a teacher. {HOW_TO_POINT}")
+    if problem:
+        raise TeacherError(f"the teacher {path} cannot be used: {problem}. {HOW_TO_POINT}")
+    return TeacherSource(path, fold, settings.checkpoint)
+
+
+def _from_zip(
+    path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path | None
+) -> TeacherSource:
+    """Take the few files needed out of an archive of ``nnUNetv2_export_model_to_zip``, by name and to names of our own."""
+    target = unpack_to or Path(tempfile.mkdtemp(prefix="nnunet_kd_teacher_"))
+    try:
+        with zipfile.ZipFile(path) as archive:
+            names = archive.namelist()
+            ending = f"/fold_{fold}/{settings.checkpoint}"
+            models = [name.removesuffix(ending) for name in names if name.endswith(f"__{configuration}{ending}")]
+            if len(models) != 1:
+                inside = sorted(name for name in names if name.endswith(".pth"))
+                raise TeacherError(
+                    f"{path} holds {len(models)} models of configuration {configuration} with fold_{fold}/"
+                    f"{settings.checkpoint}, but one is needed. Its checkpoints: {', '.join(inside) or 'none'}."
+                )
+            folder = target / models[0].split("/")[-1]
+            (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
+            for member in ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}"):
+                with archive.open(f"{models[0]}/{member}") as source, (folder / member).open("wb") as copy:
+                    shutil.copyfileobj(source, copy)
+    except (zipfile.BadZipFile, KeyError, EOFError) as error:
+        raise TeacherError(
+            f"{path} is not a complete archive of an nnU-Net model ({error}). Export it again."
+        ) from error
+    return TeacherSource(folder, fold, settings.checkpoint, origin=path)
+
+
+def check_teacher(
+    source: TeacherSource, student_plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+) -> None:
+    """Compare what teacher and student expect of their data and how their encoders shrink it.
+
+    Raises:
+        TeacherError: names everything that differs.
+    """
+    plans, teacher_dataset = source.plans(), source.dataset_json()
+    if source.configuration not in plans["configurations"]:
+        raise TeacherError(f"the plan in {source.model_folder} has no configuration {source.configuration!r}.")
+    if provenance(plans, source.configuration) is not None:
+        raise TeacherError(f"{source.model_folder} holds a student, which cannot be a teacher. {HOW_TO_POINT}")
+    comparisons: list[tuple[str, Callable[[Mapping[str, Any], str, Mapping[str, Any]], Any]]] = [
+        ("input channels", _input_channels),
+        ("labels", lambda p, c, d: list(d["labels"].items())),
+        ("regions_class_order", lambda p, c, d: d.get("regions_class_order")),
+        ("patch size", lambda p, c, d: _configuration(p, c).patch_size),
+        ("strides per stage", lambda p, c, d: _configuration(p, c).pool_op_kernel_sizes),
+        ("spacing", lambda p, c, d: _configuration(p, c).spacing),
+        ("axis order (transpose_forward)", lambda p, c, d: p["transpose_forward"]),
+        ("normalization", lambda p, c, d: _configuration(p, c).normalization_schemes),
+    ]
+    differences = []
+    for what, read in comparisons:
+        teacher, student = (
+            read(plans, source.configuration, teacher_dataset),
+            read(student_plans, configuration, dataset_json),
+        )
+        if json.dumps(teacher) != json.dumps(student):
+            differences.append(f"{what}: teacher {teacher}, student {student}")
+    if differences:
+        raise TeacherError(
+            f"the teacher {source} (trained on {plans['dataset_name']}) does not fit the student's "
+            f"{student_plans['dataset_name']}, {configuration}. What differs: {'; '.join(differences)}. "
+            f"Teacher and student must see the same data in the same way: take a teacher trained with the same dataset and plan."
+        )
+
+
+def _configuration(plans: Mapping[str, Any], configuration: str) -> Any:
+    return PlansManager(dict(plans)).get_configuration(configuration)
+
+
+def _input_channels(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> int:
+    manager = PlansManager(dict(plans))
+    return int(determine_num_input_channels(manager, manager.get_configuration(configuration), dict(dataset_json)))
+
+
+class FrozenTeacher:
+    """A teacher's network: evaluation mode, no gradients, on the student's device.
+
+    It is no module on purpose: nothing that holds it can save, train or synchronise it.
+
+    Attributes:
+        channels: of every encoder stage, finest first.
+    """
+
+    def __init__(self, network: nn.Module, channels: tuple[int, ...], device: torch.device, compiled: bool) -> None:
+        self.channels = channels
+        self._network = network.to(device).eval().requires_grad_(False)
+        encoder = find_encoder(self._network)
+        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = torch.compile(encoder) if compiled else encoder
+
+    @torch.inference_mode()
+    def features(self, image: torch.Tensor) -> list[torch.Tensor]:
+        """Stage features of ``image (B, C, *spatial)``; only the encoder runs. Autocast is the caller's."""
+        return list(self._encoder(image))
+
+
+def load_teacher(source: TeacherSource, device: torch.device, compiled: bool = False) -> FrozenTeacher:
+    """Build and freeze the teacher, with strictly matching weights.
+
+    Args:
+        source: from :func:`locate_teacher`.
+        device: the student's.
+        compiled: use ``torch.compile``, as nnU-Net does for the student.
+
+    Raises:
+        TeacherError: the checkpoint is damaged, incomplete or of another network, or its trainer class is not found.
+    """
+    predictor_output = io.StringIO()
+    try:
+        with contextlib.redirect_stdout(predictor_output):
+            predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
+            predictor.initialize_from_trained_model_folder(str(source.model_folder), (source.fold,), source.checkpoint)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
+        raise TeacherError(
+            f"the teacher's checkpoint {source} cannot be loaded: {type(error).__name__}: {reason} "
+            f"({source.checkpoint_path.stat().st_size} bytes). It may be incomplete, after an interrupted copy or a full disk: "
+            f"copy it again or take another one. {HOW_TO_POINT}"
+        ) from error
+    channels = stage_channels(source.plans(), source.configuration)
+    return FrozenTeacher(plain_module(predictor.network), channels, device, compiled)

@@ -1,0 +1,10 @@
+"""`-tr nnUNetTrainerStudent`: the reduced network without distillation."""
+
+from nnunet_kd.trainer import DistillationTrainer
+
+
+class nnUNetTrainerStudent(DistillationTrainer):
+    """What every distilled student is compared with: same plan, same schedule, no teacher."""
+
+    recipe = "student"
+    objectives = ()
