@@ -7,7 +7,6 @@ import zipfile
 
 import pytest
 import torch
-from evaluation.helpers import DATASET_JSON, plans, write_model
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -23,6 +22,7 @@ from nnunet_kd.profiling import (
     profile_model,
     time_repeatedly,
 )
+from tests.evaluation.helpers import DATASET_JSON, plans, write_model
 
 
 @pytest.fixture

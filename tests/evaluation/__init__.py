@@ -1,1 +1,1 @@
-"""Tests of evaluation; a package, so that helpers can be imported from tests beside it."""
+"""Tests of evaluation."""

@@ -8,11 +8,11 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from evaluation.helpers import labels, write_dataset, write_image, write_model
 from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.evaluate import evaluate
 from nnunet_kd.cli.profile import profile
 from nnunet_kd.errors import DataError
+from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
 
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("evaluate")(evaluate)

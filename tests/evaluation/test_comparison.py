@@ -12,7 +12,6 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy import stats
 
-from evaluation.helpers import write_dataset
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, draw_panels, informative_slice, zoom_box
 from nnunet_kd.evaluation.comparison import compare
@@ -23,6 +22,7 @@ from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import MINUS, Table, class_tables, difference_tables, joined, overall_table
 from nnunet_kd.profiling import DeviceProfile, Latency, Profile
+from tests.evaluation.helpers import write_dataset
 
 
 def evaluation(shift, n=20, classes=("NETC", "ET"), seed=0):

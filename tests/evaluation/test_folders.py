@@ -9,10 +9,10 @@ import pytest
 from nnunetv2.evaluation.evaluate_predictions import compute_metrics, compute_metrics_on_folder2, load_summary_json
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import check_case, evaluate_folder, find_cases, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
+from tests.evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 
 
 @pytest.fixture

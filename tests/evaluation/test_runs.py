@@ -8,9 +8,9 @@ import json
 import numpy as np
 import pytest
 
-from evaluation.helpers import write_model
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.runs import Method, Run, find_warnings, fold_cases, parse_method, read_run, read_splits
+from tests.evaluation.helpers import write_model
 
 SETTINGS = "teacher: {path: /models/teacher, sha256: abc123, fold: 1}\nreduction: 4.0\n"
 SPLITS = [{"train": ["a", "b", "c"], "val": ["d", "e"]}, {"train": ["c", "d", "e"], "val": ["a", "b"]}]
