@@ -78,10 +78,11 @@ def test_mirroring_is_nnunets(model):
     patch = torch.rand(1, 1, *source.patch_size)
     predictor = source.predictor
     predictor.use_mirroring = True
+    predictor.use_gaussian = False  # weights near 0 in half precision would spoil the patch's corners
     with torch.inference_mode():
         ours = mirrored(source.network, source.mirror_axes)(patch)[0]
         theirs = predictor.predict_sliding_window_return_logits(patch[0])
-    torch.testing.assert_close(ours, theirs.float(), rtol=1e-2, atol=2e-3)  # nnU-Net adds windows up in half precision
+    torch.testing.assert_close(ours, theirs.float(), rtol=1e-2, atol=2e-3)  # half precision
 
 
 def test_parameters_are_the_checkpoints(model):
