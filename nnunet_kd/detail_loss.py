@@ -6,8 +6,9 @@ stage loss (Eq. 7) is ``mean((P E)^2)`` since ``P`` is linear. Three facts make 
 - one projection of the difference replaces one of each side;
 - the gradient with respect to ``E`` is ``2/N P^T P E``. In the orthonormal case ``P`` is its own adjoint and idempotent,
   so the gradient is the residual ``P E`` that the loss has just squared, and backward costs no transform at all;
-- ``dW = sum (dE) S^T`` and ``dS = -W^T (dE)`` are sums over blocks of channels, so neither ``E``, ``P E`` nor ``dE`` ever
-  exists at full size. What stays for backward is ``dS`` (a quarter of the teacher's feature at r=4) and ``dW``.
+- ``dW`` and ``dS`` are sums over blocks of channels, so neither ``E``, ``P E`` nor ``dE`` ever exists at full size. What stays
+  for backward is ``dS`` (a quarter of the teacher's feature at r=4) and ``dW``. Where ``P`` is not its own adjoint, ``P`` and
+  ``P^T`` commute with ``W``, so the gradient's transforms run at the student's channels instead of the teacher's.
 
 The price is that the loss cannot be differentiated twice.
 """
@@ -46,27 +47,33 @@ class _StageLoss(torch.autograd.Function):
             total = torch.zeros((), dtype=dtype, device=teacher.device)
             grad_matrix = torch.zeros_like(matrix) if needs_weight else None
             grad_student = torch.zeros(student.shape, dtype=dtype, device=student.device) if needs_student else None
-            memory = torch.empty(block, voxels, dtype=dtype, device=teacher.device)
-            workspaces = [projection.workspace(memory.view(-1, *shape)) for projection in projections]
-            for sample in range(teacher.shape[0]):
-                source = student[sample].reshape(student.shape[1], voxels).to(dtype)
-                for start in range(0, channels, block):
-                    rows = slice(start, min(start + block, channels))
-                    target = teacher[sample, rows].reshape(-1, voxels).to(dtype)
-                    difference = memory[: target.shape[0]]
-                    torch.addmm(target, matrix[rows], source, alpha=-1, out=difference)
-                    for index, projection in enumerate(projections):
-                        last = index == len(projections) - 1
-                        residual = difference if last else difference.clone()
-                        volume = residual.view(-1, *shape)
-                        projection.apply_(volume, workspaces[index])
+            memory = torch.empty(max(block, student.shape[1]), voxels, dtype=dtype, device=teacher.device)
+            for projection in projections:
+                workspace = projection.workspace(memory.view(-1, *shape))
+
+                def project(rows: torch.Tensor, adjoint: bool = False) -> torch.Tensor:
+                    projection.apply_(rows.view(-1, *shape), workspace, adjoint)  # noqa: B023  used within the loop
+                    return rows
+
+                for sample in range(teacher.shape[0]):
+                    source = student[sample].reshape(-1, voxels).to(dtype)
+                    # P^T R S^T = R (P S)^T and W^T P^T R = P^T (W^T R): the adjoint runs at the student's channels
+                    seen = source if projection.orthonormal or not needs_weight else project(source.clone())
+                    advice = torch.zeros_like(source) if needs_student else None
+                    for start in range(0, channels, block):
+                        rows = slice(start, min(start + block, channels))
+                        target = teacher[sample, rows].reshape(-1, voxels).to(dtype)
+                        residual = memory[: target.shape[0]]
+                        project(torch.addmm(target, matrix[rows], source, alpha=-1, out=residual))
                         total += torch.linalg.vecdot(residual, residual).sum()
-                        if not projection.orthonormal and (needs_student or needs_weight):
-                            projection.apply_(volume, workspaces[index], adjoint=True)
                         if grad_matrix is not None:
-                            grad_matrix[rows].addmm_(residual, source.T, alpha=-2 * scale)
-                        if grad_student is not None:
-                            grad_student[sample].view(-1, voxels).addmm_(matrix[rows].T, residual, alpha=-2 * scale)
+                            grad_matrix[rows].addmm_(residual, seen.T, alpha=-2 * scale)
+                        if advice is not None:
+                            advice.addmm_(matrix[rows].T, residual)
+                    if grad_student is not None and advice is not None:
+                        if not projection.orthonormal:
+                            project(advice, adjoint=True)
+                        grad_student[sample].view(-1, voxels).add_(advice, alpha=-2 * scale)
         ctx.save_for_backward(grad_student, grad_matrix)
         ctx.dtypes = student.dtype, weight.dtype
         return total * scale

@@ -63,9 +63,7 @@ class Settings(SettingsModel):
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
     )
-    objectives: _ObjectivesBase = Field(  # type: ignore[valid-type]
-        default_factory=_ObjectivesBase, description="the objectives in use"
-    )
+    objectives: _ObjectivesBase = Field(default_factory=_ObjectivesBase, description="the objectives in use")
 
     @field_validator("teacher", mode="before")
     @classmethod

@@ -15,9 +15,10 @@ def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
     assert set(result["seconds"]) == {"ptwt, zero", "nnunet-kd, zero", "nnunet-kd, periodization"}
 
 
+@pytest.mark.slow
 def test_memory_stays_below_three_times_the_features() -> None:
-    result = measure_memory((2, 32, 64, 64, 64))
-    assert result["features"] == 2 * 40 * 64**3 * 4
+    result = measure_memory()
+    assert result["features"] == 2 * 40 * 128**3 * 4
     assert 1 < result["ratio"] < 3
 
 

@@ -13,7 +13,7 @@ import torch
 
 from nnunet_kd.checkpoint import ENTRY
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("end_to_end")]  # they share one demonstration
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
@@ -48,7 +48,7 @@ def test_demonstration_leaves_what_it_says(demonstration: Path) -> None:
     for trainer in ("nnUNetTrainerStudent", "nnUNetTrainerDCD"):
         plans = json.loads((model(demonstration, trainer) / "plans.json").read_text())
         features = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"]
-        assert features == [4, 8, 16, 32]
+        assert features == [8, 16, 32, 64]
         fold = model(demonstration, trainer) / "fold_0"
         for file in ("distillation.png", "progress.png", "distillation_settings.yaml", "validation/summary.json"):
             assert (fold / file).is_file()

@@ -20,7 +20,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, compare, demo, doctor, evaluate, plan, profile, train
+    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
@@ -30,6 +30,8 @@ def _register() -> None:
     app.command("profile")(profile.profile)
     app.add_typer(bench.app, name="bench")
     app.command("demo")(demo.demo)
+    app.add_typer(convert.app, name="convert")
+    app.command("split")(split.split)
 
 
 def main() -> None:

@@ -33,6 +33,10 @@ def compare(
         list[str], typer.Argument(help="NAME=DIR: predictions, or a model folder with them.", metavar="NAME=DIR...")
     ],
     reference: Annotated[str, typer.Option(help="The method that others are compared with: the undistilled student.")],
+    model: Annotated[
+        list[str] | None,
+        typer.Option(help="NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."),
+    ] = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option("--ground-truth", help="Reference segmentations; default: the dataset's in nnUNet_raw."),
@@ -65,12 +69,19 @@ def compare(
     from nnunet_kd.evaluation.metrics import MetricOptions
     from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.report import ReportInput, write_report
-    from nnunet_kd.evaluation.runs import find_warnings, fold_cases, nnunet_folder, parse_method, read_splits
+    from nnunet_kd.evaluation.runs import (
+        attach_runs,
+        find_warnings,
+        fold_cases,
+        nnunet_folder,
+        parse_method,
+        read_splits,
+    )
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
 
     profiles = read_profiles(profile) if profile is not None else {}
-    found = [parse_method(text, fold) for text in methods]
+    found = attach_runs([parse_method(text, fold) for text in methods], model or [], fold)
     names = [method.name for method in found]
     teacher = teacher or ("teacher" if "teacher" in names else None)
     focus = focus or next((name for name in reversed(names) if name not in (reference, teacher)), names[-1])

@@ -19,7 +19,7 @@ def demo(
         Optional[Path],  # noqa: UP045
         typer.Option("--data", help="A dataset in MSD layout (TaskXX_Name) instead of synthetic heads."),
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations of each of the three trainings.")] = 300,
+    iterations: Annotated[int, typer.Option(help="Iterations of each student's training.")] = 600,
     device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
 ) -> None:
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
@@ -28,7 +28,7 @@ def demo(
     console = Console(highlight=False)
     start = time.perf_counter()
     tour = Tour(output, data, iterations, device)
-    console.print(f"Demonstration on {tour.dataset}, {iterations} iterations per training; logs in {tour.output}/logs")
+    console.print(f"Demonstration on {tour.dataset}, {iterations} iterations per student; logs in {tour.output}/logs")
     results = tour.run()
 
     classes = list(results[0].dice)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import subprocess
-import sys
 import sysconfig
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -45,7 +44,7 @@ def run_with_progress(
     """
     lines: list[tuple[float, str]] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with log.open("w") as file, Progress(*columns, TimeElapsedColumn()) as progress:
+    with log.open("w", buffering=1) as file, Progress(*columns, TimeElapsedColumn()) as progress:
         task = progress.add_task(title, total=steps, state="")
         process = subprocess.Popen(
             command,
@@ -67,6 +66,4 @@ def run_with_progress(
     if code != 0:
         end = "\n".join(text for _, text in lines[-15:])
         raise NnunetKdError(f"{title} failed (exit code {code}): {' '.join(command)}\n{end}\nThe whole output: {log}")
-    if not sys.stdout.isatty():
-        sys.stdout.flush()
     return lines

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from numpy.typing import NDArray
 from scipy import ndimage
 
-SHAPE = (20, 48, 48)
+SHAPE = (16, 40, 40)
 """Voxels, slices first."""
 SPACING = (2.0, 1.0, 1.0)
 """Millimetres per voxel, slices first."""
@@ -28,8 +28,8 @@ _SIGNAL = {
     "fluid": (0.25, 0.10),
     "grey": (0.65, 0.85),
     "white": (1.0, 0.70),
-    "lesion": (0.60, 1.10),
-    "vessel": (1.25, 0.40),
+    "lesion": (0.40, 1.70),
+    "vessel": (1.90, 0.25),
 }
 
 
@@ -45,11 +45,11 @@ def make_case(seed: int) -> PhantomCase:
     """One head: brain with folded grey matter and ventricles, one to three lesions, two vessels."""
     random = np.random.default_rng(seed)
     grid = _millimetres()
-    head = (grid[0] / 19) ** 2 + (grid[1] / 22.5) ** 2 + (grid[2] / 20) ** 2 + 0.05 * _texture(random, 7) < 1
+    head = (grid[0] / 15) ** 2 + (grid[1] / 18.5) ** 2 + (grid[2] / 17) ** 2 + 0.05 * _texture(random, 7) < 1
     depth = ndimage.distance_transform_edt(head, sampling=SPACING)
     folded = depth + 1.3 * _texture(random, 2.2)
     ventricles = (
-        (grid[0] / 7) ** 2 + (grid[1] / 9) ** 2 + (np.abs(grid[2]) - 3.5) ** 2 / 6 + 0.3 * _texture(random, 4)
+        (grid[0] / 6) ** 2 + (grid[1] / 7) ** 2 + (np.abs(grid[2]) - 3.5) ** 2 / 5 + 0.3 * _texture(random, 4)
     ) < 0.9
 
     tissue = {
@@ -94,14 +94,14 @@ def _lesion(random: np.random.Generator, grid: NDArray[np.float64], allowed: NDA
     """A ragged blob around a random point of ``allowed``, with satellites where the texture carries it."""
     candidates = np.argwhere(allowed)
     centre = grid[(slice(None), *candidates[random.integers(len(candidates))])]
-    radius = random.uniform(3, 6)
+    radius = random.uniform(4, 7)
     distance = np.sqrt(((grid - centre[:, None, None, None]) ** 2).sum(0)) / radius
     blob: NDArray[np.bool_] = (distance + 0.35 * _texture(random, 1.6) < 1) & allowed
     return blob
 
 
 def _vessel(random: np.random.Generator, grid: NDArray[np.float64]) -> NDArray[np.bool_]:
-    """A bending tube, about one and a half millimetres in radius."""
+    """A bending tube, a little under two millimetres in radius."""
     steps = 60
     directions = ndimage.gaussian_filter1d(random.normal(size=(steps, 3)), 8, axis=0) + random.normal(size=3) * 0.35
     path = np.cumsum(directions / np.linalg.norm(directions, axis=1, keepdims=True), axis=0) * 0.9
@@ -109,7 +109,7 @@ def _vessel(random: np.random.Generator, grid: NDArray[np.float64]) -> NDArray[n
     distance = np.full(SHAPE, np.inf)
     for point in path:
         distance = np.minimum(distance, ((grid - point[:, None, None, None]) ** 2).sum(0))
-    tube: NDArray[np.bool_] = distance < random.uniform(1.2, 1.7) ** 2
+    tube: NDArray[np.bool_] = distance < random.uniform(1.5, 2.1) ** 2
     return tube
 
 

@@ -9,7 +9,7 @@ import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -93,6 +93,31 @@ def parse_method(text: str, fold: str | None = None) -> Method:
         if parent.name.startswith("fold_") and (parent.parent / "plans.json").is_file():
             return Method(name, folder, read_run(parent.parent, parent.name.removeprefix("fold_")))
     return Method(name, folder)
+
+
+def attach_runs(methods: Sequence[Method], texts: Sequence[str], fold: str | None = None) -> list[Method]:
+    """Methods with the runs of ``name=MODEL``, for predictions that do not lie in their model folder.
+
+    Args:
+        methods: as parsed.
+        texts: as on the command line.
+        fold: of the model folders; default: their first trained one.
+
+    Raises:
+        DataError: a name that is not among the methods, or no trained fold.
+    """
+    runs: dict[str, Run] = {}
+    for text in texts:
+        name, _, folder_text = text.partition("=")
+        if name not in {method.name for method in methods} or not folder_text:
+            raise DataError(f"--model {text!r} must be NAME=MODEL with one of {', '.join(m.name for m in methods)}.")
+        folder = Path(folder_text).expanduser()
+        try:
+            trained = find_checkpoint(folder, fold).parent.name.removeprefix("fold_")
+        except PlanError as error:
+            raise DataError(f"--model {name}: {error}") from error
+        runs[name] = read_run(folder, trained)
+    return [replace(method, run=runs.get(method.name, method.run)) for method in methods]
 
 
 def read_run(model_folder: Path, fold: str) -> Run:

@@ -9,7 +9,16 @@ import numpy as np
 import pytest
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.runs import Method, Run, find_warnings, fold_cases, parse_method, read_run, read_splits
+from nnunet_kd.evaluation.runs import (
+    Method,
+    Run,
+    attach_runs,
+    find_warnings,
+    fold_cases,
+    parse_method,
+    read_run,
+    read_splits,
+)
 from tests.evaluation.helpers import write_model
 
 SETTINGS = "teacher: {path: /models/teacher, sha256: abc123, fold: 1}\nreduction: 4.0\n"
@@ -53,6 +62,19 @@ def test_a_model_folder_stands_for_its_validation_predictions(model):
 def test_predictions_elsewhere_have_no_run(tmp_path):
     (tmp_path / "predictions").mkdir()
     assert parse_method(f"dcd={tmp_path / 'predictions'}").run is None
+
+
+def test_a_model_can_be_named_for_predictions_elsewhere(model, tmp_path):
+    (tmp_path / "predictions").mkdir()
+    methods = [parse_method(f"{name}={tmp_path / 'predictions'}") for name in ("student", "dcd")]
+    student, dcd = attach_runs(methods, [f"dcd={model}"])
+    assert student.run is None
+    assert dcd.run.teacher["sha256"] == "abc123"
+    assert dcd.predictions == tmp_path / "predictions"
+    with pytest.raises(DataError, match="with one of student, dcd"):
+        attach_runs(methods, [f"typo={model}"])
+    with pytest.raises(DataError, match="--model dcd: .*no checkpoint in fold_3"):
+        attach_runs(methods, [f"dcd={model}"], fold="3")
 
 
 @pytest.mark.parametrize("text", ["no-equals-sign", "=folder", "name="])

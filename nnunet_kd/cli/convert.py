@@ -1,0 +1,138 @@
+"""``nnunet-kd convert``: public datasets into nnU-Net's raw format, with splits by patient."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nnunet_kd.datasets import brats2024, isles2022, msd
+from nnunet_kd.datasets.case import ConversionOptions
+from nnunet_kd.datasets.checks import table
+from nnunet_kd.datasets.conversion import SKIPPED, Summary
+
+app = typer.Typer(
+    help="Public datasets into nnU-Net's raw format, checked, with splits by patient.", no_args_is_help=True
+)
+
+_DEFAULTS = ConversionOptions()
+
+
+class Grid(str, Enum):
+    """The grid that all channels of a case get."""
+
+    dwi = "dwi"
+    flair = "flair"
+
+
+Sources = Annotated[
+    list[Path], typer.Argument(metavar="SRC...", help="extracted download; several folders are read as one")
+]
+DatasetId = Annotated[int, typer.Option("--dataset-id", help="nnU-Net's number of the dataset")]
+Link = Annotated[bool, typer.Option("--link", help="symlink the images that need no change instead of copying them")]
+Processes = Annotated[int, typer.Option("-np", min=1, help="worker processes")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, write nothing")]
+SkipBad = Annotated[
+    bool, typer.Option("--skip-bad", help=f"leave bad cases out (listed in {SKIPPED}) instead of stopping")
+]
+Holdout = Annotated[
+    float | None,
+    typer.Option(
+        "--holdout", help="one split with this share of the patients in validation (papers: 0.2), not five folds"
+    ),
+]
+Seed = Annotated[int, typer.Option("--seed", help="of the splits")]
+
+
+@app.command("brats2024")
+def convert_brats2024(
+    sources: Sources,
+    dataset_id: DatasetId = brats2024.DATASET_ID,
+    regions: Annotated[
+        bool, typer.Option("--regions", help="the challenge's nested regions instead of labels")
+    ] = False,
+    link: Link = False,
+    processes: Processes = _DEFAULTS.processes,
+    dry_run: DryRun = False,
+    skip_bad: SkipBad = False,
+    holdout: Holdout = None,
+    seed: Seed = _DEFAULTS.seed,
+) -> None:
+    """BraTS 2024 GLI (post-treatment glioma): training_data1_v2, training_data_additional, validation_data."""
+    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    _report(brats2024.convert_brats2024(sources, dataset_id=dataset_id, regions=regions, options=options))
+
+
+@app.command("isles2022")
+def convert_isles2022(
+    sources: Sources,
+    dataset_id: DatasetId = isles2022.DATASET_ID,
+    grid: Annotated[
+        Grid, typer.Option("--grid", help="resample FLAIR to DWI, or DWI, ADC and mask to FLAIR")
+    ] = Grid.dwi,
+    link: Link = False,
+    processes: Processes = _DEFAULTS.processes,
+    dry_run: DryRun = False,
+    skip_bad: SkipBad = False,
+    holdout: Holdout = None,
+    seed: Seed = _DEFAULTS.seed,
+) -> None:
+    """ISLES 2022 (stroke): the Zenodo release or the challenge's layout, the folder that holds derivatives."""
+    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    _report(isles2022.convert_isles2022(sources, dataset_id=dataset_id, grid=grid.value, options=options))
+
+
+@app.command("msd")
+def convert_msd(
+    source: Annotated[Path, typer.Argument(metavar="SRC", help="extracted TaskXX_Name")],
+    dataset_id: Annotated[int | None, typer.Option("--dataset-id", help="default: the task's number")] = None,
+    group_regex: Annotated[
+        str | None, typer.Option("--group-regex", help="finds the patient in a case's name; default: every case is one")
+    ] = None,
+    link: Link = False,
+    processes: Processes = _DEFAULTS.processes,
+    dry_run: DryRun = False,
+    skip_bad: SkipBad = False,
+    holdout: Holdout = None,
+    seed: Seed = _DEFAULTS.seed,
+) -> None:
+    """Any dataset in the layout of the Medical Segmentation Decathlon."""
+    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    _report(msd.convert_msd(source, dataset_id=dataset_id, group_regex=group_regex, options=options))
+
+
+def _report(summary: Summary) -> None:
+    console = Console(highlight=False, markup=False, emoji=False)
+    view = Table(show_header=False, box=None)
+    view.add_row("dataset", str(summary.folder))
+    several = f" ({summary.patients_with_several} with several time points)" if summary.patients_with_several else ""
+    view.add_row("training", f"{len(summary.training)} cases of {summary.patients} patients{several}")
+    view.add_row("test", f"{len(summary.test)} cases without segmentation, in imagesTs")
+    todo = len(summary.training) + len(summary.test) - summary.kept
+    view.add_row("to write" if summary.dry_run else "written", f"{todo} cases; {summary.kept} were finished before")
+    for number, split in enumerate(summary.splits):
+        view.add_row(f"fold {number}", f"{len(split['train'])} training, {len(split['val'])} validation cases")
+    for path in summary.splits_files:
+        view.add_row("splits", str(path))
+    console.print(view)
+    if summary.skipped:
+        where = "would be listed" if summary.dry_run else "listed"
+        console.print(
+            f"{len(summary.skipped)} bad cases left out, {where} in {summary.folder / SKIPPED}:", soft_wrap=True
+        )
+        console.print(table(summary.skipped), soft_wrap=True)
+    for warning in summary.warnings:
+        console.print(f"warning: {warning}", style="yellow", soft_wrap=True)
+    if len(summary.splits) == 1:
+        console.print(
+            "Train fold 0 only: nnU-Net makes up other folds by itself, without regard to patients.", style="yellow"
+        )
+    if summary.dry_run:
+        console.print("Dry run: nothing was written.")
+        return
+    dataset_id = summary.folder.name.removeprefix("Dataset").partition("_")[0].lstrip("0")
+    console.print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity", soft_wrap=True)

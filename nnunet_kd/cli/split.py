@@ -1,0 +1,49 @@
+"""``nnunet-kd split``: splits by patient for any nnU-Net dataset."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from nnunet_kd.datasets.splits import (
+    FOLDS,
+    SEED,
+    grouped_folds,
+    grouped_holdout,
+    groups_by_regex,
+    training_cases,
+    write_splits,
+)
+
+
+def split(
+    dataset: Annotated[str, typer.Argument(metavar="DATASET", help="id (501) or full name (Dataset501_BraTS2024)")],
+    group_regex: Annotated[
+        str,
+        typer.Option("--group-regex", help="finds the patient in a case's name: its first group, or all it matches"),
+    ],
+    folds: Annotated[int, typer.Option("--folds", help="number of folds")] = FOLDS,
+    holdout: Annotated[
+        float | None,
+        typer.Option("--holdout", help="one split with this share of the patients in validation, not folds"),
+    ] = None,
+    seed: Annotated[int, typer.Option("--seed", help="of the shuffle")] = SEED,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other splits that are there")] = False,
+) -> None:
+    """Write splits_final.json so that all cases of a patient are on one side."""
+    name, cases = training_cases(dataset)
+    groups = groups_by_regex(cases, group_regex)
+    splits = grouped_folds(groups, folds, seed) if holdout is None else grouped_holdout(groups, holdout, seed)
+    files = write_splits(name, splits, overwrite=overwrite)
+    console = Console(highlight=False, markup=False, emoji=False)
+    console.print(f"{name}: {len(cases)} cases of {len(set(groups.values()))} patients")
+    for number, fold in enumerate(splits):
+        console.print(f"fold {number}: {len(fold['train'])} training, {len(fold['val'])} validation cases")
+    if holdout is not None:
+        console.print(
+            "Train fold 0 only: nnU-Net makes up other folds by itself, without regard to patients.", style="yellow"
+        )
+    for path in files:
+        console.print(f"written: {path}", soft_wrap=True)

@@ -1,0 +1,155 @@
+"""What a converter finds (``Case``), what it knows about the dataset (``DatasetDescription``), and how users steer it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from nnunetv2.configuration import default_num_processes
+
+from nnunet_kd.errors import DataError
+
+LABEL = "label"
+NIFTI_ENDINGS = (".nii.gz", ".nii")
+FILE_ENDING = ".nii.gz"
+
+
+@dataclass(frozen=True)
+class Volume:
+    """One 3D image: a file, or one volume of a 4D file."""
+
+    path: Path
+    index: int | None = None
+    """Which volume of a 4D file; ``None`` for a 3D file."""
+
+
+@dataclass(frozen=True)
+class Case:
+    """One time point of one patient, as found; nothing has been read yet."""
+
+    name: str
+    """nnU-Net's case identifier."""
+    patient: str
+    """Cases of one patient stay on one side of every split."""
+    folder: Path
+    """Where the case was found, for reports."""
+    channels: Mapping[str, Volume]
+    """Image by channel name; a missing channel has no entry."""
+    label: Path | None
+    """Segmentation; ``None`` makes it a test case (``imagesTs``)."""
+    problems: tuple[str, ...] = ()
+    """What is already known to be wrong: a name that does not parse, a second copy."""
+
+    def with_problem(self, problem: str) -> Case:
+        """The same case with one more problem."""
+        return replace(self, problems=(*self.problems, problem))
+
+    def volumes(self) -> dict[str, Volume]:
+        """The channels and, for training cases, ``LABEL``."""
+        volumes = dict(self.channels)
+        if self.label is not None:
+            volumes[LABEL] = Volume(self.label)
+        return volumes
+
+
+@dataclass(frozen=True)
+class DatasetDescription:
+    """What ``dataset.json`` will say, and which images share a grid."""
+
+    dataset_id: int
+    name: str
+    channels: tuple[str, ...]
+    """In nnU-Net's order: ``_0000``, ``_0001``, ..."""
+    labels: Mapping[str, int | tuple[int, ...]]
+    """Values by name; tuples are nnU-Net regions. Must contain ``background: 0``."""
+    grids: tuple[tuple[str, ...], ...]
+    """Channels (and ``LABEL``) that must share a grid. All others are resampled to the grid of the first group's first."""
+    licence: str
+    reference: str
+    description: str
+    regions_class_order: tuple[int, ...] | None = None
+
+    def __post_init__(self) -> None:
+        if not 1 <= self.dataset_id <= 999:
+            raise DataError(
+                f"nnU-Net numbers datasets from 1 to 999, not {self.dataset_id}; choose another --dataset-id."
+            )
+
+    @property
+    def folder_name(self) -> str:
+        """nnU-Net's name of the dataset, for example ``Dataset501_BraTS2024``."""
+        return f"Dataset{self.dataset_id:03d}_{self.name}"
+
+    @property
+    def reference_channel(self) -> str:
+        """The channel of which the grid becomes the case's."""
+        return self.grids[0][0]
+
+    @property
+    def label_values(self) -> frozenset[int]:
+        """Every value a segmentation may hold, background included."""
+        values: set[int] = set()
+        for value in self.labels.values():
+            values.update((value,) if isinstance(value, int) else value)
+        return frozenset(values)
+
+
+@dataclass(frozen=True)
+class ConversionOptions:
+    """How a conversion runs; the same for every dataset."""
+
+    link: bool = False
+    """Symlink the images that need no change instead of copying them."""
+    processes: int = default_num_processes
+    """Worker processes; default: nnU-Net's own (``nnUNet_def_n_proc``, else 8)."""
+    dry_run: bool = False
+    """Check everything, write nothing."""
+    skip_bad: bool = False
+    """Leave bad cases out (``skipped.csv``) instead of stopping."""
+    holdout: float | None = None
+    """One split with this share of the patients in validation, instead of five folds."""
+    seed: int = 12345
+    """Of the shuffle before splitting."""
+
+
+def nifti_stem(path: Path) -> str | None:
+    """The file name without ``.nii`` or ``.nii.gz``; ``None`` for other files and hidden ones (``._x.nii.gz`` of macOS)."""
+    if path.name.startswith((".", "_")):
+        return None
+    for ending in NIFTI_ENDINGS:
+        if path.name.endswith(ending):
+            return path.name[: -len(ending)]
+    return None
+
+
+def readable_folders(sources: list[Path]) -> list[Path]:
+    """``sources``, absolute.
+
+    Raises:
+        DataError: one of them is not a folder, is given twice, or lies inside another.
+    """
+    problems = [f"{source} is not a folder" for source in sources if not source.is_dir()]
+    resolved = [source.resolve() for source in sources]
+    for position, source in enumerate(resolved):
+        for other in resolved[:position]:
+            if source == other or other in source.parents or source in other.parents:
+                problems.append(f"{source} and {other} overlap")
+    if not sources:
+        problems.append("none was given")
+    if problems:
+        raise DataError(f"The source folders do not hold: {'; '.join(problems)}. Give each extracted download once.")
+    return resolved
+
+
+def mark_duplicates(cases: list[Case]) -> list[Case]:
+    """Give every case whose name was seen before a problem that says where; the first one stays as it is."""
+    first: dict[str, Path] = {}
+    marked = []
+    for case in cases:
+        if case.name in first:
+            case = case.with_problem(f"the same case is also in {first[case.name]}")
+        else:
+            first[case.name] = case.folder
+        marked.append(case)
+    return marked

@@ -1,0 +1,268 @@
+"""The way from found cases to an nnU-Net dataset: check all, then write; the same for every dataset."""
+
+from __future__ import annotations
+
+import csv
+import io
+import os
+import tempfile
+from collections import Counter, defaultdict
+from dataclasses import dataclass, field
+from functools import partial
+from pathlib import Path
+from shutil import disk_usage
+
+from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+
+from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
+from nnunet_kd.datasets.checks import BadCase, BadCasesError, check_case
+from nnunet_kd.datasets.parallel import as_finished
+from nnunet_kd.datasets.splits import (
+    Splits,
+    grouped_folds,
+    grouped_holdout,
+    refuse_other_splits,
+    splits_files,
+    write_splits,
+)
+from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case, write_text
+from nnunet_kd.environment import required_folder
+from nnunet_kd.errors import DataError
+
+SKIPPED = "skipped.csv"
+SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
+
+
+@dataclass
+class Summary:
+    """What a conversion did, or would do (``dry_run``)."""
+
+    folder: Path
+    dry_run: bool
+    training: list[str]
+    test: list[str]
+    kept: int
+    """Cases that were finished before."""
+    skipped: list[BadCase]
+    patients: int
+    """In the training cases."""
+    patients_with_several: int
+    """Of these, with more than one case."""
+    splits: Splits
+    splits_files: list[Path]
+    warnings: list[str] = field(default_factory=list)
+
+
+@dataclass
+class _Checked:
+    """The cases after the check."""
+
+    finished: list[Case]
+    to_write: list[Case]
+    bad: list[BadCase]
+    empty: set[str]
+    """Names of the training cases of which the label map holds background only."""
+    harmonised: int = 0
+
+
+def convert(
+    cases: list[Case], description: DatasetDescription, sources: list[Path], options: ConversionOptions
+) -> Summary:
+    """Check ``cases``, then write them with ``dataset.json`` and ``splits_final.json`` into ``nnUNet_raw``.
+
+    Safe to run again: cases that are finished are kept unread, the rest is redone. Nothing is written into ``sources``.
+
+    Raises:
+        BadCasesError: some cases do not hold and ``options.skip_bad`` is false.
+        DataError: no training case; folders, splits or disk space stand in the way.
+        MissingRequirement: ``nnUNet_raw`` is not set.
+    """
+    folder = required_folder("nnUNet_raw") / description.folder_name
+    _refuse_wrong_folder(folder, description, sources)
+    journal = Journal(folder)
+    checked = _check(cases, description, journal, options)
+    if checked.bad and not options.skip_bad:
+        raise BadCasesError(checked.bad, len(cases))
+    usable = sorted(checked.finished + checked.to_write, key=lambda case: case.name)
+    patients = {case.name: case.patient for case in usable if case.label is not None}
+    splits = _splits(patients, options)
+    _refuse_unknown_files(folder, usable, description)
+    refuse_other_splits(description.folder_name, splits)
+    if not options.dry_run:
+        _write(checked, description, folder, journal, options)
+        _write_dataset_json(folder, description, len(patients))
+        write_splits(description.folder_name, splits)
+        _write_skipped(folder, checked.bad)
+    per_patient = Counter(patients.values())
+    return Summary(
+        folder=folder,
+        dry_run=options.dry_run,
+        training=sorted(patients),
+        test=[case.name for case in usable if case.label is None],
+        kept=len(checked.finished),
+        skipped=checked.bad,
+        patients=len(per_patient),
+        patients_with_several=sum(count > 1 for count in per_patient.values()),
+        splits=splits,
+        splits_files=splits_files(description.folder_name),
+        warnings=_warnings(checked, usable, options, folder, description),
+    )
+
+
+def _refuse_wrong_folder(folder: Path, description: DatasetDescription, sources: list[Path]) -> None:
+    others = [name for name in find_candidate_datasets(description.dataset_id) if name != description.folder_name]
+    if others:
+        raise DataError(
+            f"Dataset id {description.dataset_id} is taken by {', '.join(others)} (in nnUNet_raw, nnUNet_preprocessed or "
+            "nnUNet_results), and nnU-Net wants ids unique. Choose another with --dataset-id."
+        )
+    for target in (folder, *(folder / name for name in SUBFOLDERS)):
+        inside = target.resolve()
+        for source in sources:
+            if inside == source or source in inside.parents or inside in source.parents:
+                raise DataError(
+                    f"{target} and the source {source} overlap, and nothing may be written into a source. "
+                    "Point nnUNet_raw, or the source, to another folder."
+                )
+    if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL).is_file():
+        raise DataError(
+            f"{folder} exists and was not made by this command (it has no {JOURNAL}). "
+            "Move it away, or choose another --dataset-id."
+        )
+
+
+def _check(
+    cases: list[Case], description: DatasetDescription, journal: Journal, options: ConversionOptions
+) -> _Checked:
+    checked = _Checked([], [], [], set())
+    to_check = []
+    for case in cases:
+        entry = None if case.problems else journal.finished(case, description, options.link)
+        if entry is None:
+            to_check.append(case)
+            continue
+        checked.finished.append(case)
+        checked.harmonised += entry.harmonised
+        if entry.empty_label:
+            checked.empty.add(case.name)
+    check = partial(check_case, description=description)
+    for case, result in as_finished(check, to_check, options.processes, "Checking"):
+        if result.problems:
+            checked.bad.append(BadCase(case.name, case.folder, result.problems))
+        else:
+            checked.to_write.append(case)
+            if result.empty_label:
+                checked.empty.add(case.name)
+    checked.bad.sort(key=lambda case: (case.name, case.folder))
+    checked.to_write.sort(key=lambda case: case.name)
+    return checked
+
+
+def _splits(patients: dict[str, str], options: ConversionOptions) -> Splits:
+    if not patients:
+        raise DataError(
+            "No usable case has a segmentation, so there is nothing to train on. Is the folder of the training data (with its "
+            "segmentations) among the sources?"
+        )
+    if options.holdout is not None:
+        return grouped_holdout(patients, options.holdout, options.seed)
+    return grouped_folds(patients, seed=options.seed)
+
+
+def _refuse_unknown_files(folder: Path, usable: list[Case], description: DatasetDescription) -> None:
+    expected = {place for case in usable for place in targets(case, description).values()}
+    present = {f"{name}/{path.name}" for name in SUBFOLDERS for path in (folder / name).glob(f"*{FILE_ENDING}")}
+    unknown = sorted(present - expected)
+    if unknown:
+        raise DataError(
+            f"{folder} holds {len(unknown)} files that do not belong to the cases given now, for example "
+            f"{', '.join(unknown[:3])}. "
+            "Give all sources together, or move these files away, or choose another --dataset-id."
+        )
+
+
+def _write(
+    checked: _Checked, description: DatasetDescription, folder: Path, journal: Journal, options: ConversionOptions
+) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    journal.path.touch()
+    if not options.link:
+        needed = sum(volume.path.stat().st_size for case in checked.to_write for volume in case.volumes().values())
+        free = disk_usage(folder).free
+        if needed > free:
+            raise DataError(
+                f"{folder} has {free / 1e9:.1f} GB free, but the copies need at least {needed / 1e9:.1f} GB. "
+                "Make room, or use --link (symlinks instead of copies)."
+            )
+    for name in SUBFOLDERS:
+        (folder / name).mkdir(exist_ok=True)
+    with partial_folder(folder) as temporary:
+        write = partial(write_case, description=description, folder=folder, partial=temporary, link=options.link)
+        for case, entry in as_finished(write, checked.to_write, options.processes, "Writing"):
+            journal.add(entry)
+            checked.harmonised += entry.harmonised
+            if entry.empty_label:
+                checked.empty.add(case.name)
+
+
+def _write_dataset_json(folder: Path, description: DatasetDescription, training_cases: int) -> None:
+    with tempfile.TemporaryDirectory(dir=folder, prefix=".dataset-") as temporary:
+        generate_dataset_json(
+            temporary,
+            channel_names=dict(enumerate(description.channels)),
+            labels=dict(description.labels),
+            num_training_cases=training_cases,
+            file_ending=FILE_ENDING,
+            regions_class_order=description.regions_class_order,
+            dataset_name=description.folder_name,
+            reference=description.reference,
+            description=description.description,
+            license=description.licence,
+            converted_by="nnunet-kd convert",
+        )
+        os.replace(Path(temporary) / "dataset.json", folder / "dataset.json")
+
+
+def _write_skipped(folder: Path, bad: list[BadCase]) -> None:
+    """``skipped.csv`` of this run; none if nothing was skipped."""
+    if not bad:
+        (folder / SKIPPED).unlink(missing_ok=True)
+        return
+    text = io.StringIO()
+    writer = csv.writer(text)
+    writer.writerow(["case", "why", "found_in"])
+    writer.writerows([case.name, "; ".join(case.problems), case.folder] for case in bad)
+    write_text(folder / SKIPPED, text.getvalue())
+
+
+def _warnings(
+    checked: _Checked, usable: list[Case], options: ConversionOptions, folder: Path, description: DatasetDescription
+) -> list[str]:
+    warnings = []
+    if checked.empty:
+        warnings.append(f"{len(checked.empty)} cases have an empty segmentation: {_some(checked.empty)}")
+    if checked.harmonised:
+        warnings.append(
+            f"{checked.harmonised} files had headers that differ from {description.reference_channel}'s by less than the "
+            "tolerance; they were given exactly its header"
+        )
+    if options.link and not options.dry_run:
+        places = [folder / place for case in usable for place in targets(case, description).values()]
+        files = sum(not place.is_symlink() for place in places)
+        if files:
+            warnings.append(f"{files} of {len(places)} files had to be changed or compressed and are files, not links")
+    sides: dict[str, set[bool]] = defaultdict(set)
+    for case in usable:
+        sides[case.patient].add(case.label is None)
+    both = {patient for patient, side in sides.items() if len(side) == 2}
+    if both:
+        warnings.append(
+            f"{len(both)} patients have training and test cases: {_some(both)}; do not report results on these"
+        )
+    return warnings
+
+
+def _some(names: set[str]) -> str:
+    shown = sorted(names)[:5]
+    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

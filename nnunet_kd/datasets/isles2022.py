@@ -1,0 +1,171 @@
+"""ISLES 2022 (stroke lesions in MRI): DWI, ADC and FLAIR, BIDS-like, in the two layouts in use.
+
+Zenodo:    ``sub-X/ses-0001/{dwi/*_dwi,dwi/*_adc,anat/*_FLAIR}.nii.gz``
+challenge: ``rawdata/sub-X/ses-0001/{*_dwi,*_adc,*_flair}.nii.gz``
+both:      ``derivatives/sub-X/ses-0001/*_msk.nii.gz``
+
+DWI, ADC and mask share one grid, FLAIR has its own. Hernandez Petzsche et al., "ISLES 2022: A multi-center magnetic resonance
+imaging stroke lesion segmentation dataset", Scientific Data 2022, doi:10.1038/s41597-022-01875-5.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal, get_args
+
+from nnunet_kd.datasets.case import (
+    LABEL,
+    Case,
+    ConversionOptions,
+    DatasetDescription,
+    Volume,
+    mark_duplicates,
+    nifti_stem,
+    readable_folders,
+)
+from nnunet_kd.datasets.conversion import Summary, convert
+from nnunet_kd.errors import DataError
+
+DATASET_ID = 502
+CHANNELS = {"DWI": "dwi", "ADC": "adc", "FLAIR": "flair"}
+"""nnU-Net's channel names, in order, and the endings of the files (in any case)."""
+MASK = "msk"
+LABELS: dict[str, int | tuple[int, ...]] = {"background": 0, "lesion": 1}
+
+GridName = Literal["dwi", "flair"]
+GRIDS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "dwi": (("DWI", "ADC", LABEL), ("FLAIR",)),
+    "flair": (("FLAIR",), ("DWI", "ADC", LABEL)),
+}
+
+_SUBJECT = re.compile(r"sub-(?P<patient>[A-Za-z0-9]+)")
+_SESSION = re.compile(r"ses-[A-Za-z0-9]+")
+
+
+def convert_isles2022(
+    sources: Sequence[str | Path],
+    *,
+    dataset_id: int = DATASET_ID,
+    grid: GridName = "dwi",
+    options: ConversionOptions | None = None,
+) -> Summary:
+    """Convert ISLES 2022 into ``nnUNet_raw/Dataset502_ISLES2022``, all channels of a case on one grid.
+
+    Args:
+        sources: the extracted download (the folder that holds ``derivatives`` beside the images); without any mask in it,
+            its cases become ``imagesTs``.
+        dataset_id: nnU-Net's number of the dataset.
+        grid: ``dwi`` resamples FLAIR to the DWI, in whose space the challenge scores; ``flair`` resamples DWI and ADC
+            (linear) and the mask (nearest neighbour) to the FLAIR. By the headers alone, without registration.
+        options: see ``ConversionOptions``.
+
+    Raises:
+        BadCasesError: cases that do not hold, all listed; also those of which the images do not overlap in space.
+        DataError: sources, target or splits do not hold.
+        MissingRequirement: ``nnUNet_raw`` is not set.
+    """
+    folders = readable_folders([Path(source) for source in sources])
+    return convert(find_cases(folders), describe(dataset_id, grid), folders, options or ConversionOptions())
+
+
+def describe(dataset_id: int = DATASET_ID, grid: GridName = "dwi") -> DatasetDescription:
+    """The dataset as ``dataset.json`` will have it.
+
+    Raises:
+        DataError: an unknown grid.
+    """
+    if grid not in GRIDS:
+        raise DataError(f"--grid is {' or '.join(get_args(GridName))}, not {grid!r}.")
+    return DatasetDescription(
+        dataset_id=dataset_id,
+        name="ISLES2022",
+        channels=tuple(CHANNELS),
+        labels=LABELS,
+        grids=GRIDS[grid],
+        licence="CC BY 4.0",
+        reference="Hernandez Petzsche et al. 2022, https://doi.org/10.1038/s41597-022-01875-5; "
+        "https://doi.org/10.5281/zenodo.7153326",
+        description=f"ISLES 2022: acute and subacute stroke lesions; DWI, ADC and FLAIR on the grid of the {grid.upper()}",
+    )
+
+
+@dataclass
+class _Session:
+    """What was found of one session of one subject in one source."""
+
+    folder: Path
+    problems: list[str] = field(default_factory=list)
+    files: dict[str, Path] = field(default_factory=dict)
+
+
+def find_cases(folders: Sequence[Path]) -> list[Case]:
+    """Every session of every subject below ``folders``, in either layout; nothing is read.
+
+    Several sessions of one subject are several cases of one patient. Images other than DWI, ADC, FLAIR and mask are passed over.
+
+    Raises:
+        DataError: there is none.
+    """
+    found = [case for folder in folders for case in _cases_of(folder)]
+    if not found:
+        raise DataError(
+            f"No case was found in {', '.join(str(folder) for folder in folders)}: expected, for example, "
+            "sub-strokecase0001/ses-0001/dwi/sub-strokecase0001_ses-0001_dwi.nii.gz, or the same below rawdata. "
+            "Is the download extracted?"
+        )
+    return mark_duplicates(found)
+
+
+def _cases_of(source: Path) -> list[Case]:
+    sessions: dict[str, _Session] = {}
+    unparsed = []
+    for path, kind in _images(source):
+        parts = path.relative_to(source.parent).parts[:-1]  # the source itself may be a subject's folder
+        subjects = [part for part in parts if _SUBJECT.fullmatch(part)]
+        names = [part for part in parts if _SESSION.fullmatch(part)]
+        if not subjects or not names:
+            unparsed.append(_unparsed(path, "the path does not parse: expected folders sub-<name>/ses-<number>"))
+            continue
+        name = f"{subjects[-1]}_{names[-1]}"
+        session = sessions.setdefault(name, _Session(path.parent))
+        if kind != MASK:
+            session.folder = path.parent
+        if not path.name.lower().startswith(f"{name.lower()}_"):
+            session.problems.append(f"{path.name}: the name does not parse, expected {name}_{kind}")
+        elif kind in session.files:
+            session.problems.append(f"{kind}: there are two, {session.files[kind]} and {path}")
+        else:
+            session.files[kind] = path
+    has_masks = any(MASK in session.files for session in sessions.values())
+    return [_case(name, session, has_masks) for name, session in sorted(sessions.items())] + unparsed
+
+
+def _images(source: Path) -> Iterator[tuple[Path, str]]:
+    """Images and masks with their kind, which is the file name's last part; masks only below ``derivatives``."""
+    for folder, subfolders, files in os.walk(source, followlinks=True):
+        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
+        derived = "derivatives" in Path(folder).relative_to(source.parent).parts
+        for name in sorted(files):
+            kind = (nifti_stem(Path(name)) or "").rpartition("_")[2].lower()
+            if kind == MASK or (kind in CHANNELS.values() and not derived):
+                yield Path(folder) / name, kind
+
+
+def _case(name: str, session: _Session, has_masks: bool) -> Case:
+    subject, _, _ = name.partition("_")
+    channels = {channel: Volume(session.files[kind]) for channel, kind in CHANNELS.items() if kind in session.files}
+    problems = list(session.problems)
+    if has_masks and MASK not in session.files:
+        problems.append("mask: missing, though other cases of this source have one")
+    if not channels:
+        problems.append("DWI, ADC, FLAIR: missing")
+    return Case(name, subject, session.folder, channels, session.files.get(MASK), tuple(problems))
+
+
+def _unparsed(path: Path, problem: str) -> Case:
+    name = nifti_stem(path) or path.name
+    return Case(name, name, path.parent, {}, None, (problem,))

@@ -1,0 +1,185 @@
+"""``splits_final.json`` with every patient on one side only.
+
+nnU-Net reads it from ``nnUNet_preprocessed/DatasetXXX_Name``. Its planner copies it there from ``nnUNet_raw/DatasetXXX_Name``
+if there is none yet, and stops if the two differ; preprocessing removes only the folder of its own configuration. Written to
+both, the splits hold whether preprocessing came before or comes after.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+
+import numpy as np
+from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
+from sklearn.model_selection import GroupKFold, GroupShuffleSplit
+
+from nnunet_kd.datasets.writing import write_text
+from nnunet_kd.environment import dataset_name, required_folder
+from nnunet_kd.errors import DataError
+
+SPLITS_FILE = "splits_final.json"
+FOLDS = 5
+SEED = 12345
+
+Splits = list[dict[str, list[str]]]
+
+
+def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEED) -> Splits:
+    """Cross-validation over patients: scikit-learn's ``GroupKFold``, shuffled by ``seed``.
+
+    Args:
+        groups: the patient of every training case.
+        folds: how many; every case is in validation exactly once.
+        seed: of the shuffle; the same cases and seed give the same splits.
+
+    Raises:
+        DataError: fewer than two folds, or more folds than patients.
+    """
+    cases, patients = _sorted(groups)
+    count = len(set(patients))
+    if not 2 <= folds <= count:
+        raise DataError(
+            f"{folds} folds cannot be made of {count} patients ({len(cases)} cases): between 2 and {count} folds are possible. "
+            "Give more cases, or choose fewer folds with `nnunet-kd split --folds`, or one split with --holdout 0.2."
+        )
+    return _named(GroupKFold(folds, shuffle=True, random_state=seed).split(cases, groups=patients), cases)
+
+
+def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -> Splits:
+    """One split, with ``share`` of the patients in validation (scikit-learn's ``GroupShuffleSplit``).
+
+    nnU-Net makes folds that the file does not hold by itself, at random and over cases; train fold 0 only.
+
+    Raises:
+        DataError: ``share`` is not between 0 and 1, or leaves one side without a patient.
+    """
+    cases, patients = _sorted(groups)
+    if not 0 < share < 1:
+        raise DataError(
+            f"--holdout is the share of patients in validation, between 0 and 1, not {share:g}; the papers use 0.2."
+        )
+    splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
+    try:
+        return _named(splitter.split(cases, groups=patients), cases)
+    except ValueError as error:
+        raise DataError(
+            f"Of {len(set(patients))} patients, {share:g} cannot be held out: {error}. Give more cases or another share."
+        ) from error
+
+
+def groups_by_regex(cases: Iterable[str], pattern: str) -> dict[str, str]:
+    """The patient of every case: what ``pattern`` finds in its name (its first group, if it has one).
+
+    >>> groups_by_regex(["BraTS-GLI-00005-100", "BraTS-GLI-00005-101"], r"GLI-(\\d+)")
+    {'BraTS-GLI-00005-100': '00005', 'BraTS-GLI-00005-101': '00005'}
+
+    Raises:
+        DataError: not a regular expression, or one that some case does not match.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-regex {pattern!r} is not a regular expression: {error}.") from error
+    found = {case: expression.search(case) for case in cases}
+    unmatched = [case for case, match in found.items() if match is None]
+    groups = {case: match[1 if expression.groups else 0] for case, match in found.items() if match is not None}
+    unmatched += [case for case, group in groups.items() if not group]
+    if unmatched:
+        raise DataError(
+            f"--group-regex {pattern!r} finds no patient in {len(unmatched)} case names, for example "
+            f"{', '.join(sorted(unmatched)[:5])}. Every case needs a patient."
+        )
+    return groups
+
+
+def training_cases(dataset: str) -> tuple[str, list[str]]:
+    """The full name and the training cases of an nnU-Net dataset, given by id or name.
+
+    Read from ``nnUNet_raw``; from the ``gt_segmentations`` of ``nnUNet_preprocessed`` where only that is at hand.
+
+    Raises:
+        DataError: there is no such dataset, more than one, or it has no cases.
+    """
+    name = dataset_name(dataset)
+    for variable, images in ((nnUNet_raw, "imagesTr"), (nnUNet_preprocessed, "gt_segmentations")):
+        if not variable or not (folder := Path(variable) / name).joinpath("dataset.json").is_file():
+            continue
+        description = json.loads((folder / "dataset.json").read_text())
+        ending = description["file_ending"]
+        if "dataset" in description:
+            cases = sorted(description["dataset"])
+        elif images == "imagesTr":
+            cases = sorted({path.name[: -len(ending) - 5] for path in (folder / images).glob(f"*_????{ending}")})
+        else:
+            cases = sorted(path.name.removesuffix(ending) for path in (folder / images).glob(f"*{ending}"))
+        if cases:
+            return name, cases
+    raise DataError(
+        f"No training cases of {name} were found in nnUNet_raw or nnUNet_preprocessed. Convert the dataset first."
+    )
+
+
+def splits_files(name: str) -> list[Path]:
+    """Where the splits belong: beside the raw data, for later preprocessing, and where nnU-Net reads them.
+
+    Raises:
+        MissingRequirement: neither ``nnUNet_raw`` nor ``nnUNet_preprocessed`` is set.
+    """
+    if not nnUNet_preprocessed:
+        return [required_folder("nnUNet_raw") / name / SPLITS_FILE]
+    preprocessed = required_folder("nnUNet_preprocessed") / name
+    without_raw = not nnUNet_raw or (
+        (preprocessed / "dataset.json").is_file() and not (Path(nnUNet_raw) / name).is_dir()
+    )
+    return [folder / SPLITS_FILE for folder in (() if without_raw else (Path(nnUNet_raw) / name,)) + (preprocessed,)]
+
+
+def refuse_other_splits(name: str, splits: Splits) -> None:
+    """Check that no file of other splits is in the way.
+
+    Raises:
+        DataError: there is one; models may have been trained with it, so it is not replaced unasked.
+    """
+    others = [path for path in splits_files(name) if path.is_file() and _read(path) != splits]
+    if others:
+        raise DataError(
+            f"{' and '.join(str(path) for path in others)} hold(s) other splits. Models may have been trained with them, and "
+            "their validation cases would become training cases. If none was, delete the file(s) and run again, "
+            "or replace them with `nnunet-kd split --overwrite`."
+        )
+
+
+def write_splits(name: str, splits: Splits, *, overwrite: bool = False) -> list[Path]:
+    """Write ``splits`` to ``splits_files(name)``; returns those files.
+
+    Raises:
+        DataError: other splits are there and ``overwrite`` is false.
+    """
+    if not overwrite:
+        refuse_other_splits(name, splits)
+    written = splits_files(name)
+    for path in written:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_text(path, json.dumps(splits, indent=2) + "\n")
+    return written
+
+
+def _read(path: Path) -> object:
+    try:
+        return json.loads(path.read_text())
+    except ValueError:
+        return None
+
+
+def _sorted(groups: Mapping[str, str]) -> tuple[list[str], list[str]]:
+    cases = sorted(groups)
+    return cases, [groups[case] for case in cases]
+
+
+def _named(indices: Iterable[tuple[np.ndarray, np.ndarray]], cases: list[str]) -> Splits:
+    return [
+        {"train": [cases[i] for i in train], "val": [cases[i] for i in validation]} for train, validation in indices
+    ]

@@ -1,0 +1,255 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import nibabel
+import numpy as np
+import pytest
+from generated_downloads import BRATS_AFFINE, LAS, affine, brats_case, edit, flip_byte, tree_hash, truncate
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024, find_cases
+from nnunet_kd.datasets.case import ConversionOptions
+from nnunet_kd.datasets.checks import BadCasesError
+from nnunet_kd.errors import DataError, MissingRequirement
+
+ONE = ConversionOptions(processes=1)
+
+
+def download(source: Path, patients: int = 6) -> Path:
+    """``patients`` patients, the first two with three time points."""
+    folder = source / "training_data1_v2"
+    for patient in range(5, 5 + patients):
+        for time_point in range(100, 103 if patient < 7 else 101):
+            brats_case(folder, f"BraTS-GLI-{patient:05d}-{time_point}")
+    return folder
+
+
+def reasons(error: BadCasesError) -> dict[str, str]:
+    return {case.name: "; ".join(case.problems) for case in error.bad}
+
+
+def test_writes_channels_in_order_labels_and_metadata(source: Path, nnunet: Path) -> None:
+    folder = download(source)
+    before = tree_hash(source)
+    summary = convert_brats2024([folder], options=ONE)
+    dataset = nnunet / "Dataset501_BraTS2024"
+    assert summary.folder == dataset
+    assert len(summary.training) == 10
+    assert (summary.patients, summary.patients_with_several) == (6, 2)
+    name = "BraTS-GLI-00005-101"
+    for number, ending in enumerate(("t1n", "t1c", "t2w", "t2f")):
+        copied = (dataset / f"imagesTr/{name}_{number:04d}.nii.gz").read_bytes()
+        assert copied == (folder / name / f"{name}-{ending}.nii.gz").read_bytes()
+    assert (dataset / f"labelsTr/{name}.nii.gz").read_bytes() == (folder / name / f"{name}-seg.nii.gz").read_bytes()
+    content = json.loads((dataset / "dataset.json").read_text())
+    assert content["channel_names"] == {"0": "T1n", "1": "T1c", "2": "T2w", "3": "T2f"}
+    assert content["labels"] == {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
+    assert content["numTraining"] == 10
+    assert "regions_class_order" not in content
+    assert content["name"] == "Dataset501_BraTS2024"
+    assert "synapse" in content["licence"]
+    assert "2405.18368" in content["reference"]
+    assert not list(dataset.glob(".*"))
+    assert tree_hash(source) == before
+
+
+def test_regions_rebuild_the_labels_in_nnunet(source: Path, nnunet: Path) -> None:
+    convert_brats2024([download(source)], regions=True, options=ONE)
+    content = json.loads((nnunet / "Dataset501_BraTS2024/dataset.json").read_text())
+    regions = {name: value for name, value in content["labels"].items() if name != "background"}
+    assert regions == {"WT": [1, 2, 3], "TC": [1, 3], "ET": [3], "RC": [4]}
+    manager = LabelManager(content["labels"], content["regions_class_order"])
+    truth = np.random.default_rng(0).integers(0, 5, (6, 7, 8))
+    inside = np.stack([np.isin(truth, values) for values in regions.values()]).astype(np.float32)
+    assert np.array_equal(np.asarray(manager.convert_probabilities_to_segmentation(inside)), truth)
+    assert manager.all_labels == [0, 1, 2, 3, 4]
+
+
+def test_several_sources_and_validation_folder(source: Path, nnunet: Path) -> None:
+    first = download(source)
+    second = source / "training_data_additional"
+    brats_case(second, "BraTS-GLI-00005-104")
+    brats_case(second, "BraTS-GLI-02000-100")
+    validation = source / "validation_data"
+    brats_case(validation, "BraTS-GLI-03000-100", seg=False)
+    summary = convert_brats2024([first, second, validation], options=ONE)
+    assert len(summary.training) == 12
+    assert summary.test == ["BraTS-GLI-03000-100"]
+    dataset = nnunet / "Dataset501_BraTS2024"
+    assert sorted(path.name for path in (dataset / "imagesTs").iterdir()) == [
+        f"BraTS-GLI-03000-100_{number:04d}.nii.gz" for number in range(4)
+    ]
+    of_patient_5 = {name for name in summary.training if "-00005-" in name}
+    assert len(of_patient_5) == 4  # from both sources
+    for fold in summary.splits:
+        assert len(of_patient_5 & set(fold["val"])) in (0, 4)
+
+
+def test_the_parent_of_all_folders_is_a_source_too(source: Path) -> None:
+    download(source)
+    brats_case(source / "validation_data", "BraTS-GLI-03000-100", seg=False)
+    summary = convert_brats2024([source], options=ONE)
+    assert (len(summary.training), len(summary.test)) == (10, 1)
+
+
+def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> None:
+    folder = download(source)
+    additional = source / "training_data_additional"
+    names = {}
+    for number, kind in enumerate(
+        ("channel", "gzip", "checksum", "nan", "label", "origin", "shape", "spacing", "seg", "fractional", "volumes")
+    ):
+        names[kind] = f"BraTS-GLI-{1000 + number:05d}-100"
+        dtype = np.float32 if kind in ("nan", "fractional") else np.int16
+        brats_case(folder, names[kind], seg=kind != "seg", dtype=dtype)
+
+    def file(kind: str, channel: str) -> Path:
+        return folder / names[kind] / f"{names[kind]}-{channel}.nii.gz"
+
+    file("channel", "t2w").unlink()
+    truncate(file("gzip", "t1n"))
+    flip_byte(file("checksum", "t2f"))
+    edit(file("nan", "t1c"), lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32))
+    edit(file("label", "seg"), lambda a: np.where(a == 4, 7, a).astype(np.int16))
+    edit(file("origin", "t2f"), shift=(0, 0, 0.5))
+    edit(file("shape", "t1c"), lambda a: a[:-1])
+    brats_case(folder, names["spacing"], matrix=affine((1, 1, 1.01)))
+    brats_case(source / "other", names["spacing"], matrix=affine((1, 1, 1)))
+    (source / "other" / names["spacing"] / f"{names['spacing']}-t1n.nii.gz").replace(file("spacing", "t1n"))
+    edit(file("fractional", "seg"), lambda a: np.where(a == 1, 0.5, a).astype(np.float32))
+    edit(file("volumes", "t1n"), lambda a: np.stack([a, a], -1))
+    brats_case(additional, "BraTS-GLI-00005-101")  # also in the first source
+    brats_case(folder, "BraTS-GLI-77-100")
+    brats_case(folder, "patient_12")
+    before = tree_hash(folder, additional)
+
+    with pytest.raises(BadCasesError) as caught:
+        convert_brats2024([folder, additional], options=ONE)
+    why = reasons(caught.value)
+    assert why.keys() == {*names.values(), "BraTS-GLI-00005-101", "BraTS-GLI-77-100", "patient_12"}
+    expected = {
+        "channel": "T2w: missing",
+        "gzip": "T1n: BraTS-GLI-01001-100-t1n.nii.gz is damaged",
+        "checksum": "T2f: BraTS-GLI-01002-100-t2f.nii.gz is damaged",
+        "nan": "T1c: 1 voxels are NaN or infinite",
+        "label": "label: holds 7; known are 0, 1, 2, 3, 4",
+        "origin": "T2f: origin",
+        "shape": "T1c: shape (23, 24, 16) instead of (24, 24, 16)",
+        "spacing": "off by 0.01 mm",
+        "seg": "seg: missing",
+        "fractional": "label: holds 0.5",
+        "volumes": "holds 2 volumes instead of one",
+    }
+    for kind, text in expected.items():
+        assert text in why[names[kind]], kind
+    assert f"the same case is also in {folder}" in why["BraTS-GLI-00005-101"]
+    assert "does not parse" in why["BraTS-GLI-77-100"]
+    assert "does not parse" in why["patient_12"]
+    for name in why:  # all in one message, nothing written
+        assert name in str(caught.value)
+    assert not any(nnunet.iterdir())
+
+    summary = convert_brats2024([folder, additional], options=ConversionOptions(processes=1, skip_bad=True))
+    assert len(summary.training) == 10
+    rows = (summary.folder / "skipped.csv").read_text().splitlines()
+    assert len(rows) == 1 + len(why)
+    assert any(row.startswith(names["label"]) and "holds 7" in row for row in rows)
+    assert tree_hash(folder, additional) == before
+
+
+def test_all_problems_of_a_case_are_listed(source: Path) -> None:
+    folder = download(source)
+    bad = folder / "BraTS-GLI-00007-100"
+    (bad / "BraTS-GLI-00007-100-t1n.nii.gz").unlink()
+    edit(bad / "BraTS-GLI-00007-100-t2w.nii.gz", shift=(3, 0, 0))
+    with pytest.raises(BadCasesError) as caught:
+        convert_brats2024([folder], options=ONE)
+    assert len(caught.value.bad[0].problems) == 2
+
+
+def test_a_file_of_another_case_does_not_parse(source: Path) -> None:
+    folder = brats_case(source, "BraTS-GLI-00005-100")
+    (folder / "BraTS-GLI-00005-100-t1n.nii.gz").rename(folder / "BraTS-GLI-00006-100-t1n.nii.gz")
+    (case,) = find_cases([source])
+    assert "BraTS-GLI-00006-100-t1n.nii.gz: the name does not parse" in case.problems[0]
+
+
+def test_empty_masks_are_a_warning_with_a_count(source: Path) -> None:
+    folder = download(source)
+    brats_case(folder, "BraTS-GLI-00500-100", labels=(0,))
+    brats_case(folder, "BraTS-GLI-00501-100", labels=(0,))
+    for _ in range(2):  # the count survives a run that keeps the cases
+        summary = convert_brats2024([folder], options=ONE)
+        assert len(summary.training) == 12
+        assert any("2 cases have an empty segmentation: BraTS-GLI-00500-100" in text for text in summary.warnings)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32, np.float64])
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_data_types_and_endings(source: Path, nnunet: Path, dtype: type, ending: str) -> None:
+    for patient in range(5):
+        brats_case(
+            source,
+            f"BraTS-GLI-0000{patient}-100",
+            ending=ending,
+            dtype=dtype,
+            matrix=affine((1, 1, 1), orientation=LAS),
+        )
+    convert_brats2024([source], options=ONE)
+    name = "BraTS-GLI-00003-100"
+    for number, channel in enumerate(CHANNELS.values()):
+        original = nibabel.load(source / name / f"{name}-{channel}{ending}")
+        written = nibabel.load(nnunet / f"Dataset501_BraTS2024/imagesTr/{name}_{number:04d}.nii.gz")
+        assert written.get_data_dtype() == original.get_data_dtype() == dtype
+        assert np.array_equal(np.asanyarray(written.dataobj), np.asanyarray(original.dataobj))
+        assert np.array_equal(written.affine, original.affine)
+
+
+def test_full_size(source: Path, nnunet: Path) -> None:
+    for patient in range(5):
+        brats_case(source, f"BraTS-GLI-0000{patient}-100", shape=(240, 240, 155) if patient == 0 else (24, 24, 16))
+    convert_brats2024([source], options=ONE)
+    image = nibabel.load(nnunet / "Dataset501_BraTS2024/imagesTr/BraTS-GLI-00000-100_0003.nii.gz")
+    assert image.shape == (240, 240, 155)
+    assert np.array_equal(image.affine, BRATS_AFFINE)
+
+
+def test_headers_within_the_tolerance_become_equal(source: Path, nnunet: Path) -> None:
+    folder = download(source)
+    name = "BraTS-GLI-00005-100"
+    edit(folder / name / f"{name}-t2f.nii.gz", shift=(0.004, 0, 0))
+    summary = convert_brats2024([folder], options=ONE)
+    images = [nibabel.load(nnunet / f"Dataset501_BraTS2024/imagesTr/{name}_{number:04d}.nii.gz") for number in (0, 3)]
+    assert np.array_equal(images[0].affine, images[1].affine)
+    original = nibabel.load(folder / name / f"{name}-t2f.nii.gz")
+    assert np.array_equal(np.asanyarray(images[1].dataobj), np.asanyarray(original.dataobj))
+    assert any(text.startswith("1 files had headers") for text in summary.warnings)
+
+
+def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -> None:
+    folder = download(source)
+    brats_case(source / "validation_data", "BraTS-GLI-00005-109", seg=False)
+    summary = convert_brats2024([folder, source / "validation_data"], options=ONE)
+    assert any("1 patients have training and test cases: 00005" in text for text in summary.warnings)
+
+
+def test_only_validation_data_is_an_error(source: Path) -> None:
+    brats_case(source, "BraTS-GLI-00005-100", seg=False)
+    with pytest.raises(DataError, match="nothing to train on"):
+        convert_brats2024([source], options=ONE)
+
+
+def test_wrong_sources(source: Path) -> None:
+    with pytest.raises(DataError, match="No case was found"):
+        convert_brats2024([source], options=ONE)
+    with pytest.raises(DataError, match=r"nowhere is not a folder.*overlap"):
+        convert_brats2024([source, source / "nowhere", source], options=ONE)
+
+
+def test_without_nnunet_raw(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    download(source)
+    monkeypatch.delenv("nnUNet_raw")
+    with pytest.raises(MissingRequirement, match="nnUNet_raw"):
+        convert_brats2024([source], options=ONE)
