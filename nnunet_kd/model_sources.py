@@ -122,9 +122,10 @@ def _from_model_folder(folder: Path, fold: str | None, origin: Path | None = Non
     predictor = new_predictor()
     fold_name = checkpoint.parent.name.removeprefix("fold_")
     try:
-        predictor.initialize_from_trained_model_folder(
-            str(folder), (fold_name if fold_name == "all" else int(fold_name),), checkpoint.name
-        )
+        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looked for the trainer
+            predictor.initialize_from_trained_model_folder(
+                str(folder), (fold_name if fold_name == "all" else int(fold_name),), checkpoint.name
+            )
     except Exception as error:  # torch, json and nnU-Net each raise their own
         raise PlanError(
             f"{checkpoint} cannot be loaded: {error}. Its folder must be complete, and the trainer it was trained with "

@@ -286,18 +286,19 @@ def resident_peak(path: str, configuration: str | None, fold: str | None, datase
     """Bytes by which one patch raises this process's resident memory, weights included; see ``open_model``."""
     source = open_model(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
     weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
+    patch = torch.rand(1, source.input_channels, *source.patch_size)
+    with torch.inference_mode():
+        source.network(patch)  # loads the libraries that any network needs; they are none of its costs
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what the patch takes
         ctypes.CDLL(None).malloc_trim(0)
     before = _resident("VmRSS")
-    try:
-        Path("/proc/self/clear_refs").write_text(
-            "5"
-        )  # sets VmHWM back: reading a checkpoint takes more than a patch may
+    try:  # set VmHWM back: what came before may have taken more than the patch does
+        Path("/proc/self/clear_refs").write_text("5")
     except OSError:
         return None
     with torch.inference_mode():
-        source.network(torch.rand(1, source.input_channels, *source.patch_size))
+        source.network(patch)
     after = _resident("VmHWM")
     return None if before is None or after is None else after - before + weights
 

@@ -151,7 +151,7 @@ def test_a_profile_holds_everything_and_survives_its_file(model, tmp_path):
     write_profiles([found], tmp_path / "p.json")
     assert read_profiles(tmp_path / "p.json") == {"teacher": found}
     table = profile_table([found])
-    assert table.rows[0] == ("Parameters (M)", f"{found.parameters / 1e6:.3f}")
+    assert table.rows[0] == ("Parameters (M)", f"{found.parameters / 1e6:.3g}")
     assert any(row[0] == "Latency, volume, mirrored, cpu (ms)" for row in table.rows)
 
 

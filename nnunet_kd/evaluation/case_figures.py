@@ -153,7 +153,7 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
             if prediction is not None:
                 _contours(drawn, prediction, classes, colours, 2.0 if drawn is zoomed else 1.2)
             if with_reference:
-                _contours(drawn, reference, classes, dict.fromkeys(classes, _REFERENCE_COLOUR), 0.8, "dotted")
+                _contours(drawn, reference, classes, dict.fromkeys(classes, _REFERENCE_COLOUR), 1.1, "dotted")
         rows, columns = box
         _show(whole, (slice(0, flat.shape[0]), slice(0, flat.shape[1])), origin)
         _show(zoomed, box, origin)

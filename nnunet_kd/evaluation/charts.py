@@ -12,7 +12,7 @@ import matplotlib as mpl
 import numpy as np
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
-from matplotlib.ticker import LogLocator, NullLocator
+from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.metrics import DICE, Metric
@@ -163,6 +163,7 @@ def curves_plot(curves: Mapping[str, Sequence[float]], colours: Mapping[str, str
                 np.arange(1, len(values) + 1), values, styles[index % len(styles)], color=colours[name], linewidth=1.8,
                 label=textwrap.fill(name, 22),
             )  # fmt: skip
+        axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
         figure.legend(loc="outside lower center", ncols=2, frameon=False)

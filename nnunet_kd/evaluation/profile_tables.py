@@ -45,9 +45,11 @@ def profile_table(profiles: Sequence[Profile]) -> Table:
 
 
 def _note(profiles: Sequence[Profile]) -> str:
-    patches = {f"{profile.name} {_shape(profile.patch_size)}" for profile in profiles}
+    patches = {_shape(profile.patch_size) for profile in profiles}
+    if len(patches) > 1:
+        patches = {f"{_shape(profile.patch_size)} ({profile.name})" for profile in profiles}
     volumes = {
-        f"{_shape(profile.volume_shape)} ({profile.windows} windows)"
+        f"{_shape(profile.volume_shape)} ({profile.windows} {'window' if profile.windows == 1 else 'windows'})"
         for profile in profiles
         if profile.volume_shape is not None
     }
@@ -71,7 +73,12 @@ def _shape(shape: Sequence[int]) -> str:
 
 
 def _row(title: str, values: Sequence[float | None], unit: float) -> tuple[str, ...]:
-    return (title, *(DASH if value is None else f"{value / unit:.3f}{_less(values, value)}" for value in values))
+    return (title, *(DASH if value is None else f"{_digits(value / unit)}{_less(values, value)}" for value in values))
+
+
+def _digits(value: float) -> str:
+    """Three decimals, or three significant digits below 1."""
+    return f"{value:.3f}" if value >= 1 or value == 0 else f"{value:.3g}"
 
 
 def _latency_row(title: str, latencies: Sequence[Latency | None]) -> tuple[str, ...]:
