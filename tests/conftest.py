@@ -94,6 +94,11 @@ def make_plans(
     }
 
 
+@pytest.fixture(autouse=True)
+def _seeded() -> None:
+    torch.manual_seed(0)
+
+
 @pytest.fixture
 def folders(tmp_path: Path) -> Iterator[Path]:
     """Empty nnU-Net folders, set as nnU-Net's variables."""

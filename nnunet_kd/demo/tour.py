@@ -101,7 +101,7 @@ class Tour:
     def _plan(self) -> None:
         number = self.dataset[7:10]
         self._command(
-            "plan and preprocess", "nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "2",
+            "plan and preprocess", "nnUNetv2_plan_and_preprocess", "-d", number, "-c", CONFIGURATION, "-np", "2", "-npfp", "2",
             "--verify_dataset_integrity",
         )  # fmt: skip
         folder = self.output / "nnUNet_preprocessed" / self.dataset
