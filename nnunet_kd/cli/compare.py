@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -65,8 +67,9 @@ def compare(
 ) -> None:
     """Tables with means, errors and significance, and a report.html that opens offline."""
     from nnunet_kd.evaluation import comparison as comparing
-    from nnunet_kd.evaluation.folders import evaluate_folder, read_dataset_json, read_labels, reader_for
+    from nnunet_kd.evaluation.folders import evaluate_folder, find_cases, read_dataset_json, read_labels, reader_for
     from nnunet_kd.evaluation.metrics import MetricOptions
+    from nnunet_kd.evaluation.parallel import worker_pool
     from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.report import ReportInput, write_report
     from nnunet_kd.evaluation.runs import (
@@ -80,40 +83,48 @@ def compare(
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
 
-    profiles = read_profiles(profile) if profile is not None else {}
-    found = attach_runs([parse_method(text, fold) for text in methods], model or [], fold)
-    names = [method.name for method in found]
+    names = [text.partition("=")[0] for text in methods]
     teacher = teacher or ("teacher" if "teacher" in names else None)
     focus = focus or next((name for name in reversed(names) if name not in (reference, teacher)), names[-1])
-    _check_names(names, {"--reference": reference, "--teacher": teacher, "--focus": focus})
+    comparing.check_roles(names, reference, teacher)
+    if focus not in names:
+        raise DataError(f"--focus {focus!r} is not among the methods: {', '.join(names)}.")
+    _check_output(output)
+    profiles = read_profiles(profile) if profile is not None else {}
+    found = attach_runs([parse_method(text, fold) for text in methods], model or [], fold)
 
     dataset = next((method.run.dataset_name for method in found if method.run is not None), None)
     raw, preprocessed = (
         nnunet_folder(variable, dataset) if dataset else None for variable in ("nnUNet_raw", "nnUNet_preprocessed")
     )
     segmentations = ground_truth or (raw / "labelsTr" if raw is not None else None)
-    if segmentations is None:
-        raise DataError("the reference segmentations are not known. Give their folder with --ground-truth.")
+    if segmentations is None or not segmentations.is_dir():
+        where = "are not known" if segmentations is None else f"are not in {segmentations}, which does not exist"
+        raise DataError(f"the reference segmentations {where}. Give their folder with --ground-truth.")
     labels_from = find_dataset_json(dataset_json, *(method.predictions for method in found), segmentations)
     labels = read_labels(read_dataset_json(labels_from), labels_from)
     if splits is None and preprocessed is not None and (preprocessed / "splits_final.json").is_file():
         splits = preprocessed / "splits_final.json"
     known_splits = read_splits(splits) if splits is not None else None
     fold = fold or _common_fold(found)
-    if fold is not None and known_splits is None:
+    if fold not in (None, "all") and known_splits is None:
         raise DataError(
             f"which cases belong to fold {fold} is not known. Give nnU-Net's splits_final.json with --splits."
         )
     cases = fold_cases(known_splits, fold, "val") if known_splits is not None and fold is not None else None
-    image_of = _image_finder(images or (raw / "imagesTr" if raw is not None else None), channel, labels.file_ending)
+    for method in found:
+        pairs = find_cases(method.predictions, segmentations, labels.file_ending, cases)
+    suffix = f"_{channel:04d}{labels.file_ending}"
+    image_of = _image_finder(images, raw, [pair.case for pair in pairs], suffix)
 
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
-    evaluations = {
-        method.name: evaluate_folder(
-            method.predictions, segmentations, labels_from, options, cases, workers or default_workers(), method.name
-        )
-        for method in found
-    }
+    with worker_pool(workers or default_workers()) as pool:
+        evaluations = {
+            method.name: evaluate_folder(
+                method.predictions, segmentations, labels_from, options, cases, pool, method.name
+            )
+            for method in found
+        }
     result = comparing.compare(evaluations, reference, teacher)
 
     output.mkdir(parents=True, exist_ok=True)
@@ -124,8 +135,7 @@ def compare(
         text = joined(tables, form).encode()
         write_atomically(output / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
     warnings = find_warnings(found, result.cases, known_splits)
-    example = segmentations / (result.cases[0] + labels.file_ending)
-    reader = reader_for(read_dataset_json(labels_from), example)
+    reader = reader_for(read_dataset_json(labels_from), pairs[0].reference)
     given = ReportInput(result, found, labels, reader, image_of, focus, fold, warnings, profiles)
     write_report(given, output / "report.html")
 
@@ -142,12 +152,11 @@ def compare(
     )
 
 
-def _check_names(names: Sequence[str], roles: dict[str, str | None]) -> None:
-    if len(set(names)) != len(names):
-        raise DataError(f"two methods have the same name: {', '.join(names)}. Give each its own.")
-    for option, name in roles.items():
-        if name is not None and name not in names:
-            raise DataError(f"{option} {name!r} is not among the methods: {', '.join(names)}.")
+def _check_output(folder: Path) -> None:
+    """Whether a folder can be made or written to, known before hours of measuring."""
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise DataError(f"--output {folder}: {existing} is no folder that can be written to. Choose another place.")
 
 
 def _common_fold(methods: Sequence[Method]) -> str | None:
@@ -162,11 +171,25 @@ def _common_fold(methods: Sequence[Method]) -> str | None:
     return next(iter(folds)) if len(folds) == 1 else None
 
 
-def _image_finder(folder: Path | None, channel: int, ending: str) -> Callable[[str], Path] | None:
-    """A case's image file; the first look shows whether the folder is right, before anything is measured."""
-    if folder is None:
-        return None
-    suffix = f"_{channel:04d}{ending}"
-    if not folder.is_dir() or not any(path.name.endswith(suffix) for path in folder.iterdir()):
-        raise DataError(f"the image folder {folder} has no *{suffix} file. Give another --images or --channel.")
-    return lambda case: folder / f"{case}{suffix}"
+def _image_finder(
+    given: Path | None, raw: Path | None, cases: Sequence[str], suffix: str
+) -> Callable[[str], Path] | None:
+    """A case's image file; ``None`` if no folder was given and the dataset's own do not hold all cases.
+
+    Raises:
+        DataError: the folder given lacks cases; names them.
+    """
+    if given is not None:
+        missing = [f"{case}{suffix}" for case in cases if not (given / f"{case}{suffix}").is_file()]
+        if missing:
+            more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+            raise DataError(f"{given} lacks {', '.join(missing[:8])}{more}. Give another --images or --channel.")
+        return partial(_image_in, given, suffix)
+    for folder in (raw / "imagesTr", raw / "imagesTs") if raw is not None else ():
+        if all((folder / f"{case}{suffix}").is_file() for case in cases):
+            return partial(_image_in, folder, suffix)
+    return None
+
+
+def _image_in(folder: Path, suffix: str, case: str) -> Path:
+    return folder / f"{case}{suffix}"

@@ -82,6 +82,7 @@ def evaluate(
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
     from nnunet_kd.evaluation.folders import evaluate_folder
     from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
+    from nnunet_kd.evaluation.parallel import worker_pool
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
@@ -89,23 +90,24 @@ def evaluate(
     if (splits is None) != (fold is None):
         raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")
     cases = fold_cases(read_splits(splits), fold, "val") if splits is not None and fold is not None else None
+    for kind, folder in (("prediction", predictions), ("reference", reference)):
+        if not folder.is_dir():
+            raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one file per case.")
     target = output or predictions / "evaluation"
     if not target.parent.is_dir():
         raise DataError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
-    evaluation = evaluate_folder(
-        predictions,
-        reference,
-        find_dataset_json(dataset_json, predictions, reference),
-        MetricOptions(nsd_tolerance, empty.value, hd95_penalty),
-        cases,
-        workers or default_workers(),
-    )
+    if not os.access(target.parent, os.W_OK):
+        raise DataError(f"the folder {target.parent} cannot be written to. Give another place with --output.")
+    labels_from = find_dataset_json(dataset_json, predictions, reference)
+    options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
+    with worker_pool(workers or default_workers()) as pool:
+        evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
     csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
     evaluation.write_csv(csv_path)
     evaluation.write_json(json_path)
 
     table = Table(
-        "class", *(metric.heading for metric in METRICS), title=f"{len(evaluation.cases)} cases, mean ± error"
+        "class", *(metric.heading for metric in METRICS), title=f"{len(evaluation.cases)} cases, mean ± standard error"
     )
     for class_name in (OVERALL, *evaluation.classes):
         cells = [mean_and_error(evaluation.summary(metric.name, class_name), metric) for metric in METRICS]

@@ -16,6 +16,7 @@ from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
 
 from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.metrics import DICE, Metric
+from nnunet_kd.evaluation.results import paired_values
 
 PALETTE = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#8C510A", "#000000")
 MARKERS = "osD^vPX*<>"
@@ -95,13 +96,14 @@ def difference_plot(comparison: Comparison, metric: Metric) -> str:
     methods = list(comparison.evaluations)
     colours = method_colours(methods)
     others = [name for name in methods if name != comparison.reference]
-    reference = comparison.evaluations[comparison.reference].per_case(metric.name)
+    reference = comparison.evaluations[comparison.reference]
     random = np.random.default_rng(0)
     with mpl.rc_context(_STYLE):
         figure, axis = _rows_figure(len(others))
         axis.axvline(0, color=GREY, linewidth=1)
         for row, name in enumerate(others):
-            values = (comparison.evaluations[name].per_case(metric.name) - reference) * metric.scale
+            own, base = paired_values([comparison.evaluations[name], reference], metric.name)
+            values = (own - base) * metric.scale
             values = values[~np.isnan(values)]
             heights = row + 0.14 + random.uniform(0, 0.2, values.size)
             axis.scatter(values, heights, s=9, color=colours[name], alpha=0.5, lw=0)

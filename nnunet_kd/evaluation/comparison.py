@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,7 +12,7 @@ import numpy as np
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import COUNTS, METRICS, Metric
-from nnunet_kd.evaluation.results import OVERALL, Evaluation, Summary
+from nnunet_kd.evaluation.results import OVERALL, Evaluation, Summary, Values, paired_values
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired, gap_recovered, holm
 from nnunet_kd.files import write_atomically
 
@@ -118,6 +118,25 @@ class Comparison:
         write_atomically(path, lambda file: file.write(text.getvalue().encode()))
 
 
+def check_roles(names: Sequence[str], reference: str, teacher: str | None = None) -> None:
+    """What must hold of the methods' names before anything is measured.
+
+    Raises:
+        DataError: a name that is not there or there twice, fewer than two methods, or one in both roles.
+    """
+    for role, name in (("--reference", reference), ("--teacher", teacher)):
+        if name is not None and name not in names:
+            raise DataError(f"{role} {name!r} is not among the methods: {', '.join(names)}.")
+    if len(set(names)) != len(names):
+        raise DataError(f"two methods have the same name: {', '.join(names)}. Give each its own.")
+    if len(names) < 2:
+        raise DataError("a comparison needs at least two methods; give another name=FOLDER.")
+    if teacher == reference:
+        raise DataError(
+            f"{reference!r} cannot be reference and teacher at once. Give the undistilled student as --reference."
+        )
+
+
 def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str | None = None) -> Comparison:
     """Compare methods over the same cases.
 
@@ -129,15 +148,7 @@ def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str 
     Raises:
         DataError: a name that is not there, fewer than two methods, or methods with other cases or classes.
     """
-    for role, name in (("--reference", reference), ("--teacher", teacher)):
-        if name is not None and name not in evaluations:
-            raise DataError(f"{role} {name!r} is not among the methods: {', '.join(evaluations)}.")
-    if len(evaluations) < 2:
-        raise DataError("a comparison needs at least two methods; give another name=FOLDER.")
-    if teacher == reference:
-        raise DataError(
-            f"{reference!r} cannot be reference and teacher at once. Give the undistilled student as --reference."
-        )
+    check_roles(list(evaluations), reference, teacher)
     base = evaluations[reference]
     for name, evaluation in evaluations.items():
         if evaluation.cases != base.cases or evaluation.classes != base.classes:
@@ -155,9 +166,11 @@ def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str 
 def _rows(
     evaluations: Mapping[str, Evaluation], reference: str, teacher: str | None, metric: Metric, class_name: str
 ) -> list[Row]:
-    values = {name: evaluation.per_case(metric.name, class_name) for name, evaluation in evaluations.items()}
+    def values(*names: str) -> list[Values]:
+        return paired_values([evaluations[name] for name in names], metric.name, class_name)
+
     others = [name for name in evaluations if name != reference]
-    paired = {name: compare_paired(values[name], values[reference]) for name in others}
+    paired = {name: compare_paired(*values(name, reference)) for name in others}
     t_holm = dict(zip(others, holm([paired[name].t_p for name in others]), strict=True))
     wilcoxon_holm = dict(zip(others, holm([paired[name].wilcoxon_p for name in others]), strict=True))
     nan = float("nan")
@@ -166,7 +179,7 @@ def _rows(
         gap = nan
         # a signed difference has no better and worse, so no gap to close
         if teacher is not None and name not in (reference, teacher) and metric.better:
-            gap = gap_recovered(values[name], values[reference], values[teacher])
+            gap = gap_recovered(*values(name, reference, teacher))
         summary = evaluation.summary(metric.name, class_name)
         rows.append(
             Row(

@@ -7,29 +7,25 @@ files is looked for first, in all of them, so that one run tells all of it.
 from __future__ import annotations
 
 import json
-import multiprocessing
-from collections.abc import Callable, Iterable, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions, measure
+from nnunet_kd.evaluation.parallel import run_all
 from nnunet_kd.evaluation.results import Evaluation
 
-Result = TypeVar("Result")
 GEOMETRY_TOLERANCE = 1e-3
 """mm, and for direction cosines: NIfTI headers keep single precision."""
 
@@ -156,7 +152,7 @@ def evaluate_folder(
     dataset_json_path: Path,
     options: MetricOptions | None = None,
     cases: Iterable[str] | None = None,
-    workers: int = 1,
+    pool: ProcessPoolExecutor | None = None,
     title: str = "evaluating",
 ) -> Evaluation:
     """Measure every case, with a progress bar.
@@ -165,7 +161,7 @@ def evaluate_folder(
         prediction_folder, reference_folder, cases: see :func:`find_cases`.
         dataset_json_path: nnU-Net's ``dataset.json``.
         options: default :class:`MetricOptions`.
-        workers: processes; 1 stays in this one.
+        pool: of :func:`nnunet_kd.evaluation.parallel.worker_pool`; default: this process.
         title: in front of the progress bar.
 
     Raises:
@@ -177,14 +173,14 @@ def evaluate_folder(
     pairs = find_cases(prediction_folder, reference_folder, labels.file_ending, cases)
     reader = reader_for(dataset_json, pairs[0].reference)
 
-    problems = run_all(partial(check_case, labels=labels, reader=reader), pairs, workers, f"{title}: checking files")
+    problems = run_all(partial(check_case, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
     if found := [problem for case_problems in problems for problem in case_problems]:
         shown = "\n  ".join(found[:20]) + (f"\n  and {len(found) - 20} more" if len(found) > 20 else "")
         raise DataError(
             f"{len(found)} problem(s) in the files of {prediction_folder} and {reference_folder}:\n  {shown}\n"
             f"Predict again in the space of the reference, or correct the files."
         )
-    measured = run_all(partial(measure_case, labels=labels, reader=reader, options=options), pairs, workers, title)
+    measured = run_all(partial(measure_case, labels=labels, reader=reader, options=options), pairs, pool, title)
     names = next(iter(measured[0].values())).keys()
     values = {
         name: np.array([[case[class_name][name] for class_name in labels.classes] for case in measured])
@@ -262,27 +258,3 @@ def measure_case(
         )
         for name, label in labels.classes.items()
     }
-
-
-def run_all(
-    function: Callable[[CasePair], Result], pairs: Sequence[CasePair], workers: int, title: str
-) -> list[Result]:
-    """``function`` of every case, in order, with a progress bar; in this process for one worker."""
-    columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    console = Console(stderr=True)
-    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        task = progress.add_task(title, total=len(pairs))
-        if workers <= 1:
-            results = []
-            for pair in pairs:
-                results.append(function(pair))
-                progress.advance(task)
-            return results
-        # spawned, because a fork of a process in which torch has threads may hang
-        context = multiprocessing.get_context("spawn")
-        with ProcessPoolExecutor(min(workers, len(pairs)), context, torch.set_num_threads, (1,)) as pool:
-            futures = [pool.submit(function, pair) for pair in pairs]
-            for future in as_completed(futures):
-                future.result()
-                progress.advance(task)
-            return [future.result() for future in futures]

@@ -23,6 +23,7 @@ from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.folders import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
 from nnunet_kd.evaluation.profile_tables import profile_table
+from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import class_tables, difference_tables, fixed, overall_table, signed
 from nnunet_kd.files import write_atomically
@@ -100,6 +101,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         ],
         "cases": list(_cases(given)),
         "focus": given.focus,
+        "with_images": given.images is not None,
         "legend": class_colours(comparison.classes),
         "costs": list(_costs(given)),
         "profile": profile_table(profiles) if profiles else None,
@@ -134,7 +136,9 @@ def _facts(given: ReportInput) -> dict[str, str]:
 def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
     comparison = given.comparison
     values = {name: evaluation.per_case(DICE.name) * DICE.scale for name, evaluation in comparison.evaluations.items()}
-    chosen = choose_cases(values[given.focus], values[comparison.reference], DICE.better)
+    pair = [comparison.evaluations[name] for name in (given.focus, comparison.reference)]
+    own, base = (found * DICE.scale for found in paired_values(pair, DICE.name))
+    chosen = choose_cases(own, base, DICE.better)
     console = Console(stderr=True)
     for kind, index in track(
         chosen.items(),
@@ -149,7 +153,7 @@ def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
         yield {
             "kind": kind,
             "case": case,
-            "difference": signed(float(values[given.focus][index] - values[comparison.reference][index])),
+            "difference": signed(float(own[index] - base[index])),
             "slice": f"slice {position} of axis {axis}",
             "panels": [
                 (
@@ -227,14 +231,15 @@ def _run_facts(method: Method) -> dict[str, str]:
         facts["Parameters"] = f"{run.parameters:,}"
     if run.checkpoint is not None and run.checkpoint_sha256 is not None:
         facts |= {"Checkpoint": run.checkpoint.name, "Checkpoint SHA-256": run.checkpoint_sha256}
-    if run.teacher.get("sha256"):
+    for number, teacher in enumerate(run.teachers, 1):
+        title = "Teacher" if len(run.teachers) == 1 else f"Teacher {number}"
         facts |= {
-            "Teacher": str(run.teacher.get("path")),
-            "Teacher's fold": str(run.teacher.get("fold")),
-            "Teacher SHA-256": str(run.teacher["sha256"]),
+            title: str(teacher.get("path") or "not known"),
+            f"{title}, fold": str(teacher.get("fold", "not known")),
+            f"{title}, SHA-256": str(teacher.get("sha256") or "not known"),
         }
-    elif run.settings is None:
-        facts["Distillation"] = "none (no distillation_settings.yaml)"
+    if not run.teachers:
+        facts["Distillation"] = "none recorded" if run.settings is None else "none (no teacher)"
     return facts
 
 

@@ -6,7 +6,7 @@ import csv
 import io
 import json
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -58,14 +58,8 @@ class Evaluation:
 
     def per_case(self, metric: str, class_name: str = OVERALL) -> Values:
         """Values of one class by case (cases,); ``overall`` is the mean over the classes defined in that case."""
-        values: Values = self.values[metric]
-        if class_name != OVERALL:
-            return np.asarray(values[:, self.classes.index(class_name)], dtype=np.float64)
-        defined = ~np.isnan(values)
-        sums = np.where(defined, values, 0.0).sum(axis=1)
-        counts = defined.sum(axis=1)
-        means: Values = np.divide(sums, counts, out=np.full(len(sums), np.nan), where=counts > 0)
-        return means
+        (values,) = paired_values([self], metric, class_name)
+        return values
 
     def summary(self, metric: str, class_name: str = OVERALL) -> Summary:
         """Mean and standard error of the mean over cases."""
@@ -134,6 +128,22 @@ class Evaluation:
             "cases": summary.cases,
             "left_out": summary.left_out,
         }
+
+
+def paired_values(evaluations: Sequence[Evaluation], metric: str, class_name: str = OVERALL) -> list[Values]:
+    """Values by case (cases,) of methods that are to be subtracted from each other.
+
+    ``overall`` is the mean over the classes that are defined in all of them: a method must not gain because a class in
+    which it failed has no distance and drops out of its mean alone.
+    """
+    arrays = [evaluation.values[metric] for evaluation in evaluations]
+    if class_name != OVERALL:
+        columns = [evaluation.classes.index(class_name) for evaluation in evaluations]
+        return [np.asarray(values[:, column], dtype=np.float64) for values, column in zip(arrays, columns, strict=True)]
+    defined = ~np.any([np.isnan(values) for values in arrays], axis=0)
+    counts = defined.sum(axis=1)
+    sums = [np.where(defined, values, 0.0).sum(axis=1) for values in arrays]
+    return [np.divide(total, counts, out=np.full(len(total), np.nan), where=counts > 0) for total in sums]
 
 
 def summarise(values: Values) -> Summary:

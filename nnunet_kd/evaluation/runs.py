@@ -48,9 +48,12 @@ class Run:
     curves: Mapping[str, list[float]] = field(default_factory=dict)
 
     @property
-    def teacher(self) -> Mapping[str, Any]:
-        """The settings' ``teacher``: path, fold, sha256; empty if there was none."""
-        return (self.settings or {}).get("teacher") or {}
+    def teachers(self) -> tuple[Mapping[str, Any], ...]:
+        """The settings' ``teacher``, a mapping (path, fold, sha256) or a list of them; none if it names nothing."""
+        given = (self.settings or {}).get("teacher") or []
+        listed = given if isinstance(given, list) else [given]
+        entries = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
+        return tuple(entry for entry in entries if entry.get("path") or entry.get("sha256") or _known_fold(entry))
 
 
 @dataclass(frozen=True)
@@ -136,9 +139,12 @@ def read_run(model_folder: Path, fold: str) -> Run:
     try:
         # nnU-Net's checkpoints hold NumPy scalars and so need the full unpickler, as nnU-Net itself loads them
         content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-        parameters = open_model(model_folder, fold=fold).parameters
     except Exception as error:  # a damaged file makes torch and pickle raise anything
         raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
+    try:
+        parameters = open_model(model_folder, fold=fold).parameters
+    except PlanError as error:
+        raise DataError(str(error)) from error
     digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     return Run(model_folder, fold, dataset_name, checkpoint, digest, parameters, settings, _curves(content))
 
@@ -202,27 +208,41 @@ def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:
 def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
     """What a reader of a comparison must know: models that had seen the cases, and students of different teachers."""
     warnings = []
-    hashes = {}
+    hashes: dict[str, tuple[str, ...]] = {}
     for method in methods:
         if method.run is None:
             continue
+        teachers = method.run.teachers
         warnings += _seen(method.name, method.run.fold, cases, splits)
-        teacher = method.run.teacher
-        if teacher.get("sha256"):
-            hashes[method.name] = teacher["sha256"]
-        if (fold := teacher.get("fold")) is None:
-            continue
-        if splits is not None:
-            warnings += _seen(f"the teacher of {method.name}", str(fold), cases, splits)
-        elif str(fold) != method.run.fold:
-            warnings.append(
-                f"the teacher of {method.name} is of fold {fold}, {method.name} of fold {method.run.fold}: the teacher "
-                f"had seen validation cases in training, so the results look better than they are."
-            )
+        for number, teacher in enumerate(teachers, 1):
+            if _known_fold(teacher):
+                who = f"teacher {number} of {method.name}" if len(teachers) > 1 else f"the teacher of {method.name}"
+                warnings += _teacher_seen(who, method, str(teacher["fold"]), cases, splits)
+        if digests := tuple(sorted(str(teacher["sha256"]) for teacher in teachers if teacher.get("sha256"))):
+            hashes[method.name] = digests
     if len(set(hashes.values())) > 1:
-        listed = ", ".join(f"{name} {digest[:12]}" for name, digest in hashes.items())
+        listed = ", ".join(
+            f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
+        )
         warnings.append(f"the students were taught by different teachers (SHA-256 {listed}).")
     return warnings
+
+
+def _known_fold(teacher: Mapping[str, Any]) -> bool:
+    return teacher.get("fold") is not None  # fold 0 is one
+
+
+def _teacher_seen(
+    who: str, method: Method, fold: str, cases: Sequence[str], splits: Sequence[Split] | None
+) -> list[str]:
+    if splits is not None or method.run is None or fold == "all":
+        return _seen(who, fold, cases, splits)
+    if fold == method.run.fold:
+        return []
+    return [
+        f"{who} is of fold {fold}, {method.name} of fold {method.run.fold}: the teacher had seen validation cases in "
+        f"training, so the results look better than they are."
+    ]
 
 
 def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:

@@ -113,8 +113,8 @@ def class_tables(comparison: Comparison) -> list[Table]:
 def difference_tables(comparison: Comparison) -> list[Table]:
     """Differences to the reference with interval, tests and share of the gap, one table per metric."""
     note = (
-        f"Method minus {comparison.reference}, paired by case; bootstrap 95% interval (BCa) of the mean; two-sided p; "
-        f"Holm: adjusted over the {len(comparison.evaluations) - 1} methods."
+        f"Method minus {comparison.reference}, paired by case, overall over the classes defined in both; bootstrap 95% "
+        f"interval (BCa) of the mean; two-sided p; Holm: adjusted over the {len(comparison.evaluations) - 1} methods."
     )
     if comparison.teacher is not None:
         note += f" Gap: share of the difference from {comparison.reference} to {comparison.teacher} that is recovered."
