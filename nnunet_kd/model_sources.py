@@ -9,9 +9,7 @@ import tempfile
 import zipfile
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
@@ -19,7 +17,8 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_kd.errors import MissingRequirement, PlanError
+from nnunet_kd.errors import PlanError
+from nnunet_kd.onnx_network import OnnxNetwork
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 WHAT_IS_READ = "Give a model folder, an exported zip, a plan (*.json) or an ONNX file."
@@ -65,7 +64,7 @@ def open_model(
 
     Raises:
         PlanError: nothing of that kind is there, or it cannot be built.
-        MissingRequirement: an ONNX file without onnxruntime.
+        MissingRequirement: an ONNX file without onnx and onnxruntime.
     """
     if path.is_dir():
         return _from_model_folder(path, fold)
@@ -218,45 +217,16 @@ def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | No
     )
 
 
-class OnnxNetwork(nn.Module):
-    """An ONNX file as a module, run by onnxruntime on the CPU."""
-
-    def __init__(self, path: Path) -> None:
-        super().__init__()
-        try:
-            import onnxruntime  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingRequirement(
-                f"{path} needs onnxruntime, which is not installed. Run `pip install onnx onnxruntime`."
-            ) from error
-        try:
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()  # the same share of the machine as PyTorch gets
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's exceptions have no common base
-            raise PlanError(f"{path} is no ONNX file that onnxruntime runs: {error}. Export it again.") from error
-        self.input = self.session.get_inputs()[0]
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, *patch) to (B, classes, *patch)."""
-        return torch.from_numpy(self.session.run(None, {self.input.name: x.numpy().astype(np.float32)})[0])
-
-
 def _from_onnx(path: Path) -> ModelSource:
     network = OnnxNetwork(path)
-    shape = network.input.shape
-    if len(shape) < 4 or not all(isinstance(size, int) for size in shape[1:]):
-        raise PlanError(f"{path} takes {shape}, but channels and patch must be fixed numbers to be profiled.")
-    import onnx
-
-    initializers = onnx.load(str(path)).graph.initializer
-    parameters = sum(
-        int(np.prod(tensor.dims)) for tensor in initializers if _is_float(tensor.data_type, onnx.TensorProto)
+    return ModelSource(
+        path=path,
+        network=network,
+        parameters=network.parameters_count,
+        input_channels=network.input_channels,
+        patch_size=network.patch_size,
+        volume_shape=None,
+        mirror_axes=network.mirror_axes,
+        file_bytes=network.file_bytes,
+        predictor=None,
     )
-    patch = tuple(int(size) for size in shape[2:])
-    axes = tuple(range(len(patch)))
-    return ModelSource(path, network, parameters, int(shape[1]), patch, None, axes, path.stat().st_size, None)
-
-
-def _is_float(data_type: int, kinds: Any) -> bool:
-    return data_type in (kinds.FLOAT, kinds.FLOAT16, kinds.BFLOAT16, kinds.DOUBLE)

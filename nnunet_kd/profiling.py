@@ -9,19 +9,13 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import ctypes
-import gc
 import itertools
-import json
 import math
-import subprocess
-import sys
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +24,9 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import MissingRequirement, PlanError
-from nnunet_kd.model_sources import ModelSource, OnnxNetwork, new_predictor, open_model
+from nnunet_kd.model_sources import ModelSource, new_predictor, open_model
+from nnunet_kd.onnx_network import OnnxNetwork
+from nnunet_kd.peak_memory import cpu_peak_memory, cuda_peak_memory, prediction_precision
 
 TILE_STEP = 0.5
 
@@ -144,7 +140,7 @@ def profile_model(
         if device != "cpu" and isinstance(source.network, OnnxNetwork):
             continue  # the session runs on the CPU
         arguments = (path, configuration, fold, dataset_json)
-        memory = _cuda_peak_memory(source) if device == "cuda" else _cpu_peak_memory(*arguments)
+        memory = cuda_peak_memory(source) if device == "cuda" else cpu_peak_memory(*arguments)
         devices[device] = DeviceProfile(_device_name(device), memory, _latencies(source, device, volume, options))
     return Profile(
         name=name,
@@ -231,7 +227,7 @@ def _latencies(
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
     both = mirrored(network, source.mirror_axes)
-    with torch.inference_mode(), _precision(device):
+    with torch.inference_mode(), prediction_precision(device):
         result = {
             "patch": time_repeatedly(lambda: network(patch), options.repeats, options.warmup, device),
             "patch_mirrored": time_repeatedly(lambda: both(patch), options.repeats, options.warmup, device),
@@ -250,66 +246,6 @@ def _latencies(
         predict = partial(predictor.predict_sliding_window_return_logits, image)
         result[kind] = time_repeatedly(predict, options.repeats, options.warmup, device)
     return result
-
-
-def _precision(device: str) -> contextlib.AbstractContextManager[Any]:
-    """nnU-Net predicts in mixed precision on CUDA."""
-    return torch.autocast("cuda") if device == "cuda" else contextlib.nullcontext()
-
-
-def _cuda_peak_memory(source: ModelSource) -> int:
-    source.network.to("cpu")
-    torch.cuda.empty_cache()
-    before = torch.cuda.memory_allocated()
-    torch.cuda.reset_peak_memory_stats()
-    network = source.network.to("cuda")
-    with torch.inference_mode(), _precision("cuda"):
-        network(torch.rand(1, source.input_channels, *source.patch_size, device="cuda"))
-    torch.cuda.synchronize()
-    return int(torch.cuda.max_memory_allocated() - before)
-
-
-def _cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, dataset_json: Path | None) -> int | None:
-    """In a process of its own, as memory that Python has once taken is seldom given back."""
-    if _resident("VmHWM") is None:
-        return None
-    arguments = [str(path), configuration, fold, None if dataset_json is None else str(dataset_json)]
-    code = "import sys, json, nnunet_kd.profiling as p; print(); print(p.resident_peak(*json.loads(sys.argv[1])))"
-    result = subprocess.run(
-        [sys.executable, "-c", code, json.dumps(arguments)], capture_output=True, text=True, check=False
-    )
-    last = result.stdout.strip().rpartition("\n")[2]
-    return int(last) if last.isdigit() else None  # the number is worth a dash, not the run
-
-
-def resident_peak(path: str, configuration: str | None, fold: str | None, dataset_json: str | None) -> int | None:
-    """Bytes by which one patch raises this process's resident memory, weights included; see ``open_model``."""
-    source = open_model(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
-    weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
-    patch = torch.rand(1, source.input_channels, *source.patch_size)
-    with torch.inference_mode():
-        source.network(patch)  # loads the libraries that any network needs; they are none of its costs
-    gc.collect()
-    with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what the patch takes
-        ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
-    try:  # set VmHWM back: what came before may have taken more than the patch does
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
-        return None
-    with torch.inference_mode():
-        source.network(patch)
-    after = _resident("VmHWM")
-    return None if before is None or after is None else after - before + weights
-
-
-def _resident(key: str) -> int | None:
-    """A value of Linux' ``/proc/self/status`` in bytes; ``None`` elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
 
 
 def _device_name(device: str) -> str:

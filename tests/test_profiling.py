@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import sys
 import zipfile
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -111,21 +113,73 @@ def test_a_folder_a_zip_and_a_plan_cost_the_same(model, tmp_path):
     torch.testing.assert_close(sources[0].network(patch), sources[1].network(patch))
 
 
-def test_an_onnx_file_has_the_same_parameters_and_output(model, tmp_path):
+@pytest.fixture
+def onnx_file(tmp_path):
+    """A convolution with open batch and patch, and the PyTorch layer it holds."""
+    onnx = pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
-    pytest.importorskip("onnxscript")
-    source = open_model(model)
-    patch = torch.rand(1, 1, *source.patch_size)
-    torch.onnx.export(
-        source.network, (patch,), str(tmp_path / "m.onnx"), dynamo=True, external_data=False, verbose=False
+    layer = nn.Conv3d(2, 3, 3, padding=1)
+    shapes = {"x": ["batch", 2, "d", "h", "w"], "y": ["batch", 3, "d", "h", "w"]}
+    x, y = (
+        onnx.helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in shapes.items()
+    )  # fmt: skip
+    node = onnx.helper.make_node("Conv", ["x", "weight", "bias"], ["y"], pads=[1] * 6)
+    weights = [onnx.numpy_helper.from_array(p.detach().numpy(), name) for name, p in layer.named_parameters()]
+    model = onnx.helper.make_model(
+        onnx.helper.make_graph([node], "g", [x], [y], weights),
+        opset_imports=[onnx.helper.make_opsetid("", 17)],
+        ir_version=8,
     )
-    exported = open_model(tmp_path / "m.onnx")
-    assert exported.patch_size == source.patch_size
-    assert exported.parameters == pytest.approx(source.parameters, rel=0.05)
-    torch.testing.assert_close(exported.network(patch), source.network(patch), rtol=1e-3, atol=1e-4)
-    found = profile_model("onnx", tmp_path / "m.onnx", ProfileOptions(repeats=2, warmup=0))
-    assert found.flops_patch is None
+    onnx.save(model, str(tmp_path / "m.onnx"))
+    return tmp_path / "m.onnx", layer
+
+
+def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file):
+    path, layer = onnx_file
+    with pytest.raises(PlanError, match=r"its patch is not known\. Put its JSON with `patch_size` beside it, m\.json"):
+        open_model(path)
+    path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10, 12], "mirror_axes": [0, 2]}))
+    source = open_model(path)
+    assert (source.input_channels, source.patch_size, source.mirror_axes) == (2, (8, 10, 12), (0, 2))
+    assert source.parameters == 3 * 2 * 27 + 3
+    assert source.file_bytes == path.stat().st_size
+    patch = torch.rand(1, 2, 8, 10, 12)
+    torch.testing.assert_close(source.network(patch), layer(patch).detach(), rtol=1e-4, atol=1e-5)
+    found = profile_model("onnx", path, ProfileOptions(repeats=2, warmup=0))
+    assert (found.flops_patch, found.mirror_passes) == (None, 4)
     assert set(found.devices["cpu"].latency) == {"patch", "patch_mirrored"}
+    path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10]}))
+    with pytest.raises(PlanError, match="of different models"):
+        open_model(path)
+    path.with_suffix(".json").unlink()
+    path.write_bytes(path.read_bytes()[:50])
+    with pytest.raises(PlanError, match="no ONNX file that onnxruntime runs"):
+        open_model(path)
+
+
+def test_parameters_of_a_quantised_onnx_file_are_its_weights(onnx_file, tmp_path):
+    onnx = pytest.importorskip("onnx")
+    model = onnx.load(str(onnx_file[0]))
+    graph = model.graph
+    quantised = onnx.numpy_helper.from_array(
+        (onnx.numpy_helper.to_array(graph.initializer[0]) * 100).astype("int8"), "q"
+    )
+    scale = onnx.numpy_helper.from_array(np.full(3, 0.01, dtype=np.float32), "scale")
+    zero = onnx.numpy_helper.from_array(np.zeros(3, dtype=np.int8), "zero")
+    del graph.initializer[0]
+    graph.initializer.extend([quantised, scale, zero])
+    graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["weight"], axis=0))
+    onnx.save(model, str(tmp_path / "q.onnx"))
+    (tmp_path / "q.json").write_text(json.dumps({"patch_size": [8, 8, 8]}))
+    assert open_model(tmp_path / "q.onnx").parameters == 3 * 2 * 27 + 3
+
+
+def test_onnx_without_onnxruntime_says_what_to_install(tmp_path, monkeypatch):
+    monkeypatch.setitem(sys.modules, "onnxruntime", None)
+    (tmp_path / "m.onnx").write_bytes(b"")
+    with pytest.raises(MissingRequirement, match="pip install onnx onnxruntime"):
+        open_model(tmp_path / "m.onnx")
 
 
 def test_warm_up_is_left_out():

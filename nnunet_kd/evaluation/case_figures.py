@@ -33,12 +33,14 @@ class CaseImages:
         reference: (Z, Y, X) labels.
         predictions: (Z, Y, X) labels by method.
         spacing: mm along Z, Y, X.
+        flipped: axes that run against those of the files.
     """
 
     image: Volume
     reference: Volume
     predictions: Mapping[str, Volume]
     spacing: tuple[float, float, float]
+    flipped: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -129,7 +131,7 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
 
     Returns:
         Panels ``image``, ``reference``, then one per method (its contours in colour, the reference's thin and
-        white), the axis of the slice and its index.
+        white), the axis of the slice and its index in the file's array.
     """
     axis = slice_axis(images.spacing)
     position = informative_slice(images, axis)
@@ -169,7 +171,7 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
 
     panels = [panel("image", None, False), panel("reference", reference, False)]
     panels += [panel(name, _flat(p, axis, position), True) for name, p in images.predictions.items()]
-    return panels, axis, position
+    return panels, axis, images.image.shape[axis] - 1 - position if axis in images.flipped else position
 
 
 def _show(axis: Axes, box: Box, origin: Literal["upper", "lower"]) -> None:

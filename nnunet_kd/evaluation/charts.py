@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import math
 import textwrap
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -48,6 +48,15 @@ def to_svg(figure: Figure) -> str:
     buffer = io.StringIO()
     figure.savefig(buffer, format="svg", metadata={"Date": None})
     return buffer.getvalue()
+
+
+def _legend_columns(names: Collection[str]) -> int:
+    """As many as fit side by side below a chart."""
+    return min(len(names), 3 if max(map(len, names)) <= 12 else 2)
+
+
+def _legend_rows(names: Collection[str]) -> int:
+    return math.ceil(len(names) / _legend_columns(names))
 
 
 def _rows_figure(rows: int) -> tuple[Figure, Axes]:
@@ -127,7 +136,7 @@ def cost_plot(comparison: Comparison, costs: Mapping[str, float], label: str) ->
     colours, markers = method_colours(methods), _markers(methods)
     with mpl.rc_context(_STYLE):
         known = [name for name in methods if name in costs]
-        figure = Figure(figsize=(_WIDTH, 2.9 + 0.25 * math.ceil(len(known) / 2)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 2.9 + 0.25 * _legend_rows(known)), layout="constrained")
         axis = figure.add_subplot()
         for name in known:
             summary = comparison.row(name, DICE).summary
@@ -144,7 +153,7 @@ def cost_plot(comparison: Comparison, costs: Mapping[str, float], label: str) ->
         axis.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
         axis.set_xlabel(label)
         axis.set_ylabel(DICE.heading)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=_legend_columns(known), frameon=False)
         return to_svg(figure)
 
 
@@ -153,20 +162,21 @@ def curves_plot(curves: Mapping[str, Sequence[float]], colours: Mapping[str, str
 
     Args:
         curves: values per epoch, by run; NaN leaves a gap.
-        colours: by run.
+        colours: by method, in the order of the comparison.
         label: of the vertical axis.
     """
     styles = ("-", "--", "-.", ":")
     with mpl.rc_context(_STYLE):
-        figure = Figure(figsize=(_WIDTH, 2.7 + 0.25 * math.ceil(len(curves) / 2)), layout="constrained")
+        figure = Figure(figsize=(_WIDTH, 2.7 + 0.25 * _legend_rows(curves)), layout="constrained")
         axis = figure.add_subplot()
-        for index, (name, values) in enumerate(curves.items()):
+        for name, values in curves.items():
+            style = styles[list(colours).index(name) % len(styles)]  # the same in every chart
             axis.plot(
-                np.arange(1, len(values) + 1), values, styles[index % len(styles)], color=colours[name], linewidth=1.8,
+                np.arange(1, len(values) + 1), values, style, color=colours[name], linewidth=1.8,
                 label=textwrap.fill(name, 22),
             )  # fmt: skip
         axis.xaxis.set_major_locator(MaxNLocator(integer=True))
         axis.set_xlabel("epoch")
         axis.set_ylabel(label)
-        figure.legend(loc="outside lower center", ncols=2, frameon=False)
+        figure.legend(loc="outside lower center", ncols=_legend_columns(curves), frameon=False)
         return to_svg(figure)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import Future, ProcessPoolExecutor, as_completed
 from concurrent.futures.process import BrokenProcessPool
 from typing import TypeVar
 
@@ -58,8 +58,9 @@ def run_all(
                 results.append(function(case))
                 progress.advance(task)
             return results
+        futures: list[Future[Result]] = []
         try:
-            futures = [pool.submit(function, case) for case in cases]
+            futures += [pool.submit(function, case) for case in cases]
             for future in as_completed(futures):
                 future.result()
                 progress.advance(task)

@@ -101,6 +101,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         ],
         "cases": list(_cases(given)),
         "focus": given.focus,
+        "reference": comparison.reference,
         "with_images": given.images is not None,
         "legend": class_colours(comparison.classes),
         "costs": list(_costs(given)),
@@ -190,6 +191,7 @@ def _load(given: ReportInput, case: str) -> CaseImages:
         np.flip(reference[0], flips),
         {name_: np.flip(prediction[0], flips) for name_, prediction in predictions.items()},
         (depth, height, width),
+        flips,
     )
 
 

@@ -79,8 +79,14 @@ def test_compare_plain_folders(dataset, tmp_path):
     with pytest.raises(DataError, match="same name"):
         run("compare", methods[0], methods[0], "--reference", "student")
     arguments = (*arguments, "--ground-truth", dataset / "labelsTr")
-    with pytest.raises(DataError, match=r"no \*_0003\.nii\.gz file"):
+    with pytest.raises(DataError, match=r"imagesTr lacks case_0_0003\.nii\.gz, case_1_0003"):
         run(*arguments, "--images", dataset / "imagesTr", "--channel", 3)
+    with pytest.raises(DataError, match="cannot be reference and teacher"):
+        run(*arguments, "--teacher", "student")
+    with pytest.raises(DataError, match="at least two methods"):
+        run("compare", methods[0], "--reference", "student")
+    with pytest.raises(DataError, match=r"--output .*no folder that can be written to"):
+        run(*arguments, "-o", tmp_path / "splits_final.json")
     assert not out.exists()
     run(*arguments, "--images", dataset / "imagesTr")
     assert {path.name for path in out.iterdir()} == {

@@ -18,7 +18,7 @@ from nnunet_kd.evaluation.comparison import compare
 from nnunet_kd.evaluation.folders import LabelSet, evaluate_folder
 from nnunet_kd.evaluation.metrics import DICE, HD95, METRICS, MetricOptions
 from nnunet_kd.evaluation.report import ReportInput, write_report
-from nnunet_kd.evaluation.results import Evaluation
+from nnunet_kd.evaluation.results import Evaluation, paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import MINUS, Table, class_tables, difference_tables, joined, overall_table
 from nnunet_kd.profiling import DeviceProfile, Latency, Profile
@@ -67,6 +67,20 @@ def test_a_case_counts_once_overall(comparison):
     assert np.isnan(per_case[1])
     assert per_case[2:] == pytest.approx(values[2:].mean(axis=1))
     assert changed.summary("dice").left_out == 1
+
+
+def test_a_class_without_a_value_in_one_method_counts_for_neither():
+    student, method = evaluation(0.0), evaluation(0.1)
+    student.values["hd95"][3, 1] = np.nan  # missed altogether, so there is no distance
+    student.values["hd95"][4] = np.nan
+    method.values["hd95"][3, 1] = 50.0
+    own, base = paired_values([method, student], "hd95")
+    assert (own[3], base[3]) == (method.values["hd95"][3, 0], student.values["hd95"][3, 0])
+    assert np.isnan([own[4], base[4]]).all()
+    found = compare({"student": student, "dcd": method}, "student").row("dcd", HD95).paired
+    assert found.cases == 19
+    assert found.difference == pytest.approx(np.nanmean(own - base))
+    assert found.t_p == pytest.approx(stats.ttest_rel(own, base, nan_policy="omit").pvalue)
 
 
 def test_wrong_roles_and_unlike_evaluations_are_refused(comparison):

@@ -12,6 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import check_case, evaluate_folder, find_cases, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
+from nnunet_kd.evaluation.parallel import worker_pool
 from tests.evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 
 
@@ -105,7 +106,9 @@ def test_spacing_is_read_in_the_order_of_the_arrays(tmp_path):
 
 @pytest.mark.slow
 def test_processes_give_the_same_as_one(tmp_path, dataset):
-    alone, together = evaluated(tmp_path, dataset), evaluated(tmp_path, dataset, workers=2)
+    with worker_pool(2) as pool:
+        together = evaluated(tmp_path, dataset, pool=pool)
+    alone = evaluated(tmp_path, dataset)
     assert alone.cases == together.cases
     for name, values in alone.values.items():
         np.testing.assert_array_equal(values, together.values[name])

@@ -35,7 +35,7 @@ def model(tmp_path):
 def test_a_run_is_read_from_what_training_left(model):
     run = read_run(model, "0")
     assert run.dataset_name == "Dataset999_Shells"
-    assert run.teacher == {"path": "/models/teacher", "sha256": "abc123", "fold": 1}
+    assert run.teachers == ({"path": "/models/teacher", "sha256": "abc123", "fold": 1},)
     checkpoint = model / "fold_0" / "checkpoint_final.pth"
     assert run.checkpoint_sha256 == hashlib.sha256(checkpoint.read_bytes()).hexdigest()
     assert run.curves["pseudo Dice (averaged)"] == pytest.approx([0.1, 0.4, 0.6])
@@ -54,7 +54,7 @@ def test_a_model_folder_stands_for_its_validation_predictions(model):
     method = parse_method(f"dcd={model}")
     assert method.predictions == model / "fold_0" / "validation"
     assert method.run.fold == "0"
-    assert parse_method(f"x={model / 'fold_0' / 'validation'}").run.teacher["fold"] == 1
+    assert parse_method(f"x={model / 'fold_0' / 'validation'}").run.teachers[0]["fold"] == 1
     with pytest.raises(DataError, match="validation predictions of fold_0"):
         parse_method(f"dcd={model}", fold="3")
 
@@ -69,7 +69,7 @@ def test_a_model_can_be_named_for_predictions_elsewhere(model, tmp_path):
     methods = [parse_method(f"{name}={tmp_path / 'predictions'}") for name in ("student", "dcd")]
     student, dcd = attach_runs(methods, [f"dcd={model}"])
     assert student.run is None
-    assert dcd.run.teacher["sha256"] == "abc123"
+    assert dcd.run.teachers[0]["sha256"] == "abc123"
     assert dcd.predictions == tmp_path / "predictions"
     with pytest.raises(DataError, match="with one of student, dcd"):
         attach_runs(methods, [f"typo={model}"])
@@ -117,6 +117,8 @@ def test_a_teacher_that_had_seen_the_cases_is_told(tmp_path):
     assert "(fold all) had seen 2 of the 2" in find_warnings([every], ["d", "e"], SPLITS)[0]
     right = Method("dcd", tmp_path, Run(tmp_path, "0", "D", settings={"teacher": {"fold": 0}}))
     assert find_warnings([right], ["d", "e"], SPLITS) == []
+    undistilled = {"teacher": {"path": None, "fold": None, "sha256": None}}
+    assert Run(tmp_path, "0", "D", settings=undistilled).teachers == ()
     # cases of a test set were in no one's training
     assert find_warnings([seen, every], ["x", "y"], SPLITS) == []
 
@@ -137,3 +139,23 @@ def test_students_of_different_teachers_are_told(tmp_path):
     runs = [Run(tmp_path, "0", "D", settings={"teacher": {"sha256": digest, "fold": 0}}) for digest in ("aaa", "bbb")]
     methods = [Method(name, tmp_path, run) for name, run in zip(("dcd", "cwd"), runs, strict=True)]
     assert "taught by different teachers (SHA-256 dcd aaa, cwd bbb)" in find_warnings(methods, ["d"], SPLITS)[0]
+
+
+def test_several_teachers_are_each_looked_at(tmp_path):
+    listed = [{"path": "a", "fold": 0, "sha256": "aaa"}, {"path": "b", "fold": 1, "sha256": "bbb"}]
+    several = Method("dcd", tmp_path, Run(tmp_path, "0", "D", settings={"teacher": listed}))
+    (warning,) = find_warnings([several], ["d", "e"], SPLITS)
+    assert "teacher 2 of dcd (fold 1) had seen 2 of the 2 cases" in warning
+    (warning,) = find_warnings([several], ["d", "e"], None)
+    assert "teacher 2 of dcd is of fold 1, dcd of fold 0" in warning
+    listed_otherwise = {"teacher": [listed[1] | {"fold": 0}, listed[0]]}
+    same = Method("cwd", tmp_path, Run(tmp_path, "0", "D", settings=listed_otherwise))
+    one = Method("logits", tmp_path, Run(tmp_path, "0", "D", settings={"teacher": listed[0]}))
+    assert not any("different teachers" in text for text in find_warnings([several, same], ["d"], SPLITS))
+    (different,) = find_warnings([same, one], ["d"], SPLITS)
+    assert "different teachers (SHA-256 cwd aaa and bbb, logits aaa)" in different
+
+
+def test_a_teacher_of_all_cases_is_told_without_splits(tmp_path):
+    every = Method("dcd", tmp_path, Run(tmp_path, "0", "D", settings={"teacher": [{"path": "a", "fold": "all"}]}))
+    assert "the teacher of dcd was trained on all cases" in find_warnings([every], ["d"], None)[0]
