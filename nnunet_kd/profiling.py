@@ -12,7 +12,7 @@ import copy
 import itertools
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from rich.console import Console
+from rich.progress import track
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -70,7 +72,7 @@ class Profile:
         flops_patch: of one patch; ``None`` for ONNX, which PyTorch cannot count.
         flops_volume: of all windows, without mirroring.
         file_bytes: of the checkpoint or exported file; ``None`` for a plan.
-        devices: ``cpu``, ``cuda``.
+        devices: ``cpu``, ``cuda``, as far as measured.
     """
 
     name: str
@@ -109,20 +111,19 @@ class ProfileOptions:
     time_volumes: bool = True
 
 
-def profile_model(
-    name: str,
-    path: Path,
+def profile_models(
+    models: Mapping[str, Path],
     options: ProfileOptions | None = None,
     configuration: str | None = None,
     fold: str | None = None,
     dataset_json: Path | None = None,
-) -> Profile:
-    """Measure one model.
+) -> list[Profile]:
+    """Measure models against each other.
 
     Args:
-        name: what to call it.
-        path, configuration, fold, dataset_json: see :func:`nnunet_kd.model_sources.open_model`.
+        models: paths by what to call them.
         options: default :class:`ProfileOptions`.
+        configuration, fold, dataset_json: of all models; see :func:`nnunet_kd.model_sources.open_model`.
 
     Raises:
         PlanError: nothing to read there, or a volume of other dimension than the patch.
@@ -131,20 +132,29 @@ def profile_model(
     options = options or ProfileOptions()
     if "cuda" in options.devices and not torch.cuda.is_available():
         raise MissingRequirement("CUDA is not available to PyTorch here. Use --device cpu, or a machine with a GPU.")
-    source = open_model(path, configuration, fold, dataset_json)
+    sources = {name: open_model(path, configuration, fold, dataset_json) for name, path in models.items()}
+    profiles = {name: _costs_without_a_device(name, source, options) for name, source in sources.items()}
+    for device in options.devices:
+        # ONNX sessions run on the CPU
+        fit = {name: s for name, s in sources.items() if device == "cpu" or not isinstance(s.network, OnnxNetwork)}
+        memory = {
+            name: cuda_peak_memory(source)
+            if device == "cuda"
+            else cpu_peak_memory(source.path, configuration, fold, dataset_json)
+            for name, source in fit.items()
+        }
+        for name, latency in _latencies(fit, device, options).items():
+            profiles[name].devices[device] = DeviceProfile(_device_name(device), memory[name], latency)
+    return list(profiles.values())
+
+
+def _costs_without_a_device(name: str, source: ModelSource, options: ProfileOptions) -> Profile:
     volume = options.volume_shape or source.volume_shape
     windows = None if volume is None else count_windows(volume, source.patch_size)
     per_patch = None if isinstance(source.network, OnnxNetwork) else count_flops(source)
-    devices = {}
-    for device in options.devices:
-        if device != "cpu" and isinstance(source.network, OnnxNetwork):
-            continue  # the session runs on the CPU
-        arguments = (path, configuration, fold, dataset_json)
-        memory = cuda_peak_memory(source) if device == "cuda" else cpu_peak_memory(*arguments)
-        devices[device] = DeviceProfile(_device_name(device), memory, _latencies(source, device, volume, options))
     return Profile(
         name=name,
-        source=str(path),
+        source=str(source.path),
         parameters=source.parameters,
         patch_size=source.patch_size,
         volume_shape=volume,
@@ -153,7 +163,6 @@ def profile_model(
         flops_patch=per_patch,
         flops_volume=None if per_patch is None or windows is None else per_patch * windows,
         file_bytes=source.file_bytes,
-        devices=devices,
     )
 
 
@@ -202,18 +211,25 @@ def mirrored(network: nn.Module, axes: Sequence[int]) -> Callable[[torch.Tensor]
     return run
 
 
-def time_repeatedly(run: Callable[[], object], repeats: int, warmup: int, device: str) -> Latency:
-    """Time ``run``; on CUDA the device is waited for before and after each run."""
-    seconds = []
-    for repeat in range(warmup + repeats):
-        _wait_for(device)
-        start = time.perf_counter()
-        run()
-        _wait_for(device)
-        if repeat >= warmup:
-            seconds.append(time.perf_counter() - start)
-    lower, median, upper = (float(value) for value in np.percentile(seconds, [25, 50, 75]))
-    return Latency(median, lower, upper, repeats)
+def time_in_turns(
+    runs: Sequence[Callable[[], object]], repeats: int, warmup: int, device: str, title: str = "timing"
+) -> list[Latency]:
+    """Time ``runs``, one of each per round: what else the machine does meets all of them alike.
+
+    On CUDA the device is waited for before and after each run. ``title`` is in front of the progress bar.
+    """
+    seconds = np.empty((warmup + repeats, len(runs)))
+    console = Console(stderr=True)
+    rounds = range(warmup + repeats)
+    for turn in track(rounds, title, console=console, transient=True, disable=not console.is_terminal):
+        for index, run in enumerate(runs):
+            _wait_for(device)
+            start = time.perf_counter()
+            run()
+            _wait_for(device)
+            seconds[turn, index] = time.perf_counter() - start
+    quartiles = np.percentile(seconds[warmup:], [25, 50, 75], axis=0).T
+    return [Latency(float(median), float(lower), float(upper), repeats) for lower, median, upper in quartiles]
 
 
 def _wait_for(device: str) -> None:
@@ -222,20 +238,34 @@ def _wait_for(device: str) -> None:
 
 
 def _latencies(
-    source: ModelSource, device: str, volume: tuple[int, ...] | None, options: ProfileOptions
-) -> dict[str, Latency]:
+    sources: Mapping[str, ModelSource], device: str, options: ProfileOptions
+) -> dict[str, dict[str, Latency]]:
+    """By model and kind."""
+    runs: dict[str, dict[str, Callable[[], object]]] = {}
+    for name, source in sources.items():
+        for kind, run in _runs(source, device, options).items():
+            runs.setdefault(kind, {})[name] = run
+    latencies: dict[str, dict[str, Latency]] = {name: {} for name in sources}
+    for kind, of_kind in runs.items():
+        # as nnU-Net's predictor does by itself for volumes
+        with torch.inference_mode(), prediction_precision(device):
+            found = time_in_turns(
+                list(of_kind.values()), options.repeats, options.warmup, device, f"{kind}, {device}".replace("_", " ")
+            )
+        for name, latency in zip(of_kind, found, strict=True):
+            latencies[name][kind] = latency
+    return latencies
+
+
+def _runs(source: ModelSource, device: str, options: ProfileOptions) -> dict[str, Callable[[], object]]:
+    """What is timed of a model, by kind."""
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
-    both = mirrored(network, source.mirror_axes)
-    with torch.inference_mode(), prediction_precision(device):
-        result = {
-            "patch": time_repeatedly(lambda: network(patch), options.repeats, options.warmup, device),
-            "patch_mirrored": time_repeatedly(lambda: both(patch), options.repeats, options.warmup, device),
-        }
+    runs = {"patch": partial(network, patch), "patch_mirrored": partial(mirrored(network, source.mirror_axes), patch)}
+    volume = options.volume_shape or source.volume_shape
     if source.predictor is None or volume is None or not options.time_volumes:
-        return result
-    shape = volume if len(volume) == 3 else (1, *volume)
-    image = torch.rand(source.input_channels, *shape)
+        return runs
+    image = torch.rand(source.input_channels, *(volume if len(volume) == 3 else (1, *volume)))
     for kind, mirroring in (("volume", False), ("volume_mirrored", True)):
         predictor = new_predictor(mirroring, device)
         given = source.predictor
@@ -243,9 +273,8 @@ def _latencies(
             network, given.plans_manager, given.configuration_manager, None, given.dataset_json, "nnUNetTrainer",
             source.mirror_axes,
         )  # fmt: skip
-        predict = partial(predictor.predict_sliding_window_return_logits, image)
-        result[kind] = time_repeatedly(predict, options.repeats, options.warmup, device)
-    return result
+        runs[kind] = partial(predictor.predict_sliding_window_return_logits, image)
+    return runs
 
 
 def _device_name(device: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+import time
 import zipfile
 
 import numpy as np
@@ -21,8 +22,8 @@ from nnunet_kd.profiling import (
     count_flops,
     count_windows,
     mirrored,
-    profile_model,
-    time_repeatedly,
+    profile_models,
+    time_in_turns,
 )
 from tests.evaluation.helpers import DATASET_JSON, plans, write_model
 
@@ -146,7 +147,7 @@ def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file):
     assert source.file_bytes == path.stat().st_size
     patch = torch.rand(1, 2, 8, 10, 12)
     torch.testing.assert_close(source.network(patch), layer(patch).detach(), rtol=1e-4, atol=1e-5)
-    found = profile_model("onnx", path, ProfileOptions(repeats=2, warmup=0))
+    (found,) = profile_models({"onnx": path}, ProfileOptions(repeats=2, warmup=0))
     assert (found.flops_patch, found.mirror_passes) == (None, 4)
     assert set(found.devices["cpu"].latency) == {"patch", "patch_mirrored"}
     path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10]}))
@@ -184,14 +185,26 @@ def test_onnx_without_onnxruntime_says_what_to_install(tmp_path, monkeypatch):
 
 def test_warm_up_is_left_out():
     waits = iter([0.2, 0.0, 0.0, 0.0])
-    latency = time_repeatedly(lambda: __import__("time").sleep(next(waits)), repeats=3, warmup=1, device="cpu")
+    (latency,) = time_in_turns([lambda: time.sleep(next(waits))], repeats=3, warmup=1, device="cpu")
     assert latency.upper_quartile < 0.1
     assert latency.repeats == 3
     assert next(waits, None) is None
 
 
+def test_models_take_turns():
+    order = []
+
+    def run(name, seconds):
+        order.append(name)
+        time.sleep(seconds)
+
+    fast, slow = time_in_turns([lambda: run("fast", 0.0), lambda: run("slow", 0.02)], repeats=3, warmup=1, device="cpu")
+    assert order == ["fast", "slow"] * 4
+    assert slow.median >= 0.02 > fast.median
+
+
 def test_a_profile_holds_everything_and_survives_its_file(model, tmp_path):
-    found = profile_model("teacher", model, ProfileOptions(repeats=2, warmup=1))
+    (found,) = profile_models({"teacher": model}, ProfileOptions(repeats=2, warmup=1))
     assert found.volume_shape == (10, 20, 30)
     assert found.windows == count_windows((10, 20, 30), (8, 16, 16))
     assert found.flops_volume == found.windows * found.flops_patch
@@ -213,7 +226,7 @@ def test_ratios_are_to_the_first_model(tmp_path):
     large = write_model(tmp_path / "large", plan=plans(features=(16, 32)))
     small = write_model(tmp_path / "small", plan=plans(features=(4, 8)))
     options = ProfileOptions(devices=(), volume_shape=(8, 16, 16))
-    profiles = [profile_model(path.name, path, options) for path in (large, small)]
+    profiles = profile_models({"large": large, "small": small}, options)
     ratio = profiles[0].parameters / profiles[1].parameters
     assert profile_table(profiles).rows[0][2].endswith(f"[{ratio:.1f}{TIMES}]")
     assert 10 < ratio < 17
@@ -223,7 +236,7 @@ def test_cuda_that_is_not_there_is_an_error(model):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
     with pytest.raises(MissingRequirement, match="CUDA is not available"):
-        profile_model("m", model, ProfileOptions(devices=("cuda",)))
+        profile_models({"m": model}, ProfileOptions(devices=("cuda",)))
 
 
 def test_what_cannot_be_read_is_named(model, tmp_path):

@@ -55,11 +55,10 @@ def profile(
 ) -> None:
     """Parameters, FLOPs, checkpoint size, peak memory and latency; ratios are to the first model."""
     import torch
-    from rich.progress import track
 
     from nnunet_kd.evaluation.profile_tables import profile_table, write_profiles
     from nnunet_kd.files import write_atomically
-    from nnunet_kd.profiling import ProfileOptions, profile_model
+    from nnunet_kd.profiling import ProfileOptions, profile_models
 
     named = parse_models(models)
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
@@ -68,13 +67,7 @@ def profile(
     if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
         raise DataError(f"--output {output} must be a *.json file in a folder that exists.")
     options = ProfileOptions(devices, repeats, warmup, _parse_volume(volume), not patch_only)
-    errors = Console(stderr=True)
-    profiles = [
-        profile_model(name, path, options, configuration, fold, dataset_json)
-        for name, path in track(
-            named.items(), "profiling", total=len(named), console=errors, transient=True, disable=not errors.is_terminal
-        )
-    ]
+    profiles = profile_models(named, options, configuration, fold, dataset_json)
     table = profile_table(profiles)
     shown = Table(*table.header, title=table.title, caption=table.note)
     for row in table.rows:
