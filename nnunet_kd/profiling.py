@@ -261,7 +261,10 @@ def _runs(source: ModelSource, device: str, options: ProfileOptions) -> dict[str
     """What is timed of a model, by kind."""
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
-    runs = {"patch": partial(network, patch), "patch_mirrored": partial(mirrored(network, source.mirror_axes), patch)}
+    runs: dict[str, Callable[[], object]] = {
+        "patch": partial(network, patch),
+        "patch_mirrored": partial(mirrored(network, source.mirror_axes), patch),
+    }
     volume = options.volume_shape or source.volume_shape
     if source.predictor is None or volume is None or not options.time_volumes:
         return runs
@@ -283,5 +286,10 @@ def _device_name(device: str) -> str:
     with contextlib.suppress(OSError):
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {torch.get_num_threads()} threads"
-    return f"CPU, {torch.get_num_threads()} threads"
+                return f"{line.split(':', 1)[1].strip()}, {_threads()}"
+    return f"CPU, {_threads()}"
+
+
+def _threads() -> str:
+    count = torch.get_num_threads()
+    return f"{count} thread{'' if count == 1 else 's'}"

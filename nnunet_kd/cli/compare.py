@@ -76,6 +76,7 @@ def compare(
         attach_runs,
         find_warnings,
         fold_cases,
+        method_name,
         nnunet_folder,
         parse_method,
         read_splits,
@@ -83,7 +84,7 @@ def compare(
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
 
-    names = [text.partition("=")[0] for text in methods]
+    names = [method_name(text) for text in methods]
     teacher = teacher or ("teacher" if "teacher" in names else None)
     focus = focus or next((name for name in reversed(names) if name not in (reference, teacher)), names[-1])
     comparing.check_roles(names, reference, teacher)

@@ -124,9 +124,9 @@ def difference_plot(comparison: Comparison, metric: Metric) -> str:
             axis.plot([low, high], [row - 0.12] * 2, color="black", linewidth=2.5, solid_capstyle="butt")
             axis.plot(mean, row - 0.12, "D", color="black", markerfacecolor=colours[name], markersize=7)
         _name_rows(axis, others)
-        axis.set_xlabel(
-            f"{metric.title} minus {textwrap.shorten(comparison.reference, 24, placeholder='...')} ({metric.unit})"
-        )
+        unit = "percentage points" if metric.unit == "%" else metric.unit
+        short = textwrap.shorten(comparison.reference, 20, placeholder="...")
+        axis.set_xlabel(f"{metric.title} minus {short} ({unit})")
         return to_svg(figure)
 
 

@@ -170,7 +170,10 @@ def _rows(
         return paired_values([evaluations[name] for name in names], metric.name, class_name)
 
     others = [name for name in evaluations if name != reference]
-    paired = {name: compare_paired(*values(name, reference)) for name in others}
+    paired = {}
+    for name in others:
+        own, base = values(name, reference)
+        paired[name] = compare_paired(own, base)
     t_holm = dict(zip(others, holm([paired[name].t_p for name in others]), strict=True))
     wilcoxon_holm = dict(zip(others, holm([paired[name].wilcoxon_p for name in others]), strict=True))
     nan = float("nan")

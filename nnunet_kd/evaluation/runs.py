@@ -65,6 +65,18 @@ class Method:
     run: Run | None = None
 
 
+def method_name(text: str) -> str:
+    """The name in ``name=DIR``.
+
+    Raises:
+        DataError: not of this form.
+    """
+    name, _, folder = text.partition("=")
+    if not name.strip() or not folder:
+        raise DataError(f"{text!r} must have the form name=FOLDER, for example student=predictions/student.")
+    return name
+
+
 def parse_method(text: str, fold: str | None = None) -> Method:
     """``name=DIR``: DIR is a folder of predictions, or a model folder, of which ``fold_X/validation`` is taken.
 
@@ -77,10 +89,8 @@ def parse_method(text: str, fold: str | None = None) -> Method:
     Raises:
         DataError: not of this form, or nothing is there.
     """
-    name, equals, folder_text = text.partition("=")
-    folder = Path(folder_text).expanduser()
-    if not equals or not name.strip() or not folder_text:
-        raise DataError(f"{text!r} must have the form name=FOLDER, for example student=predictions/student.")
+    name = method_name(text)
+    folder = Path(text.removeprefix(f"{name}=")).expanduser()
     if not folder.is_dir():
         raise DataError(f"{name}: the folder {folder} does not exist. Give predictions or a model folder.")
     if (folder / "plans.json").is_file() and any(folder.glob("fold_*")):

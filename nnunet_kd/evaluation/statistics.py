@@ -53,7 +53,7 @@ def compare_paired(method: Values, reference: Values, seed: int = 0) -> PairedCo
         return PairedComparison(n, 0.0, (0.0, 0.0), 1.0, 1.0)
     mean = float(differences.mean())
     wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
-    if np.ptp(differences) == 0:
+    if np.ptp(differences) <= 1e-9 * abs(mean):  # all equal, but for rounding
         return PairedComparison(n, mean, (nan, nan), nan, wilcoxon_p)
     bootstrap = stats.bootstrap(
         (differences,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, vectorized=True, rng=np.random.default_rng(seed)

@@ -58,6 +58,9 @@ def test_a_constant_difference_has_no_t_test():
     assert np.isnan(result.t_p)
     assert np.isnan(result.interval).all()
     assert result.wilcoxon_p == pytest.approx(2 / 2**8)  # all eight signs alike
+    rounded = compare_paired(np.array([0.3 + 0.1, 0.2 + 0.1, 0.7]), np.array([0.3, 0.2, 0.6]))
+    assert rounded.difference == pytest.approx(0.1)
+    assert np.isnan(rounded.t_p)
 
 
 def test_no_common_case_gives_nothing():
