@@ -141,7 +141,7 @@ def difference_cells(row: Row) -> tuple[str, ...]:
     low, high = paired.interval
     digits = decimals(row.metric)
     interval = DASH if math.isnan(low) else f"{signed(low * scale, digits)} to {signed(high * scale, digits)}"
-    gap = DASH if math.isnan(row.gap) else f"{row.gap * 100:.0f}%".replace("-", MINUS)
+    gap = DASH if math.isnan(row.gap) else f"{round(row.gap * 100)}%".replace("-", MINUS)
     return (
         str(paired.cases),
         signed(paired.difference * scale, digits),
