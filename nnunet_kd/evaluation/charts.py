@@ -83,7 +83,7 @@ def box_plot(comparison: Comparison, metric: Metric) -> str:
             axis.boxplot(
                 values,
                 positions=[row],
-                vert=False,
+                orientation="horizontal",
                 widths=0.6,
                 showfliers=False,
                 manage_ticks=False,

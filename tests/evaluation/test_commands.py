@@ -12,6 +12,8 @@ from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.evaluate import evaluate
 from nnunet_kd.cli.profile import profile
 from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation.profile_tables import read_profiles, write_profiles
+from nnunet_kd.profiling import DeviceProfile, Latency, Profile
 from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -88,12 +90,17 @@ def test_compare_plain_folders(dataset, tmp_path):
     with pytest.raises(DataError, match=r"--output .*no folder that can be written to"):
         run(*arguments, "-o", tmp_path / "splits_final.json")
     assert not out.exists()
+    with pytest.raises(DataError, match="name=FOLDER"):
+        run("compare", tmp_path / "student", tmp_path / "ours", "--reference", "student")
     run(*arguments, "--images", dataset / "imagesTr")
     assert {path.name for path in out.iterdir()} == {
         "report.html", "tables.md", "tables.tex", "comparison.csv", "cases.csv"
     }  # fmt: skip
     assert len((out / "cases.csv").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert "| ours |" in (out / "tables.md").read_text()
+    assert "The images were not found" not in (out / "report.html").read_text()
+    run(*arguments)
+    assert "The images were not found" in (out / "report.html").read_text()
 
 
 def test_compare_model_folders_finds_its_files(dataset, tmp_path, monkeypatch):
@@ -111,9 +118,12 @@ def test_compare_model_folders_finds_its_files(dataset, tmp_path, monkeypatch):
             source.rename(model / "fold_0" / "validation" / source.name)
         arguments.append(f"{name}={model}")
     profile_file = tmp_path / "p.json"
-    run("profile", *arguments, "--repeats", 1, "--warmup", 0, "--patch-only", "--device", "cpu", "-o", profile_file)
-    assert (tmp_path / "p.md").is_file()
-    assert (tmp_path / "p.tex").is_file()
+    device = DeviceProfile("a processor", None, {"patch": Latency(0.5, 0.4, 0.6, 5)})
+    profiles = [
+        Profile(name, "s", 10**6, (8, 8, 8), None, None, 8, 10**9, None, None, {"cpu": device})
+        for name in ("student", "ours")
+    ]
+    write_profiles(profiles, profile_file)
     out = tmp_path / "out"
     output = run("compare", *arguments, "--reference", "student", "-np", 1, "-o", out, "--profile", profile_file)
     assert "the teacher of ours (fold all) had seen 2 of the 2 cases" in output
@@ -122,6 +132,15 @@ def test_compare_model_folders_finds_its_files(dataset, tmp_path, monkeypatch):
     assert "<dt>Fold</dt><dd>0</dd>" in page
     assert "abcdef" in page
     assert "Latency was not measured" not in page
+
+
+def test_profile_writes_what_compare_reads(tmp_path):
+    model = write_model(tmp_path / "student__nnUNetPlans__3d_fullres")
+    file = tmp_path / "p.json"
+    arguments = ("--repeats", 1, "--warmup", 0, "--patch-only", "--device", "cpu", "-o", file)
+    assert "Model complexity" in run("profile", f"student={model}", *arguments)
+    assert read_profiles(file)["student"].devices["cpu"].latency["patch"].repeats == 1
+    assert {path.suffix for path in tmp_path.glob("p.*")} == {".json", ".md", ".csv", ".tex"}
 
 
 def test_profile_refuses_what_it_cannot_do(tmp_path):

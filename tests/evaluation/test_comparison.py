@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import dataclasses
 import io
 import re
 import subprocess
@@ -20,7 +21,15 @@ from nnunet_kd.evaluation.metrics import DICE, HD95, METRICS, MetricOptions
 from nnunet_kd.evaluation.report import ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation, paired_values
 from nnunet_kd.evaluation.runs import Method, Run
-from nnunet_kd.evaluation.tables import MINUS, Table, class_tables, difference_tables, joined, overall_table
+from nnunet_kd.evaluation.tables import (
+    MINUS,
+    Table,
+    class_tables,
+    difference_cells,
+    difference_tables,
+    joined,
+    overall_table,
+)
 from nnunet_kd.profiling import DeviceProfile, Latency, Profile
 from tests.evaluation.helpers import write_dataset
 
@@ -108,6 +117,8 @@ def test_tables_have_the_papers_form(comparison):
     assert not any(row[0] == "student" for row in differences.rows)
     gap = comparison.row("dcd", DICE).gap
     assert differences.rows[6][-1] == f"{100 * gap:.0f}%"
+    nothing = dataclasses.replace(comparison.row("dcd", DICE), gap=-0.0)
+    assert difference_cells(nothing)[-1] == "0%"
 
 
 def test_without_a_teacher_there_is_no_gap(comparison):
@@ -164,13 +175,13 @@ def test_worst_median_and_best_cases():
     assert choose_cases(method[2:3], reference[2:3], 1) == {}
 
 
-def images(error_at):
+def images(error_at, flipped=()):
     reference = np.zeros((6, 20, 30), dtype=np.float32)
     reference[:, 5:15, 5:15] = 1
     wrong = reference.copy()
     wrong[error_at, 12:16, 20:24] = 1
     return CaseImages(
-        np.random.default_rng(0).random(reference.shape), reference, {"a": reference, "b": wrong}, (3, 1, 1)
+        np.random.default_rng(0).random(reference.shape), reference, {"a": reference, "b": wrong}, (3, 1, 1), flipped
     )
 
 
@@ -189,6 +200,7 @@ def test_the_slice_with_the_error_is_shown_and_the_box_holds_it():
     assert [panel.title for panel in panels] == ["image", "reference", "a", "b"]
     assert (axis, position) == (0, 4)
     assert len({panel.png for panel in panels}) == 4
+    assert draw_panels(images(error_at=4, flipped=(0,)), {"core": 1})[2] == 1  # as the file counts
 
 
 @pytest.fixture(scope="module")
