@@ -39,3 +39,8 @@ for trainer in nnUNetTrainer_20epochs nnUNetTrainerStudent nnUNetTrainerDCD; do
   nnUNetv2_evaluate_folder "$nnUNet_preprocessed/$dataset/gt_segmentations" "$out" \
     -djfile "$out/dataset.json" -pfile "$out/plans.json" --chill
 done
+
+R="$nnUNet_results/$dataset"
+nnunet-kd compare --reference student --fold 0 --output "$R/comparison" \
+  teacher="$R/predictions/nnUNetTrainer_20epochs" --model teacher="$R/$model" \
+  student="$R/nnUNetTrainerStudent__nnUNetPlans__3d_fullres" dcd="$R/nnUNetTrainerDCD__nnUNetPlans__3d_fullres"

@@ -20,11 +20,14 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, convert, demo, doctor, plan, split, train
+    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("evaluate")(evaluate.evaluate)
+    app.command("compare")(compare.compare)
+    app.command("profile")(profile.profile)
     app.add_typer(bench.app, name="bench")
     app.command("demo")(demo.demo)
     app.add_typer(convert.app, name="convert")

@@ -1,0 +1,121 @@
+"""``nnunet-kd evaluate``."""
+
+from __future__ import annotations
+
+import enum
+import os
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+from rich.table import Table
+
+from nnunet_kd.errors import DataError
+
+
+class Empty(str, enum.Enum):
+    """What both masks empty counts as."""
+
+    nan = "nan"
+    perfect = "perfect"
+
+
+Tolerance = Annotated[float, typer.Option("--nsd-tolerance", min=0.0, help="NSD: mm within which surfaces agree.")]
+EmptyOption = Annotated[
+    Empty, typer.Option(help="Both masks empty: left out of means (nan), or a score of 1 (perfect).")
+]
+Penalty = Annotated[
+    float | None,
+    typer.Option("--hd95-penalty", min=0.0, help="HD95 in mm where one mask is empty; default: left out and counted."),
+]
+DatasetJson = Annotated[
+    Path | None,
+    typer.Option("--dataset-json", help="Labels and file ending; default: beside predictions or reference."),
+]
+Splits = Annotated[Path | None, typer.Option(help="nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
+Workers = Annotated[
+    int | None,
+    typer.Option("--workers", "-np", min=1, help="Processes; default: as nnU-Net (nnUNet_def_n_proc)."),
+]
+
+
+def default_workers() -> int:
+    """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores."""
+    from nnunetv2.configuration import default_num_processes
+
+    return max(1, min(int(default_num_processes), os.cpu_count() or 1))
+
+
+def find_dataset_json(given: Path | None, *beside: Path) -> Path:
+    """The file given, or the first ``dataset.json`` in a folder or the one above it.
+
+    Raises:
+        DataError: there is none.
+    """
+    if given is not None:
+        return given
+    candidates = [folder / "dataset.json" for place in beside for folder in (place, place.resolve().parent)]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"no dataset.json in {', '.join(str(candidate.parent) for candidate in candidates)}; the labels are read from "
+        f"it. Give it with --dataset-json."
+    )
+
+
+def evaluate(
+    predictions: Annotated[Path, typer.Argument(help="Folder of predicted segmentations.", metavar="PRED")],
+    reference: Annotated[Path, typer.Argument(help="Folder of reference segmentations.", metavar="GT")],
+    dataset_json: DatasetJson = None,
+    splits: Splits = None,
+    fold: Annotated[str | None, typer.Option(help="With --splits: evaluate this fold's validation cases.")] = None,
+    nsd_tolerance: Tolerance = 1.0,
+    empty: EmptyOption = Empty.nan,
+    hd95_penalty: Penalty = None,
+    output: Annotated[
+        Path | None, typer.Option("--output", "-o", help="Files without ending; default: PRED/evaluation.")
+    ] = None,
+    workers: Workers = None,
+) -> None:
+    """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
+    from nnunet_kd.evaluation.folders import evaluate_folder
+    from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
+    from nnunet_kd.evaluation.parallel import worker_pool
+    from nnunet_kd.evaluation.results import OVERALL
+    from nnunet_kd.evaluation.runs import fold_cases, read_splits
+    from nnunet_kd.evaluation.tables import mean_and_error
+
+    if (splits is None) != (fold is None):
+        raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")
+    cases = fold_cases(read_splits(splits), fold, "val") if splits is not None and fold is not None else None
+    for kind, folder in (("prediction", predictions), ("reference", reference)):
+        if not folder.is_dir():
+            raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one file per case.")
+    target = output or predictions / "evaluation"
+    if not target.parent.is_dir():
+        raise DataError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
+    if not os.access(target.parent, os.W_OK):
+        raise DataError(f"the folder {target.parent} cannot be written to. Give another place with --output.")
+    labels_from = find_dataset_json(dataset_json, predictions, reference)
+    options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
+    with worker_pool(workers or default_workers()) as pool:
+        evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
+    csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
+    evaluation.write_csv(csv_path)
+    evaluation.write_json(json_path)
+
+    table = Table(
+        "class", *(metric.heading for metric in METRICS), title=f"{len(evaluation.cases)} cases, mean ± standard error"
+    )
+    for class_name in (OVERALL, *evaluation.classes):
+        cells = [mean_and_error(evaluation.summary(metric.name, class_name), metric) for metric in METRICS]
+        table.add_row(class_name, *cells)
+    console = Console()
+    console.print(table)
+    for class_name in evaluation.classes:
+        counts = {name.replace("_", " "): n for name, n in evaluation.empty_counts(class_name).items() if n}
+        if counts:
+            console.print(f"{class_name}: " + ", ".join(f"{name} in {n} cases" for name, n in counts.items()))
+    console.print(f"Written: {csv_path}, {json_path}", soft_wrap=True, highlight=False)

@@ -1,0 +1,251 @@
+"""``report.html``: one file with everything a comparison found, which opens without network."""
+
+from __future__ import annotations
+
+import base64
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import numpy as np
+import yaml
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from rich.console import Console
+from rich.progress import track
+
+from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation import charts
+from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, class_colours, draw_panels
+from nnunet_kd.evaluation.comparison import Comparison
+from nnunet_kd.evaluation.folders import LabelSet
+from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
+from nnunet_kd.evaluation.profile_tables import profile_table
+from nnunet_kd.evaluation.results import paired_values
+from nnunet_kd.evaluation.runs import Method, Run
+from nnunet_kd.evaluation.tables import class_tables, difference_tables, fixed, overall_table, signed
+from nnunet_kd.files import write_atomically
+from nnunet_kd.profiling import Profile
+
+CHARTED = (DICE, HD95, NSD)
+
+
+@dataclass(frozen=True)
+class Figure:
+    """A picture with what it shows in words.
+
+    Attributes:
+        source: data URI.
+        text: caption, also what a screen reader says.
+    """
+
+    source: str
+    text: str
+
+
+@dataclass(frozen=True)
+class ReportInput:
+    """What the report is made of.
+
+    Attributes:
+        comparison: the numbers.
+        methods: in the order of the comparison.
+        labels: of the dataset.
+        reader: nnU-Net's, for the segmentations and images.
+        images: a case's image file; ``None`` draws contours on black.
+        focus: the method whose worst, median and best cases are shown.
+        fold: of which these cases are the validation set; ``None`` if not known.
+        warnings: what a reader must know.
+        profiles: by method, from ``nnunet-kd profile``; may be empty.
+    """
+
+    comparison: Comparison
+    methods: Sequence[Method]
+    labels: LabelSet
+    reader: BaseReaderWriter
+    images: Callable[[str], Path] | None
+    focus: str
+    fold: str | None
+    warnings: Sequence[str]
+    profiles: Mapping[str, Profile]
+
+
+def write_report(given: ReportInput, path: Path) -> None:
+    """Draw everything and write the page."""
+    environment = jinja2.Environment(
+        loader=jinja2.PackageLoader("nnunet_kd.evaluation", "templates"),
+        autoescape=True,
+        trim_blocks=True,
+        lstrip_blocks=True,
+        undefined=jinja2.StrictUndefined,
+    )
+    page = environment.get_template("report.html.j2").render(**_content(given))
+    write_atomically(path, lambda file: file.write(page.encode()))
+
+
+def _content(given: ReportInput) -> dict[str, Any]:
+    comparison = given.comparison
+    profiles = [given.profiles[method.name] for method in given.methods if method.name in given.profiles]
+    return {
+        "facts": _facts(given),
+        "warnings": given.warnings,
+        "overall": overall_table(comparison),
+        "class_tables": class_tables(comparison),
+        "difference_tables": difference_tables(comparison),
+        "boxes": [_svg(charts.box_plot(comparison, m), f"{m.title} by case") for m in CHARTED],
+        "differences": [
+            _svg(charts.difference_plot(comparison, m), f"{m.title}: difference to {comparison.reference} by case")
+            for m in CHARTED
+        ],
+        "cases": list(_cases(given)),
+        "focus": given.focus,
+        "reference": comparison.reference,
+        "with_images": given.images is not None,
+        "legend": class_colours(comparison.classes),
+        "costs": list(_costs(given)),
+        "profile": profile_table(profiles) if profiles else None,
+        "curves": list(_curves(given)),
+        "runs": [(method, _run_facts(method), _settings(method.run)) for method in given.methods],
+    }
+
+
+def _svg(text: str, caption: str) -> Figure:
+    return Figure(f"data:image/svg+xml;base64,{base64.b64encode(text.encode()).decode()}", caption)
+
+
+def _facts(given: ReportInput) -> dict[str, str]:
+    comparison, options = given.comparison, given.comparison.evaluations[given.comparison.reference].options
+    datasets = sorted({method.run.dataset_name for method in given.methods if method.run is not None})
+    both = "left out and counted" if options.empty == "nan" else "1 (HD95: 0 mm)"
+    one = "left out and counted" if options.hd95_penalty is None else f"{options.hd95_penalty:g} mm"
+    return {
+        "Dataset": ", ".join(datasets) or "not known (predictions without a model folder)",
+        "Cases": str(len(comparison.cases)),
+        "Fold": given.fold if given.fold is not None else "not known",
+        "Classes": ", ".join(comparison.classes),
+        "Methods": ", ".join(comparison.evaluations),
+        "Compared with": comparison.reference,
+        "Gap measured to": comparison.teacher or "no teacher given",
+        "NSD tolerance": f"{options.nsd_tolerance:g} mm",
+        "Both masks empty": both,
+        "HD95, one mask empty": one,
+    }
+
+
+def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
+    comparison = given.comparison
+    values = {name: evaluation.per_case(DICE.name) * DICE.scale for name, evaluation in comparison.evaluations.items()}
+    pair = [comparison.evaluations[name] for name in (given.focus, comparison.reference)]
+    own, base = (found * DICE.scale for found in paired_values(pair, DICE.name))
+    chosen = choose_cases(own, base, DICE.better)
+    console = Console(stderr=True)
+    for kind, index in track(
+        chosen.items(),
+        "drawing cases",
+        total=len(chosen),
+        console=console,
+        transient=True,
+        disable=not console.is_terminal,
+    ):
+        case = comparison.cases[index]
+        panels, axis, position = draw_panels(_load(given, case), given.labels.classes)
+        yield {
+            "kind": kind,
+            "case": case,
+            "difference": signed(float(own[index] - base[index])),
+            "slice": f"slice {position} of axis {axis}",
+            "panels": [
+                (
+                    Figure(f"data:image/png;base64,{base64.b64encode(panel.png).decode()}", panel.title),
+                    f"Dice {fixed(float(values[panel.title][index]), 1)}%" if panel.title in values else "",
+                )
+                for panel in panels
+            ],
+        }
+
+
+def _load(given: ReportInput, case: str) -> CaseImages:
+    """A case's arrays, axes flipped towards superior, posterior and left where the reader tells the direction."""
+    base = given.comparison.evaluations[given.comparison.reference]
+    name = case + given.labels.file_ending
+    reference, properties = given.reader.read_seg(str(base.reference_folder / name))
+    direction = np.reshape(properties.get("sitk_stuff", {}).get("direction", np.eye(3)), (-1,))
+    flips: tuple[int, ...] = ()
+    if direction.size == 9:
+        columns = direction.reshape(3, 3).T
+        flips = tuple(2 - i for i, column in enumerate(columns) if column[np.argmax(np.abs(column))] < 0)
+    image = np.zeros_like(reference)
+    if given.images is not None:
+        image, _ = given.reader.read_images((str(given.images(case)),))
+        if image.shape[1:] != reference.shape[1:]:
+            raise DataError(f"{given.images(case)} and the reference of {case} differ in shape. Give other --images.")
+    predictions = {
+        name_: given.reader.read_seg(str(evaluation.prediction_folder / name))[0]
+        for name_, evaluation in given.comparison.evaluations.items()
+    }
+    depth, height, width = (float(step) for step in properties["spacing"])
+    return CaseImages(
+        np.flip(image[0], flips),
+        np.flip(reference[0], flips),
+        {name_: np.flip(prediction[0], flips) for name_, prediction in predictions.items()},
+        (depth, height, width),
+        flips,
+    )
+
+
+def _costs(given: ReportInput) -> Iterator[Figure]:
+    parameters = {m.name: m.run.parameters / 1e6 for m in given.methods if m.run is not None and m.run.parameters}
+    parameters |= {name: profile.parameters / 1e6 for name, profile in given.profiles.items()}
+    if parameters:
+        yield _svg(
+            charts.cost_plot(given.comparison, parameters, "parameters (millions)"), "Dice against number of parameters"
+        )
+    for device in dict.fromkeys(device for profile in given.profiles.values() for device in profile.devices):
+        for kind, label in (("volume", "whole volume"), ("patch", "one patch")):
+            latency = {
+                name: profile.devices[device].latency[kind].median
+                for name, profile in given.profiles.items()
+                if device in profile.devices and kind in profile.devices[device].latency
+            }
+            if latency:
+                text = f"latency (s), {label}, {device}, no mirroring"
+                yield _svg(charts.cost_plot(given.comparison, latency, text), f"Dice against {text}")
+                break
+
+
+def _curves(given: ReportInput) -> Iterator[Figure]:
+    colours = charts.method_colours(list(given.comparison.evaluations))
+    runs = {method.name: method.run.curves for method in given.methods if method.run is not None}
+    for title in dict.fromkeys(title for curves in runs.values() for title in curves):
+        lines = {name: curves[title] for name, curves in runs.items() if title in curves}
+        if any(math.isfinite(value) for values in lines.values() for value in values):
+            yield _svg(charts.curves_plot(lines, colours, title), f"{title} by epoch")
+
+
+def _run_facts(method: Method) -> dict[str, str]:
+    facts = {"Predictions": str(method.predictions)}
+    if (run := method.run) is None:
+        return facts
+    facts |= {"Model": run.model_folder.name, "Fold": run.fold}
+    if run.parameters is not None:
+        facts["Parameters"] = f"{run.parameters:,}"
+    if run.checkpoint is not None and run.checkpoint_sha256 is not None:
+        facts |= {"Checkpoint": run.checkpoint.name, "Checkpoint SHA-256": run.checkpoint_sha256}
+    for number, teacher in enumerate(run.teachers, 1):
+        title = "Teacher" if len(run.teachers) == 1 else f"Teacher {number}"
+        facts |= {
+            title: str(teacher.get("path") or "not known"),
+            f"{title}, fold": str(teacher.get("fold", "not known")),
+            f"{title}, SHA-256": str(teacher.get("sha256") or "not known"),
+        }
+    if not run.teachers:
+        facts["Distillation"] = "none recorded" if run.settings is None else "none (no teacher)"
+    return facts
+
+
+def _settings(run: Run | None) -> str | None:
+    if run is None or run.settings is None:
+        return None
+    return str(yaml.safe_dump(dict(run.settings), sort_keys=False))

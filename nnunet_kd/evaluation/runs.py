@@ -1,0 +1,271 @@
+"""What a trained model left on disk about itself: fold, teacher, settings, curves.
+
+Everything here is optional for a comparison: a folder of predictions is enough, and whatever is there is told.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import torch
+import yaml
+
+from nnunet_kd.errors import DataError, PlanError
+from nnunet_kd.model_sources import find_checkpoint, open_model
+
+SETTINGS_FILE = "distillation_settings.yaml"
+Split = Mapping[str, Sequence[str]]
+
+
+@dataclass(frozen=True)
+class Run:
+    """One trained fold.
+
+    Attributes:
+        model_folder: holds ``plans.json`` and ``fold_X``.
+        fold: ``X``, a number or ``all``.
+        dataset_name: from the plan.
+        checkpoint: its file; ``None`` if only predictions were kept.
+        checkpoint_sha256: hash of that file.
+        parameters: number of learned values, if there is a checkpoint.
+        settings: what the distillation trainer resolved (``distillation_settings.yaml``); ``None`` for stock nnU-Net.
+        curves: values per epoch, by name, from the checkpoint; NaN in epochs without one.
+    """
+
+    model_folder: Path
+    fold: str
+    dataset_name: str
+    checkpoint: Path | None = None
+    checkpoint_sha256: str | None = None
+    parameters: int | None = None
+    settings: Mapping[str, Any] | None = None
+    curves: Mapping[str, list[float]] = field(default_factory=dict)
+
+    @property
+    def teachers(self) -> tuple[Mapping[str, Any], ...]:
+        """The settings' ``teacher``, a mapping (path, fold, sha256) or a list of them; none if it names nothing."""
+        given = (self.settings or {}).get("teacher") or []
+        listed = given if isinstance(given, list) else [given]
+        entries = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
+        return tuple(entry for entry in entries if entry.get("path") or entry.get("sha256") or _known_fold(entry))
+
+
+@dataclass(frozen=True)
+class Method:
+    """A name, its predictions, and the run behind them if it is known."""
+
+    name: str
+    predictions: Path
+    run: Run | None = None
+
+
+def method_name(text: str) -> str:
+    """The name in ``name=DIR``.
+
+    Raises:
+        DataError: not of this form.
+    """
+    name, _, folder = text.partition("=")
+    if not name.strip() or not folder:
+        raise DataError(f"{text!r} must have the form name=FOLDER, for example student=predictions/student.")
+    return name
+
+
+def parse_method(text: str, fold: str | None = None) -> Method:
+    """``name=DIR``: DIR is a folder of predictions, or a model folder, of which ``fold_X/validation`` is taken.
+
+    Predictions that lie in a model folder (``MODEL/fold_X/...``) bring their run along.
+
+    Args:
+        text: as on the command line.
+        fold: of a model folder; default: its only fold with validation predictions.
+
+    Raises:
+        DataError: not of this form, or nothing is there.
+    """
+    name = method_name(text)
+    folder = Path(text.removeprefix(f"{name}=")).expanduser()
+    if not folder.is_dir():
+        raise DataError(f"{name}: the folder {folder} does not exist. Give predictions or a model folder.")
+    if (folder / "plans.json").is_file() and any(folder.glob("fold_*")):
+        folds = sorted(path.parent.name for path in folder.glob("fold_*/validation") if path.is_dir())
+        wanted = [f"fold_{fold}"] if fold is not None else folds
+        if len(wanted) != 1 or wanted[0] not in folds:
+            raise DataError(
+                f"{name}: {folder} has validation predictions of {', '.join(folds) or 'no fold'}; one fold is needed. "
+                f"Choose with --fold, or run `nnUNetv2_train DATASET CONFIGURATION FOLD --val`."
+            )
+        return Method(name, folder / wanted[0] / "validation", read_run(folder, wanted[0].removeprefix("fold_")))
+    for parent in folder.resolve().parents:
+        if parent.name.startswith("fold_") and (parent.parent / "plans.json").is_file():
+            return Method(name, folder, read_run(parent.parent, parent.name.removeprefix("fold_")))
+    return Method(name, folder)
+
+
+def attach_runs(methods: Sequence[Method], texts: Sequence[str], fold: str | None = None) -> list[Method]:
+    """Methods with the runs of ``name=MODEL``, for predictions that do not lie in their model folder.
+
+    Args:
+        methods: as parsed.
+        texts: as on the command line.
+        fold: of the model folders; default: their first trained one.
+
+    Raises:
+        DataError: a name that is not among the methods, or no trained fold.
+    """
+    runs: dict[str, Run] = {}
+    for text in texts:
+        name, _, folder_text = text.partition("=")
+        if name not in {method.name for method in methods} or not folder_text:
+            raise DataError(f"--model {text!r} must be NAME=MODEL with one of {', '.join(m.name for m in methods)}.")
+        folder = Path(folder_text).expanduser()
+        try:
+            trained = find_checkpoint(folder, fold).parent.name.removeprefix("fold_")
+        except PlanError as error:
+            raise DataError(f"--model {name}: {error}") from error
+        runs[name] = read_run(folder, trained)
+    return [replace(method, run=runs.get(method.name, method.run)) for method in methods]
+
+
+def read_run(model_folder: Path, fold: str) -> Run:
+    """Read what a trained fold left behind.
+
+    Raises:
+        DataError: a file is there but cannot be read.
+    """
+    dataset_name = str(_read(model_folder / "plans.json").get("dataset_name", "unknown"))
+    settings_path = model_folder / f"fold_{fold}" / SETTINGS_FILE
+    settings = _read(settings_path) if settings_path.is_file() else None
+    try:
+        checkpoint = find_checkpoint(model_folder, fold)
+    except PlanError:
+        return Run(model_folder, fold, dataset_name, settings=settings)
+    try:
+        # nnU-Net's checkpoints hold NumPy scalars and so need the full unpickler, as nnU-Net itself loads them
+        content = torch.load(checkpoint, map_location="cpu", weights_only=False)
+    except Exception as error:  # a damaged file makes torch and pickle raise anything
+        raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
+    try:
+        parameters = open_model(model_folder, fold=fold).parameters
+    except PlanError as error:
+        raise DataError(str(error)) from error
+    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
+    return Run(model_folder, fold, dataset_name, checkpoint, digest, parameters, settings, _curves(content))
+
+
+def _read(path: Path) -> dict[str, Any]:
+    try:
+        text = path.read_text()
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, yaml.YAMLError, ValueError) as error:
+        raise DataError(f"{path} cannot be read: {error}. Copy the model folder again.") from error
+    if not isinstance(content, dict):
+        raise DataError(f"{path} must hold keys and values. Copy the model folder again.")
+    return content
+
+
+def _curves(checkpoint: Mapping[str, Any]) -> dict[str, list[float]]:
+    """nnU-Net's own losses and Dice, and every mean loss term of a distillation."""
+    logging = checkpoint.get("logging") or {}
+    names = {"train_losses": "training loss", "val_losses": "validation loss", "ema_fg_dice": "pseudo Dice (averaged)"}
+    curves = {title: [float(value) for value in logging[key]] for key, title in names.items() if logging.get(key)}
+    epochs = (checkpoint.get("nnunet_kd") or {}).get("history") or []
+    terms = dict.fromkeys(name for epoch in epochs for name in epoch if "/" not in name)
+    return curves | {f"{term} loss": [float(epoch.get(term, "nan")) for epoch in epochs] for term in terms}
+
+
+def nnunet_folder(variable: str, dataset_name: str) -> Path | None:
+    """The dataset's folder below ``nnUNet_raw`` or ``nnUNet_preprocessed``, if there is one."""
+    base = os.environ.get(variable)
+    folder = Path(base) / dataset_name if base else None
+    return folder if folder is not None and folder.is_dir() else None
+
+
+def read_splits(path: Path) -> list[Split]:
+    """nnU-Net's ``splits_final.json``.
+
+    Raises:
+        DataError: missing, or not a list of ``train`` and ``val``.
+    """
+    try:
+        splits = json.loads(path.read_text())
+        if not all({"train", "val"} <= set(split) for split in splits):
+            raise ValueError("a fold lacks train or val")
+    except (OSError, ValueError, TypeError) as error:
+        raise DataError(f"{path} is no splits_final.json of nnU-Net: {error}. Give another with --splits.") from error
+    return list(splits)
+
+
+def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:
+    """The ``train`` or ``val`` cases of a fold; ``all`` trains on every case and validates on the same.
+
+    Raises:
+        DataError: the splits have no such fold.
+    """
+    if fold == "all":
+        return {case for split in splits for case in (*split["train"], *split["val"])}
+    if not fold.isdigit() or int(fold) >= len(splits):
+        raise DataError(f"there is no fold {fold!r}: the splits have folds 0 to {len(splits) - 1}, and `all`.")
+    return set(splits[int(fold)][part])
+
+
+def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
+    """What a reader of a comparison must know: models that had seen the cases, and students of different teachers."""
+    warnings = []
+    hashes: dict[str, tuple[str, ...]] = {}
+    for method in methods:
+        if method.run is None:
+            continue
+        teachers = method.run.teachers
+        warnings += _seen(method.name, method.run.fold, cases, splits)
+        for number, teacher in enumerate(teachers, 1):
+            if _known_fold(teacher):
+                who = f"teacher {number} of {method.name}" if len(teachers) > 1 else f"the teacher of {method.name}"
+                warnings += _teacher_seen(who, method, str(teacher["fold"]), cases, splits)
+        if digests := tuple(sorted(str(teacher["sha256"]) for teacher in teachers if teacher.get("sha256"))):
+            hashes[method.name] = digests
+    if len(set(hashes.values())) > 1:
+        listed = ", ".join(
+            f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
+        )
+        warnings.append(f"the students were taught by different teachers (SHA-256 {listed}).")
+    return warnings
+
+
+def _known_fold(teacher: Mapping[str, Any]) -> bool:
+    return teacher.get("fold") is not None  # fold 0 is one
+
+
+def _teacher_seen(
+    who: str, method: Method, fold: str, cases: Sequence[str], splits: Sequence[Split] | None
+) -> list[str]:
+    if splits is not None or method.run is None or fold == "all":
+        return _seen(who, fold, cases, splits)
+    if fold == method.run.fold:
+        return []
+    return [
+        f"{who} is of fold {fold}, {method.name} of fold {method.run.fold}: the teacher had seen validation cases in "
+        f"training, so the results look better than they are."
+    ]
+
+
+def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
+    if splits is None:
+        known = fold == "all"
+        return [f"{who} was trained on all cases (fold all), so it had seen these in training."] if known else []
+    try:
+        seen = fold_cases(splits, fold, "train") & set(cases)
+    except DataError as error:
+        return [f"whether {who} had seen the cases cannot be told: {error}"]
+    if not seen:
+        return []
+    return [
+        f"{who} (fold {fold}) had seen {len(seen)} of the {len(cases)} cases in training, so the results look better "
+        f"than they are."
+    ]

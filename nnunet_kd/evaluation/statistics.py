@@ -1,0 +1,90 @@
+"""Paired comparison of two methods over the same cases. SciPy does the tests."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from nnunet_kd.evaluation.results import Values
+
+BOOTSTRAP_RESAMPLES = 9999
+
+
+@dataclass(frozen=True)
+class PairedComparison:
+    """A method minus the reference, case by case.
+
+    Attributes:
+        cases: in which both are defined.
+        difference: mean of the differences.
+        interval: bootstrap 95% interval of that mean.
+        t_p: two-sided paired t-test.
+        wilcoxon_p: two-sided Wilcoxon signed-rank test.
+    """
+
+    cases: int
+    difference: float
+    interval: tuple[float, float]
+    t_p: float
+    wilcoxon_p: float
+
+
+def compare_paired(method: Values, reference: Values, seed: int = 0) -> PairedComparison:
+    """Compare two methods over cases (cases,) each; cases in which either is NaN are left out.
+
+    The interval is the bias-corrected and accelerated one (Efron 1987) over cases. Undefined results are NaN: all of
+    them without cases; with one case, or when all differences are equal, the interval and the t-test; where all
+    differences are 0, the p-values are 1 and the interval is (0, 0).
+
+    Args:
+        method, reference: the same cases in the same order.
+        seed: of the bootstrap.
+    """
+    differences = (method - reference)[~np.isnan(method) & ~np.isnan(reference)]
+    n = differences.size
+    nan = float("nan")
+    if n == 0:
+        return PairedComparison(0, nan, (nan, nan), nan, nan)
+    if not differences.any():
+        return PairedComparison(n, 0.0, (0.0, 0.0), 1.0, 1.0)
+    mean = float(differences.mean())
+    wilcoxon_p = float(stats.wilcoxon(differences).pvalue)
+    if np.ptp(differences) <= 1e-9 * abs(mean):  # all equal, but for rounding
+        return PairedComparison(n, mean, (nan, nan), nan, wilcoxon_p)
+    bootstrap = stats.bootstrap(
+        (differences,), np.mean, n_resamples=BOOTSTRAP_RESAMPLES, vectorized=True, rng=np.random.default_rng(seed)
+    )
+    interval = (float(bootstrap.confidence_interval.low), float(bootstrap.confidence_interval.high))
+    return PairedComparison(n, mean, interval, float(stats.ttest_1samp(differences, 0.0).pvalue), wilcoxon_p)
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Holm's step-down adjustment (Scandinavian Journal of Statistics 6, 1979, 65-70).
+
+    Sorted ascending, the i-th of m p-values (from 0) becomes the largest of ``min(1, (m - j) p_j)`` over ``j <= i``.
+    NaN stays NaN and does not count towards m.
+    """
+    adjusted = [float("nan")] * len(p_values)
+    order = sorted((p, index) for index, p in enumerate(p_values) if not math.isnan(p))
+    largest = 0.0
+    for rank, (p, index) in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - rank) * p))
+        adjusted[index] = largest
+    return adjusted
+
+
+def gap_recovered(method: Values, student: Values, teacher: Values) -> float:
+    """Share of the teacher-student gap that a method closes, ``(method - student) / (teacher - student)``.
+
+    Means over the cases (cases,) in which all three are defined; 0 is the student, 1 the teacher. It works for
+    metrics that fall as well as for those that rise. NaN without cases or without a gap.
+    """
+    defined = ~(np.isnan(method) | np.isnan(student) | np.isnan(teacher))
+    if not defined.any():
+        return float("nan")
+    gap = float(np.mean(teacher[defined] - student[defined]))
+    return float(np.mean(method[defined] - student[defined])) / gap if gap else float("nan")
