@@ -69,7 +69,6 @@ def compare(
     from nnunet_kd.evaluation import comparison as comparing
     from nnunet_kd.evaluation.folders import evaluate_folder, find_cases, read_dataset_json, read_labels, reader_for
     from nnunet_kd.evaluation.metrics import MetricOptions
-    from nnunet_kd.evaluation.parallel import worker_pool
     from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.report import ReportInput, write_report
     from nnunet_kd.evaluation.runs import (
@@ -83,6 +82,7 @@ def compare(
     )
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
+    from nnunet_kd.parallel import worker_pool
 
     names = [method_name(text) for text in methods]
     teacher = teacher or ("teacher" if "teacher" in names else None)

@@ -82,10 +82,10 @@ def evaluate(
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
     from nnunet_kd.evaluation.folders import evaluate_folder
     from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
-    from nnunet_kd.evaluation.parallel import worker_pool
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
+    from nnunet_kd.parallel import worker_pool
 
     if (splits is None) != (fold is None):
         raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")

@@ -6,6 +6,7 @@ import csv
 import io
 import tempfile
 from collections import Counter, defaultdict
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -16,7 +17,6 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 
 from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
 from nnunet_kd.datasets.checks import BadCase, BadCasesError, check_case
-from nnunet_kd.datasets.parallel import as_finished
 from nnunet_kd.datasets.splits import (
     Splits,
     grouped_folds,
@@ -29,6 +29,7 @@ from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets
 from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
 from nnunet_kd.files import write_atomically
+from nnunet_kd.parallel import as_finished, worker_pool
 
 SKIPPED = "skipped.csv"
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
@@ -76,12 +77,23 @@ def convert(
     Raises:
         BadCasesError: some cases do not hold and ``options.skip_bad`` is false.
         DataError: no training case; folders, splits or disk space stand in the way.
-        MissingRequirement: ``nnUNet_raw`` is not set, or the disk refused.
+        MissingRequirement: ``nnUNet_raw`` is not set, the disk refused, or a worker process died.
     """
     folder = required_folder("nnUNet_raw") / description.folder_name
     _refuse_wrong_folder(folder, description, sources)
+    with worker_pool(min(options.processes, len(cases))) as pool:
+        return _convert(cases, description, folder, options, pool)
+
+
+def _convert(
+    cases: list[Case],
+    description: DatasetDescription,
+    folder: Path,
+    options: ConversionOptions,
+    pool: ProcessPoolExecutor | None,
+) -> Summary:
     journal = Journal(folder)
-    checked = _check(cases, description, journal, options)
+    checked = _check(cases, description, journal, options, pool)
     if checked.bad and not options.skip_bad:
         raise BadCasesError(checked.bad, len(cases))
     usable = sorted(checked.finished + checked.to_write, key=lambda case: case.name)
@@ -90,7 +102,7 @@ def convert(
     _refuse_unknown_files(folder, usable, description)
     refuse_other_splits(description.folder_name, splits)
     if not options.dry_run:
-        _write(checked, description, folder, journal, options)
+        _write(checked, description, folder, journal, options, pool)
         _write_dataset_json(folder, description, len(patients))
         write_splits(description.folder_name, splits)
         _write_skipped(folder, checked.bad)
@@ -134,7 +146,11 @@ def _refuse_wrong_folder(folder: Path, description: DatasetDescription, sources:
 
 
 def _check(
-    cases: list[Case], description: DatasetDescription, journal: Journal, options: ConversionOptions
+    cases: list[Case],
+    description: DatasetDescription,
+    journal: Journal,
+    options: ConversionOptions,
+    pool: ProcessPoolExecutor | None,
 ) -> _Checked:
     checked = _Checked([], [], [], set())
     to_check = []
@@ -148,7 +164,8 @@ def _check(
         if entry.empty_label:
             checked.empty.add(case.name)
     check = partial(check_case, description=description)
-    for case, result in as_finished(check, to_check, options.processes, "Checking"):
+    for place, result in as_finished(check, to_check, pool, "Checking"):
+        case = to_check[place]
         if result.problems:
             checked.bad.append(BadCase(case.name, case.folder, result.problems))
         else:
@@ -184,7 +201,12 @@ def _refuse_unknown_files(folder: Path, usable: list[Case], description: Dataset
 
 
 def _write(
-    checked: _Checked, description: DatasetDescription, folder: Path, journal: Journal, options: ConversionOptions
+    checked: _Checked,
+    description: DatasetDescription,
+    folder: Path,
+    journal: Journal,
+    options: ConversionOptions,
+    pool: ProcessPoolExecutor | None,
 ) -> None:
     try:
         if not options.link:
@@ -196,7 +218,8 @@ def _write(
             write = partial(
                 write_case, description=description, folder=folder, temporary_folder=temporary, link=options.link
             )
-            for case, entry in as_finished(write, checked.to_write, options.processes, "Writing"):
+            for place, entry in as_finished(write, checked.to_write, pool, "Writing"):
+                case = checked.to_write[place]
                 journal.add(entry)
                 checked.harmonised += entry.harmonised
                 if entry.empty_label:
