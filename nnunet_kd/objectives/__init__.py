@@ -2,25 +2,23 @@
 
 from __future__ import annotations
 
+from importlib import import_module
+
 from nnunet_kd.objectives.base import Objective
-from nnunet_kd.objectives.cwd import CWD
-from nnunet_kd.objectives.dcd import DCD
-from nnunet_kd.objectives.fgbvd import FGBVD
-from nnunet_kd.objectives.figkd import FiGKD
-from nnunet_kd.objectives.fitnet import FitNet
-from nnunet_kd.objectives.fopro import FoPro
-from nnunet_kd.objectives.freekd import FreeKD
-from nnunet_kd.objectives.ifvd import IFVD
-from nnunet_kd.objectives.logits import Logits
+
+_CLASSES = {
+    "dcd": "DCD",
+    "fgbvd": "FGBVD",
+    "fopro": "FoPro",
+    "figkd": "FiGKD",
+    "logits": "Logits",
+    "fitnet": "FitNet",
+    "cwd": "CWD",
+    "ifvd": "IFVD",
+    "freekd": "FreeKD",
+}
+"""Name of the objective's module in this folder, which is also its name in settings, and of its class."""
 
 OBJECTIVES: dict[str, type[Objective]] = {
-    "dcd": DCD,
-    "fgbvd": FGBVD,
-    "fopro": FoPro,
-    "figkd": FiGKD,
-    "logits": Logits,
-    "fitnet": FitNet,
-    "cwd": CWD,
-    "ifvd": IFVD,
-    "freekd": FreeKD,
+    name: getattr(import_module(f"{__name__}.{name}"), class_name) for name, class_name in _CLASSES.items()
 }

@@ -1,0 +1,37 @@
+#!/usr/bin/env bash
+# A short run of every trainer on the hippocampus data: 10 epochs of 20 iterations, batch 2, one seed. Shows that each trains and
+# that stock nnU-Net predicts with its student, not which is better. A run that is done is not run again.
+#
+# Needs:   nnU-Net's three variables, after benchmarks/hippocampus.sh; RESULTS = an empty or earlier folder for these runs.
+# Command: RESULTS=.../short bash benchmarks/every_trainer.sh && python benchmarks/draw_every_trainer.py .../short CURVES.png
+set -euo pipefail
+: "${RESULTS:?}" "${nnUNet_raw:?}" "${nnUNet_preprocessed:?}" "${nnUNet_results:?}"
+device=${DEVICE:-cpu}
+dataset=Dataset004_Hippocampus
+teacher="$nnUNet_results/$dataset/nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
+images="$nnUNet_results/$dataset/validation_images"
+export nnUNet_results="$RESULTS"
+mkdir -p "$RESULTS/two_images"
+for image in $(ls "$images" | head -2); do cp "$images/$image" "$RESULTS/two_images/"; done
+
+run() { # method, its trainer, further arguments
+  local method=$1 trainer=$2 out="$RESULTS/predictions/$2"
+  shift 2
+  [ -f "$out/done" ] && return
+  nnunet-kd train 4 3d_fullres 0 -m "$method" -t "$teacher" -device "$device" --c --set seed=1 --set epochs=10 \
+    --set iterations_per_epoch=20 --set validation_iterations=5 "$@"
+  nnUNetv2_predict -i "$RESULTS/two_images" -o "$out" -d 4 -c 3d_fullres -f 0 -tr "$trainer" -device "$device" -npp 1 -nps 1
+  touch "$out/done"
+}
+
+run student nnUNetTrainerStudent
+run dcd nnUNetTrainerDCD
+run fgbvd nnUNetTrainerFGBVD
+run fopro nnUNetTrainerFoPro
+run figkd nnUNetTrainerFiGKD
+run logits nnUNetTrainerLogits
+run fitnet nnUNetTrainerFitNet
+run cwd nnUNetTrainerCWD
+run ifvd nnUNetTrainerIFVD
+run freekd nnUNetTrainerFreeKD --set objectives.freekd.prompt_iterations=40 # two epochs of this short run
+run kd nnUNetTrainerKD --set objectives.dcd.weight=0.05 --set objectives.logits.weight=1
