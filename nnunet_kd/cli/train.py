@@ -90,7 +90,8 @@ def train(
 
     from nnunetv2.run.run_training import run_training
 
-    torch.set_num_threads((os.cpu_count() or 1) if device == "cpu" else 1)
+    if device != "cpu":
+        torch.set_num_threads(1)  # as nnU-Net does; on the CPU, PyTorch's default or OMP_NUM_THREADS holds
     run_training(
         dataset,
         configuration,
