@@ -20,7 +20,7 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, convert, demo, doctor, plan, split, train
+    from nnunet_kd.cli import bench, convert, demo, doctor, export, plan, predict, split, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
@@ -29,6 +29,8 @@ def _register() -> None:
     app.command("demo")(demo.demo)
     app.add_typer(convert.app, name="convert")
     app.command("split")(split.split)
+    app.command("export")(export.export)
+    app.command("predict")(predict.predict)
 
 
 def main() -> None:
