@@ -202,6 +202,18 @@ def write_network(network: nn.Module, channels: int, patch_size: Sequence[int], 
     finally:
         for logger, level in zip(loggers, levels, strict=True):
             logger.setLevel(level)
+    _forget_origin(path)
+
+
+def _forget_origin(path: Path) -> None:
+    """Take out the exporter's notes, which hold source lines and folders of this machine."""
+    onnx = require("onnx")
+    network = onnx.load(str(path))
+    graph = network.graph
+    for part in (network, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
+        part.doc_string = ""
+        del part.metadata_props[:]
+    onnx.save(network, str(path))
 
 
 def _network(predictor: CasePredictor, model: ModelFolder) -> nn.Module:

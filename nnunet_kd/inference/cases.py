@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import gzip
 import re
+import zlib
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -62,11 +64,12 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
     return cases
 
 
-def check_geometry(case: Case) -> None:
-    """Compare the channels' headers.
+def check_headers(case: Case, channels: int) -> None:
+    """Compare the channels' headers, for formats that have one.
 
     Raises:
-        DataError: a header cannot be read, or a channel lies on another grid than the first.
+        DataError: a header cannot be read, a channel lies on another grid than the first, or one file of the case does not
+            hold all channels.
     """
     grids: list[Grid] = []
     for path in case.images:
@@ -78,6 +81,12 @@ def check_geometry(case: Case) -> None:
             reader.ReadImageInformation()
         except RuntimeError as error:
             raise DataError(f"{path} cannot be read as an image: the file is damaged or of another format.") from error
+        volumes = reader.GetSize()[3] if reader.GetDimension() == 4 else 1
+        if volumes * len(case.images) != channels:
+            raise DataError(
+                f"case {case.name} has {volumes * len(case.images)} channels, but the model takes {channels}: "
+                f"{', '.join(image.name for image in case.images)}."
+            )
         grids.append(Grid.of(reader))
         differences = grids[-1].differences(grids[0])
         if differences:
@@ -85,6 +94,22 @@ def check_geometry(case: Case) -> None:
                 f"case {case.name}: {path.name} lies on another grid than {case.images[0].name}: {'; '.join(differences)}. "
                 f"All channels must be registered and resampled to one grid, as in training."
             )
+
+
+def check_whole(path: Path) -> None:
+    """Read a gzip file to its end and compare its checksum: SimpleITK fills up truncated ones with zeros, silently.
+
+    Raises:
+        DataError: it is truncated or damaged.
+    """
+    if path.suffix != ".gz":
+        return
+    try:
+        with gzip.open(path) as file:
+            while file.read(1 << 24):
+                pass
+    except (OSError, EOFError, zlib.error) as error:
+        raise DataError(f"{path} is damaged or incomplete ({error}). Copy it again.") from error
 
 
 def _group(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
@@ -123,7 +148,7 @@ def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) ->
 
 
 def _check_channels(case: Case, channels: list[str]) -> None:
-    """One file with all channels (RGB) is known only once read; see the predictor."""
+    """By the number of files; one file may hold all channels."""
     if len(case.images) not in (1, len(channels)):
         raise DataError(
             f"case {case.name} has {len(case.images)} files, but the model takes {len(channels)} channels "

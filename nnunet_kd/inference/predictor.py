@@ -27,7 +27,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.backends import Backend, RuntimeNetwork
-from nnunet_kd.inference.cases import Case
+from nnunet_kd.inference.cases import Case, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 
 Progress = Callable[[float], None]
@@ -97,6 +97,8 @@ class CasePredictor(nnUNetPredictor):
         Raises:
             DataError: the images cannot be read or do not have the model's channels.
         """
+        for path in case.images:
+            check_whole(path)
         previous = str(previous_stage / case.output.name) if previous_stage else None
         console = io.StringIO()
         try:

@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from nnunet_kd.errors import DataError, ModelError, SettingsError
 from nnunet_kd.files import write_atomically
 from nnunet_kd.inference.backends import BACKENDS
-from nnunet_kd.inference.cases import Case, check_geometry, find_cases
+from nnunet_kd.inference.cases import Case, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.model_folder import FINAL, load_predictor, open_model
@@ -78,7 +78,7 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
         cases = find_cases(inputs, output, predictor.dataset_json)
         todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
         for case in todo:
-            check_geometry(case)
+            check_headers(case, len(predictor.dataset_json["channel_names"]))
         _check_previous_stage(predictor, todo, options.previous_stage)
         for folder in {case.output.parent for case in todo}:
             folder.mkdir(parents=True, exist_ok=True)
