@@ -1,7 +1,9 @@
 """An nnU-Net's network as ONNX, checked against PyTorch before it gets its name.
 
-Operator set 18: the oldest that PyTorch's current exporter writes without conversion; U-Nets come out as Conv, ConvTranspose,
-InstanceNormalization, LeakyRelu, Concat and the like, whose definitions ONNX Runtime, OpenVINO and TensorRT all have.
+Operator set 18 is what PyTorch's exporter writes without conversion. U-Nets come out as Conv, ConvTranspose,
+InstanceNormalization, LeakyRelu, Concat, Add and AveragePool, all with definitions of set 16 or older, which ONNX Runtime and
+OpenVINO run and which TensorRT's support matrix lists (github.com/onnx/onnx-tensorrt, docs/operators.md; it asks that
+normalization's scale and bias be stored in the file, as they are).
 """
 
 from __future__ import annotations

@@ -40,6 +40,16 @@ def run(path: Path, image: np.ndarray) -> np.ndarray:
     return result
 
 
+def check_operators(path: Path) -> None:
+    """Only operators that TensorRT's support matrix lists, in definitions of set 16 or older, statistics' weights stored."""
+    graph = onnx.load(str(path)).graph
+    known = {"Conv", "ConvTranspose", "InstanceNormalization", "LeakyRelu", "Concat", "Add", "AveragePool"}
+    assert {node.op_type for node in graph.node} <= known
+    assert max(onnx.defs.get_schema(node.op_type, 18).since_version for node in graph.node) <= 16
+    stored = {tensor.name for tensor in graph.initializer}
+    assert all(set(node.input[1:]) <= stored for node in graph.node if node.op_type == "InstanceNormalization")
+
+
 def test_network_and_description(student: Path, cases: Cases, tmp_path: Path) -> None:
     output = tmp_path / "student.onnx"
     report = export(student, output, images=cases[0])
@@ -55,6 +65,7 @@ def test_network_and_description(student: Path, cases: Cases, tmp_path: Path) ->
     model = onnx.load(str(output))
     assert [(entry.domain, entry.version) for entry in model.opset_import if entry.domain == ""] == [("", 18)]
     assert "InstanceNormalization" in {node.op_type for node in model.graph.node}
+    check_operators(output)
     assert str(Path(torch.__file__).parents[1]).encode() not in output.read_bytes()  # no folders of this machine
     description = read_onnx_model(output).description
     for key, value in {
@@ -97,6 +108,7 @@ def test_other_networks(folders: Path, tmp_path: Path, kind: str) -> None:
     teacher = write_untrained_teacher(plans, configuration, {**DATASET_JSON, **dataset})
     report = export(teacher, tmp_path / "out.onnx")
     assert report.differences["random"].largest <= LOGITS_TOLERANCE
+    check_operators(report.path)
     description = json.loads((tmp_path / "out.json").read_text())
     assert description["patch_size"] == plans["configurations"][configuration]["patch_size"]
     if "regions" in kind:
