@@ -85,6 +85,7 @@ class OpenVino:
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise on some processors: other segmentations
+            "ENABLE_CPU_PINNING": False,  # a thread bound to one core waits for whatever else runs there
         }
         if threads is not None:
             settings["INFERENCE_NUM_THREADS"] = threads
