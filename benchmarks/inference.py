@@ -89,7 +89,7 @@ def brats(root: Path) -> tuple[Path, Path, Path]:
     plans = read_plans(shipped_folder("plans") / "reference" / "brats2024.json")
     plans.setdefault("experiment_planner_used", "ExperimentPlanner")
     plans.setdefault("label_manager", "LabelManager")
-    plans.setdefault("foreground_intensity_properties_per_channel", {})
+    plans["foreground_intensity_properties_per_channel"] = {str(channel): {} for channel in range(4)}
     folders = []
     for name, own in (("teacher", plans), ("student", reduce_plans(plans, 4))):
         with nnunet_folders(root / name):

@@ -5,10 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import tempfile
 import zipfile
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -17,11 +14,11 @@ import torch
 from rich.progress import Progress
 
 from nnunet_kd.checkpoint import ENTRY
-from nnunet_kd.errors import MissingRequirement, ModelError
+from nnunet_kd.errors import ModelError
 from nnunet_kd.export.model_card import FoldSummary, summarise_fold, write_card
 from nnunet_kd.export.stock_trainer import stock_trainer_name
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import write_atomically
+from nnunet_kd.files import folder_beside, write_atomically
 from nnunet_kd.model_folder import ModelFolder, read_json
 
 _TRAINING_ONLY = ("optimizer_state", "grad_scaler_state")
@@ -65,8 +62,7 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
         raise ModelError(
             f"{output} is a folder with other content than a model, so it is not replaced. Choose another."
         )
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with _beside(output) as temporary:
+    with folder_beside(output) as temporary:
         folder = temporary / "model"
         folder.mkdir()
         name = _fill(model, folder, options)
@@ -75,20 +71,6 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
         else:
             _move_into_place(folder, output, temporary)
     return output
-
-
-@contextmanager
-def _beside(output: Path) -> Iterator[Path]:
-    try:
-        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
-    except OSError as error:
-        raise MissingRequirement(f"{output.parent} cannot be written to: {error}.") from error
-    try:
-        yield temporary
-    except OSError as error:
-        raise MissingRequirement(f"{output} could not be written: {error}. Free space and permissions?") from error
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
 
 
 def _move_into_place(folder: Path, output: Path, temporary: Path) -> None:

@@ -12,7 +12,6 @@ import contextlib
 import io
 import logging
 import os
-import tempfile
 import warnings
 from collections.abc import Callable, Mapping, Sequence
 from copy import deepcopy
@@ -30,7 +29,7 @@ from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_labe
 from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import write_atomically
+from nnunet_kd.files import folder_beside, write_atomically
 from nnunet_kd.inference.backends import OnnxRuntime
 from nnunet_kd.inference.cases import Case, find_cases
 from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe, dump, json_path
@@ -139,9 +138,7 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
     cases = find_cases([options.images], Path("unused"), predictor.dataset_json) if options.images else []
     scored = matching_references(cases, options.references) if options.references else []
     network = _network(predictor, model)
-    output.parent.mkdir(parents=True, exist_ok=True)
-    with tempfile.TemporaryDirectory(prefix=f".{output.name}.", dir=output.parent) as temporary, _status() as say:
-        workspace = Path(temporary)
+    with folder_beside(output) as workspace, _status() as say:
         exported = workspace / "network.onnx"
         channels = predictor.input_channels
         say("writing the network")

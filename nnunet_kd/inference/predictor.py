@@ -10,8 +10,6 @@ from __future__ import annotations
 import contextlib
 import io
 import os
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -26,6 +24,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.files import folder_beside
 from nnunet_kd.inference.backends import Backend, RuntimeNetwork
 from nnunet_kd.inference.cases import Case, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
@@ -131,8 +130,7 @@ class CasePredictor(nnUNetPredictor):
         """
         ending = self.dataset_json["file_ending"]
         try:
-            temporary = Path(tempfile.mkdtemp(prefix=f".{case.name}.", dir=case.output.parent))
-            try:
+            with folder_beside(case.output) as temporary:
                 truncated = temporary / case.name
                 export_prediction_from_logits(
                     logits, properties, self.configuration_manager, self.plans_manager, self.dataset_json,
@@ -141,9 +139,7 @@ class CasePredictor(nnUNetPredictor):
                 for extra in (".npz", ".pkl") if probabilities else ():
                     os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
                 os.replace(f"{truncated}{ending}", case.output)
-            finally:
-                shutil.rmtree(temporary, ignore_errors=True)
-        except (OSError, RuntimeError) as error:  # SimpleITK reports a full disk as RuntimeError
+        except RuntimeError as error:  # SimpleITK's word for a full disk
             raise MissingRequirement(
                 f"{case.output} could not be written: {error}. Free space and permissions?"
             ) from error

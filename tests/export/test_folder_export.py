@@ -19,7 +19,7 @@ import torch
 
 from nnunet_kd.bench.pair import DATASET_JSON, make_trainer, nnunet_folders, write_untrained_teacher
 from nnunet_kd.checkpoint import ENTRY
-from nnunet_kd.errors import ModelError
+from nnunet_kd.errors import MissingRequirement, ModelError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.export.weights import CHECKPOINT_OF
 from nnunet_kd.model_folder import open_model
@@ -271,3 +271,13 @@ def test_command_line(student: Path, tmp_path: Path) -> None:
     ):
         code, _, errors = run_command("export", str(student), str(tmp_path / "b"), *arguments)
         assert (code, message in errors) == (expected, True), errors
+
+
+def test_a_full_disk_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(MissingRequirement, match=r"out could not be written: .*No space left on device"):
+        export(student, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []
