@@ -230,10 +230,8 @@ def report(results: dict[str, list[dict[str, Any]]], options: argparse.Namespace
         for way, runs in results.items()
     }
     print(f"\n{options.threads} threads, median of {options.repeats} runs, mirroring {not options.no_mirroring}\n")
-    print(
-        "| | s/case, whole | s/case, network | peak memory | x teacher stock (whole, network) | x student stock | voxels |"
-    )
-    print("|-|-|-|-|-|-|-|")
+    columns = ("whole, s/case", "network, s/case", "network, CPU s/case", "peak memory")
+    print(f"| | {' | '.join(columns)} | x teacher, stock | x student, stock | voxels |\n|-|-|-|-|-|-|-|-|")
     for way, row in median.items():
         ratios = [
             " / ".join(f"{median[base][key] / row[key]:.1f}" for key in ("whole", "network", "cpu"))
