@@ -41,3 +41,9 @@ class DataError(NnunetKdError):
     """Images, labels or dataset files do not hold."""
 
     exit_code = 7
+
+
+class ModelError(NnunetKdError):
+    """A trained or exported model is missing, damaged, or not what was asked for."""
+
+    exit_code = 8

@@ -20,7 +20,20 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, train
+    from nnunet_kd.cli import (
+        bench,
+        compare,
+        convert,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        plan,
+        predict,
+        profile,
+        split,
+        train,
+    )
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
@@ -32,6 +45,8 @@ def _register() -> None:
     app.command("demo")(demo.demo)
     app.add_typer(convert.app, name="convert")
     app.command("split")(split.split)
+    app.command("export")(export.export)
+    app.command("predict")(predict.predict)
 
 
 def main() -> None:
