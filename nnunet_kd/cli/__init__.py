@@ -20,11 +20,12 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, train
+    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, sweep, train
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
     app.command("profile")(profile.profile)
