@@ -138,7 +138,8 @@ def _check_device(device: str) -> None:
 def _print_table(console: Console, states: dict[PlannedRun, State], folder: Path) -> None:
     from nnunet_kd.sweep.record import read_record
 
-    table = Table("variant", "fold", "seed", "state", "epochs", "training", "folder", title=escape(str(folder)))
+    table = Table("variant", "fold", "seed", "state", "epochs", "training", title=escape(str(folder)))
+    table.add_column("folder", overflow="fold")
     colours = {"done": "green", "running": "yellow", "failed": "red", "todo": ""}
     for run, state in states.items():
         record = read_record(run.folder)

@@ -170,4 +170,4 @@ def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:
         return f"unknown key {where!r}; known here: {', '.join(model.model_fields)}"
     if kind == "missing":
         return f"{where} is missing"
-    return f"{where}: {message.removeprefix('Value error, ')}"
+    return f"{where}: {message.removeprefix('Value error, ').rstrip('.')}"

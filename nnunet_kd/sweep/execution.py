@@ -31,6 +31,8 @@ NNUNET_KD = (sys.executable, "-c", "from nnunet_kd.cli import main; main()")
 LAST_LINES = 15
 TIME_TO_STOP = 20.0
 """Seconds that a training has to end its worker processes after Ctrl-C, before it is killed."""
+TIME_TO_LINGER = 10.0
+"""Seconds that worker processes may outlive a training that ended."""
 _LOCK_WAIT = 5.0
 
 
@@ -173,7 +175,7 @@ def _training(command: Sequence[str], run: PlannedRun) -> Iterator[subprocess.Po
 def _end_with(process: subprocess.Popen[str], output_ended: threading.Event) -> None:
     """Workers of a training that was killed keep its output open, and reading it would never end."""
     process.wait()
-    if not output_ended.wait(10):
+    if not output_ended.wait(TIME_TO_LINGER):
         _kill_session(process)
 
 
