@@ -39,7 +39,8 @@ def write_everything() -> Path:
         write_image(raw / "labelsTr" / f"{name}.nii.gz", segmentation, spacing=(1.0, 1.0, 1.0))
         write_image(raw / "imagesTr" / f"{name}_0000.nii.gz", image.astype(np.float32), spacing=(1.0, 1.0, 1.0))
     (raw / "dataset.json").write_text(json.dumps(DATASET_JSON))
-    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    plans = {**make_plans(), "foreground_intensity_properties_per_channel": {"0": {}}}
+    teacher = write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
     preprocessed = Path(os.environ["nnUNet_preprocessed"], DATASET)
     shutil.rmtree(preprocessed / "nnUNetPlans_3d_fullres")
     (preprocessed / "dataset_fingerprint.json").write_text("{}")
