@@ -11,13 +11,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import typer
 from nnunetv2.experiment_planning.plan_and_preprocess_api import preprocess_dataset
+from typer.testing import CliRunner
 
 from nnunet_kd.bench.pair import write_untrained_teacher
+from nnunet_kd.cli.compare import compare
+from nnunet_kd.cli.sweep import sweep as sweep_command
 from nnunet_kd.sweep.record import RunRecord
 from tests.conftest import make_plans
 from tests.evaluation.helpers import labels, write_image
-from tests.test_cli import run
 
 DATASET = "Dataset998_Tiny"
 DATASET_JSON = {
@@ -28,6 +31,16 @@ DATASET_JSON = {
 }
 CASES = ("case_0", "case_1", "case_2")
 ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
+app = typer.Typer(pretty_exceptions_enable=False)
+app.command("sweep")(sweep_command)
+app.command("compare")(compare)
+
+
+def run(*arguments: str) -> str:
+    """Output of a command in this process; the trainings are processes of their own."""
+    result = CliRunner(env={"COLUMNS": "200", **ENVIRONMENT}).invoke(app, arguments, catch_exceptions=False)
+    assert result.exit_code == 0, result.output[-3000:]
+    return result.output
 
 
 def write_everything() -> Path:
@@ -59,8 +72,7 @@ def test_two_methods_two_seeds(folders: Path) -> None:
     settings = ("epochs=1", "iterations_per_epoch=2", "validation_iterations=1")
     command = ["sweep", "998", "3d_fullres", "--methods", "student,logits", "--seeds", "0,1", "-device", "cpu"]
     command += [part for setting in settings for part in ("--set", setting)]
-    finished = run(*command, **ENVIRONMENT)
-    assert finished.returncode == 0, finished.stdout[-3000:] + finished.stderr[-3000:]
+    run(*command)
     sweep = folders / "nnUNet_results" / DATASET / "sweeps" / "3d_fullres"
     records = [RunRecord.model_validate_json(file.read_bytes()) for file in sweep.rglob("sweep_run.json")]
     assert {(record.variant, record.seed) for record in records} == {
@@ -74,14 +86,13 @@ def test_two_methods_two_seeds(folders: Path) -> None:
     assert saved["seed"] == 1
     assert saved["teacher"]["path"] == str(teacher.resolve())
 
-    again = run(*command, "--dry-run", **ENVIRONMENT)
-    assert "4 done" in again.stdout, again.stderr
-    assert "1/1" in again.stdout
+    again = run(*command, "--dry-run")
+    assert "4 done" in again
+    assert "1/1" in again
 
     output = folders / "comparison"
     compared = run("compare", "--sweep", str(sweep), "--reference", "student", "-np", "1", "-o", str(output))
-    assert compared.returncode == 0, compared.stderr
-    assert "Seeds: 0, 1 (averaged per case" in compared.stdout
+    assert "Seeds: 0, 1 (averaged per case" in compared
     with (output / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows if row["class"] == "rim"] == ["teacher", "student", "logits"]
