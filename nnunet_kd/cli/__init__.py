@@ -32,12 +32,14 @@ def _register() -> None:
         predict,
         profile,
         split,
+        sweep,
         train,
     )
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
     app.command("profile")(profile.profile)

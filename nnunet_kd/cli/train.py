@@ -8,20 +8,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from nnunet_kd.environment import find_trainer, preprocessed_dataset, required_folder, trainer_names
+from nnunet_kd.environment import find_trainer, method_trainer, preprocessed_dataset, required_folder
 from nnunet_kd.errors import SettingsError
-
-
-def method_trainer(method: str) -> str:
-    """``dcd`` to ``nnUNetTrainerDCD``: the shipped trainer whose name ends so, whatever the case.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    methods = {name.removeprefix("nnUNetTrainer").lower(): name for name in trainer_names()}
-    if method.lower() not in methods:
-        raise SettingsError(f"there is no method {method!r}; there are {', '.join(methods)}.")
-    return methods[method.lower()]
 
 
 def train(
