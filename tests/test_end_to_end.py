@@ -13,7 +13,7 @@ import torch
 
 from nnunet_kd.checkpoint import ENTRY
 
-pytestmark = [pytest.mark.slow, pytest.mark.xdist_group("end_to_end")]  # they share one demonstration
+pytestmark = pytest.mark.slow
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
