@@ -41,3 +41,15 @@ class DataError(NnunetKdError):
     """Images, labels or dataset files do not hold."""
 
     exit_code = 7
+
+
+class CheckpointError(NnunetKdError):
+    """A checkpoint is damaged, or asks for more than data when it is loaded."""
+
+    exit_code = 8
+
+
+class TrainingStopped(NnunetKdError):
+    """A training cannot go on; what it had reached is saved."""
+
+    exit_code = 9
