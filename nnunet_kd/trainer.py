@@ -191,6 +191,10 @@ class DistillationTrainer(nnUNetTrainer):
                 members.append(load_teacher(source, self.device, self._do_i_compile(), wanted.trusted))
             pinned.append(exact)
             self.print_to_log_file(f"Teacher: {source} (SHA-256 {exact.sha256})")
+            if wanted.trusted:
+                self.print_to_log_file(
+                    "WARNING: teacher.trusted is set: whatever this checkpoint holds was loaded as code."
+                )
             if str(self.fold) != source.fold:
                 self.print_to_log_file(
                     f"WARNING: this teacher is of fold {source.fold}, the student of fold {self.fold}: the teacher has seen "
