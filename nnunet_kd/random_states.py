@@ -19,8 +19,8 @@ from nnunet_kd.distributed import gather, is_distributed
 
 def random_states(device: torch.device) -> list[dict[str, Any]]:
     """Of every process, in the order of ranks; plain numbers and tensors. All processes must call it."""
-    name, keys, position, has_normal, normal = np.random.get_state()  # noqa: NPY002  what nnU-Net's loaders draw from
-    assert name == "MT19937"
+    numpy_state: Any = np.random.get_state()  # noqa: NPY002  what nnU-Net's loaders draw from
+    _, keys, position, has_normal, normal = numpy_state
     own = {
         "python": random.getstate(),
         "numpy": {"keys": keys.tolist(), "position": position, "has_normal": has_normal, "normal": normal},

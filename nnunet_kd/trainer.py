@@ -80,6 +80,9 @@ class DistillationTrainer(nnUNetTrainer):
 
     recipe: ClassVar[str] = "student"
     objectives: ClassVar[tuple[str, ...] | None] = ()
+    # of nnU-Net's constructor
+    configuration_manager: Any
+    grad_scaler: torch.amp.GradScaler | None
 
     def __init__(
         self,
@@ -97,7 +100,8 @@ class DistillationTrainer(nnUNetTrainer):
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp:
             self.device = process_device(device)
-            self.grad_scaler = self.grad_scaler if self.device.type == "cuda" else None
+            if self.device.type != "cuda":
+                self.grad_scaler = None
         if self.settings.epochs is not None:
             self.num_epochs = self.settings.epochs
         if self.settings.iterations_per_epoch is not None:
@@ -344,7 +348,7 @@ class DistillationTrainer(nnUNetTrainer):
             yield
         except torch.cuda.OutOfMemoryError as error:
             saved = self._save_weights_reached()
-            levels = getattr(self.settings.objectives.dcd, "levels", None)
+            levels = getattr(self.settings.active_objectives().get("dcd"), "levels", None)
             lower = [
                 f"objectives (now {', '.join(self.settings.active_objectives()) or 'none'})",
                 *([f"objectives.dcd.levels (now {levels})"] if levels is not None else []),
