@@ -58,7 +58,8 @@ def process_device(wanted: torch.device) -> torch.device:
     """The device of this one of several processes; of GPUs the one that has its number on its own machine."""
     if wanted.type != "cuda":
         return wanted
-    return torch.device("cuda", int(os.environ.get("LOCAL_RANK", dist.get_rank())))
+    place = os.environ.get("LOCAL_RANK")
+    return torch.device("cuda", dist.get_rank() if place is None else int(place))
 
 
 @contextlib.contextmanager

@@ -8,7 +8,6 @@ clipping and synchronisation hold for both.
 from __future__ import annotations
 
 import contextlib
-import io
 import random
 import tempfile
 from collections.abc import Iterator
@@ -19,33 +18,23 @@ import numpy as np
 import torch
 import yaml
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 import nnunet_kd
 from nnunet_kd.advice import Advice
 from nnunet_kd.averaging import StudentAverage
-from nnunet_kd.checkpoint import (
-    ENTRY,
-    PREVIOUS,
-    add_learned_parameters,
-    newest_checkpoint,
-    read_checkpoint,
-    save_with_entry,
-)
+from nnunet_kd.checkpoint import add_learned_parameters
 from nnunet_kd.distillation import Distillation
-from nnunet_kd.distributed import check_batch_size, check_processes_agree, process_device, rank_zero_first, wrapped_for
-from nnunet_kd.errors import SettingsError, TeacherError, TrainingStopped
+from nnunet_kd.errors import SettingsError, TeacherError
 from nnunet_kd.features import plain_module
-from nnunet_kd.files import remove_leftovers, write_atomically
+from nnunet_kd.files import write_atomically
 from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
 from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.plans import MARK, provenance, reduce_plans, stage_channels
-from nnunet_kd.random_states import random_states, restore_random_states
+from nnunet_kd.resumable import ResumableTrainer
 from nnunet_kd.settings import Settings, TeacherSettings, resolve_settings, saved_settings
-from nnunet_kd.skipped_steps import SkippedSteps, poisoned_unless_finite
+from nnunet_kd.skipped_steps import poisoned_unless_finite
 from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher, pin_teacher
 
 SETTINGS_FILE = "distillation_settings.yaml"
@@ -68,7 +57,7 @@ class _StoppedEarly(Exception):
     """Leaves nnU-Net's loop over epochs."""
 
 
-class DistillationTrainer(nnUNetTrainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains a reduced network, with the objectives that the settings name.
 
     Attributes:
@@ -80,9 +69,6 @@ class DistillationTrainer(nnUNetTrainer):
 
     recipe: ClassVar[str] = "student"
     objectives: ClassVar[tuple[str, ...] | None] = ()
-    # of nnU-Net's constructor
-    configuration_manager: Any
-    grad_scaler: torch.amp.GradScaler | None
 
     def __init__(
         self,
@@ -98,10 +84,6 @@ class DistillationTrainer(nnUNetTrainer):
         # nnU-Net takes this key out of the dictionary that it also stores
         plans["continue_training"] = continued
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.is_ddp:
-            self.device = process_device(device)
-            if self.device.type != "cuda":
-                self.grad_scaler = None
         if self.settings.epochs is not None:
             self.num_epochs = self.settings.epochs
         if self.settings.iterations_per_epoch is not None:
@@ -110,19 +92,10 @@ class DistillationTrainer(nnUNetTrainer):
             self.num_val_iterations_per_epoch = self.settings.validation_iterations
         if self.settings.learning_rate is not None:
             self.initial_lr = self.settings.learning_rate
-        if self.settings.save_every is not None:
-            self.save_every = self.settings.save_every
         self.history = LossHistory()
-        self.skipped_steps: SkippedSteps | None = None
         self.advice: Advice | None = None
         self._average: StudentAverage | None = None
-        self._restored: dict[str, Any] = {}
-        self._continued = continued
-        self._damaged: set[Path] = set()
-        self._random_states: list[dict[str, Any]] | None = None
         self._in_train_step = False
-        self._steps_in_epoch = 0
-        self._terms: dict[str, torch.Tensor] = {}
 
     # settings and plan ------------------------------------------------------------------------------------------------
 
@@ -148,11 +121,7 @@ class DistillationTrainer(nnUNetTrainer):
             random.seed(self.settings.seed + self.local_rank)
         if self.is_cascaded:
             self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
-        if self.is_ddp:
-            check_batch_size(self.configuration_manager.batch_size)
-        with wrapped_for(self.device):
-            super().initialize()
-        self.skipped_steps = SkippedSteps(self.optimizer, self.grad_scaler)
+        super().initialize()
         if self.settings.seed is not None and self.local_rank > 0:
             # nnU-Net's augmentation draws from this one too, and must differ between processes
             torch.manual_seed(self.settings.seed + self.local_rank)
@@ -225,13 +194,8 @@ class DistillationTrainer(nnUNetTrainer):
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
         self.prepare_distillation()
-        check_processes_agree(self.current_epoch)
-        if self.is_ddp:
-            with rank_zero_first():
-                self.do_split()  # which writes the splits if there are none yet
         super().on_train_start()
         if self.local_rank == 0:
-            remove_leftovers(Path(self.output_folder))
             text = yaml.safe_dump(self.settings.as_dict(), sort_keys=False)
             header = f"# nnunet-kd {nnunet_kd.__version__}, trainer {type(self).__name__}; usable as NNUNET_KD_CONFIG\n"
             write_atomically(
@@ -239,9 +203,6 @@ class DistillationTrainer(nnUNetTrainer):
             )
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
-        states = self._restored.get("random_states")
-        if states is not None and not restore_random_states(states, self.device):
-            self.print_to_log_file("The number of processes has changed, so random numbers start anew.")
 
     def _start_distillation(self, teachers: Teachers) -> None:
         networks = NetworkPair(
@@ -258,11 +219,11 @@ class DistillationTrainer(nnUNetTrainer):
         ):
             for member in teachers.members:
                 member.check_decodes()
-        if "distillation" in self._restored:
-            distillation.load_state_dict(self._restored["distillation"])
+        if "distillation" in self.restored:
+            distillation.load_state_dict(self.restored["distillation"])
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
-            add_learned_parameters(self.optimizer, learned, self._restored.get("optimizer"))
+            add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
         # before the network is first called: compiled code would not see a later hook
         self.advice = Advice(
             self.network,
@@ -280,8 +241,8 @@ class DistillationTrainer(nnUNetTrainer):
         network = plain_module(self.network)
         if self.settings.ema is not None:
             self._average = StudentAverage(network, self.settings.ema)
-        if "training_weights" in self._restored:
-            network.load_state_dict(self._restored["training_weights"])
+        if "training_weights" in self.restored:
+            network.load_state_dict(self.restored["training_weights"])
 
     # step -------------------------------------------------------------------------------------------------------------
 
@@ -289,91 +250,55 @@ class DistillationTrainer(nnUNetTrainer):
         return _LossWithAdvice(super()._build_loss(), self)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's step, with the student's features caught while any objective counts.
-
-        Raises:
-            TrainingStopped: the GPU's memory is full, or too many steps in a row were skipped; weights are saved.
-        """
-        assert self.skipped_steps is not None
-        iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
-        self._steps_in_epoch += 1
+        """The step, with the student's features caught while any objective counts."""
         if self.advice is not None:
+            iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
             self.advice.start_step(self.current_epoch, iteration)
-        self.skipped_steps.start_step()
-        self._in_train_step, self._terms = True, {}
+        self._in_train_step, self.terms = True, {}
+        explored: dict[str, torch.Tensor] = {}
         try:
-            with self._stopped_when_memory_is_full():
-                result: dict[str, Any] = super().train_step(batch)
-                explored = {} if self.advice is None else self.advice.explore()
+            result = super().train_step(batch)
+            if self.advice is not None:
+                with self.stopped_when_memory_is_full():
+                    explored = self.advice.explore()
         finally:
             self._in_train_step = False
-            terms, self._terms = self._terms, {}
+            terms, self.terms = self.terms, {}
             if self.advice is not None:
                 self.advice.finish_step()
         self.history.add({**terms, **explored})
-        skipped = self.skipped_steps.finish_step(terms, [str(case) for case in batch.get("keys", [])])
-        if skipped and self.skipped_steps.consecutive >= self.settings.max_skipped_steps:
-            raise TrainingStopped(
-                f"{self.skipped_steps.consecutive} steps in a row were skipped because their loss or gradient was not finite, so "
-                f"that nothing is learned any more. The last one: {self.skipped_steps.describe_last()}. "
-                f"{self._save_weights_reached()} Look at those cases (nnUNetv2_plan_and_preprocess "
-                f"--verify_dataset_integrity), lower the named objective's weight or learning_rate with --set and continue with "
-                f"--c, or raise max_skipped_steps."
-            )
-        if self._average is not None and not skipped:
+        if self._average is not None and not result["skipped"]:
             self._average.update()
-        return {**result, "skipped": skipped}
+        return result
 
     def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
         """The training step's total loss; outside of training steps, the segmentation loss itself."""
         if not self._in_train_step:
             return segmentation
-        self._terms = {"segmentation": segmentation.detach()}
+        self.terms = {"segmentation": segmentation.detach()}
         advice = None if self.advice is None else self.advice.loss(output, target)
         if advice is None:
             return poisoned_unless_finite(segmentation)
         loss, terms = advice
-        self._terms.update(terms)
+        self.terms.update(terms)
         return poisoned_unless_finite(segmentation + loss)
 
-    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's own; see :meth:`train_step` for a full memory."""
-        with self._stopped_when_memory_is_full():
-            result: dict[str, Any] = super().validation_step(batch)
-        return result
+    def memory_users(self) -> list[str]:
+        """Also the objectives, and DCD's levels."""
+        active = self.settings.active_objectives()
+        levels = getattr(active.get("dcd"), "levels", None)
+        own = [f"objectives (now {', '.join(active)})"] if active else []
+        return own + ([f"objectives.dcd.levels (now {levels})"] if levels is not None else []) + super().memory_users()
 
     @contextlib.contextmanager
-    def _stopped_when_memory_is_full(self) -> Iterator[None]:
+    def deployed_weights(self) -> Iterator[None]:
+        """With EMA, the average."""
+        before = self._average is not None and self._average.in_use
+        self._use_average(True)
         try:
             yield
-        except torch.cuda.OutOfMemoryError as error:
-            saved = self._save_weights_reached()
-            levels = getattr(self.settings.active_objectives().get("dcd"), "levels", None)
-            lower = [
-                f"objectives (now {', '.join(self.settings.active_objectives()) or 'none'})",
-                *([f"objectives.dcd.levels (now {levels})"] if levels is not None else []),
-                f"the batch size in the plan (now {self.configuration_manager.batch_size}; needs a new training)",
-            ]
-            raise TrainingStopped(
-                f"the memory of {self.device} is full in epoch {self.current_epoch}, iteration {self._steps_in_epoch - 1}: "
-                f"{str(error).splitlines()[0]} {saved} What can be lowered: {'; '.join(lower)}. Other programs on the same GPU "
-                f"(nvidia-smi) count too."
-            ) from error
-
-    def _save_weights_reached(self) -> str:
-        """Save within an epoch, which is begun anew when the run is continued; returns a sentence about it."""
-        assert self.skipped_steps is not None
-        if self.disable_checkpointing or self.skipped_steps.taken == 0:
-            return "There was nothing to save yet; checkpoints from before are untouched."
-        path = Path(self.output_folder) / "checkpoint_latest.pth"
-        self._use_average(True)
-        self.current_epoch -= 1  # nnU-Net saves the number of the next epoch
-        try:
-            self.save_checkpoint(str(path))
         finally:
-            self.current_epoch += 1
-            self._use_average(False)
-        return f"The weights reached are in {path}."
+            self._use_average(before)
 
     def _use_average(self, wanted: bool) -> None:
         if self._average is not None and self._average.in_use != wanted:
@@ -397,26 +322,15 @@ class DistillationTrainer(nnUNetTrainer):
         validated = self.logger.get_value("ema_fg_dice", step=None)[: self.current_epoch]
         return len(validated) - 1 - int(np.argmax(validated)) >= self.settings.patience
 
-    def on_train_epoch_start(self) -> None:
-        """Also count iterations anew."""
-        super().on_train_epoch_start()
-        self._steps_in_epoch = 0
-
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
-        """Also tell the epoch's losses apart: log file, and loggers such as W&B. Skipped steps do not count."""
-        assert self.skipped_steps is not None
-        losses = [{"loss": output["loss"]} for output in train_outputs]
-        taken = [loss for loss, output in zip(losses, train_outputs, strict=True) if not output.get("skipped")]
-        super().on_train_epoch_end(taken or losses)
+        """Also tell the epoch's losses apart: log file, and loggers such as W&B."""
+        super().on_train_epoch_end(train_outputs)
         means = self.history.close_epoch(self.current_epoch)
         for line in self.history.describe(means):
             self.print_to_log_file(line)
-        skipped, why = self.skipped_steps.close_epoch()
-        if skipped:
-            self.print_to_log_file(f"{skipped} of {len(losses)} steps skipped, loss or gradient not finite: {why}")
         if self.local_rank == 0:
             for logger in self.logger.loggers:
-                for name, value in {**means, "skipped_steps": skipped}.items():
+                for name, value in means.items():
                     logger.log(f"kd/{name}", value, self.current_epoch)
 
     def on_validation_epoch_start(self) -> None:
@@ -425,8 +339,7 @@ class DistillationTrainer(nnUNetTrainer):
         super().on_validation_epoch_start()
 
     def on_epoch_end(self) -> None:
-        """Also draw the losses; what is saved here goes on with the random numbers of the next epoch."""
-        self._random_states = random_states(self.device)
+        """Also draw the losses."""
         super().on_epoch_end()
         self._use_average(False)
         if self.local_rank == 0:
@@ -439,63 +352,27 @@ class DistillationTrainer(nnUNetTrainer):
         """Let go of everything that only training needed; with EMA, the average stays in the network."""
         self._use_average(True)
         super().on_train_end()
-        if self.local_rank == 0:
-            (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
         if self.advice is not None:
             self.advice.remove()
         self.advice = None
 
     # checkpoint -------------------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """A plain nnU-Net checkpoint of the student, with what distillation needs to resume in one extra entry."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """Also settings, history, what distillation learned, and with EMA the weights in training."""
         entry: dict[str, Any] = {
+            **super().checkpoint_entry(),
             "version": nnunet_kd.__version__,
             "settings": self.settings.as_dict(),
             "history": self.history.epochs,
-            "random_states": self._random_states,
         }
         if self.advice is not None:
             entry["distillation"] = self.advice.distillation.state_dict()
         if self._average is not None and self._average.in_use:
             entry["training_weights"] = self._average.other_weights()
-
-        def save(buffer: io.BytesIO) -> None:
-            super(DistillationTrainer, self).save_checkpoint(buffer)
-
-        # a damaged file is not worth keeping in place of a whole one
-        save_with_entry(save, entry, Path(filename), keep=Path(filename) not in self._damaged)
-        self._damaged.discard(Path(filename))
+        return entry
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """nnU-Net's own, with the student as the checkpoint describes it, and what distillation had learned.
-
-        With ``--c`` it is the readable checkpoint that got furthest, whichever nnU-Net asked for.
-
-        Raises:
-            CheckpointError: it is damaged or holds more than data; with ``--c``: so are all.
-        """
-        if not isinstance(filename_or_checkpoint, str):
-            raise TypeError("load_checkpoint takes the path of a checkpoint file.")
-        path = Path(filename_or_checkpoint)
-        if self._continued and not self.was_initialized:
-            path, self._damaged = self._furthest_checkpoint(path)
-        checkpoint = read_checkpoint(path)
-        if not self.was_initialized:
-            # --val is run without the settings of the training, and with another reduction the network would not fit
-            self.plans_manager = PlansManager(checkpoint["init_args"]["plans"])
-            self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
-        super().load_checkpoint(str(path))
-        self._restored = checkpoint.get(ENTRY, {})
-        self._random_states = self._restored.get("random_states")
-        self.history = LossHistory(self._restored.get("history", [])[: self.current_epoch])
-
-    def _furthest_checkpoint(self, asked_for: Path) -> tuple[Path, set[Path]]:
-        path, damaged = newest_checkpoint(asked_for.parent)
-        for problem in damaged.values():
-            self.print_to_log_file(f"WARNING: {problem} Continuing from {path.name} instead.")
-        self.print_to_log_file(f"Continuing from {path}.")
-        return path, set(damaged)
+        """Also the history."""
+        super().load_checkpoint(filename_or_checkpoint)
+        self.history = LossHistory(self.restored.get("history", [])[: self.current_epoch])
