@@ -14,8 +14,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
+from typer.testing import CliRunner
 
-from nnunet_kd import distributed
+from nnunet_kd import cli, distributed
 from nnunet_kd.advice import Advice
 from nnunet_kd.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
 from nnunet_kd.errors import SettingsError
@@ -188,3 +189,22 @@ def test_nnunet_is_given_back_its_own_wrapper() -> None:
         assert nnunet_module.DDP is not before
         raise ValueError("whatever")
     assert nnunet_module.DDP is before
+
+
+@pytest.mark.parametrize(
+    ("arguments", "launched", "message"),
+    [
+        (["-num_gpus", "2", "-device", "cpu"], False, "use torchrun"),
+        (["-num_gpus", "2", "-device", "cpu"], True, "leave -num_gpus out"),
+        (["-device", "mps"], True, "need CUDA devices or -device cpu"),
+    ],
+)
+def test_what_does_not_go_together(
+    monkeypatch: pytest.MonkeyPatch, arguments: list[str], launched: bool, message: str
+) -> None:
+    monkeypatch.setattr(distributed, "launched_by_torchrun", lambda: launched)
+    if not cli.app.registered_commands:
+        cli._register()
+    refused = CliRunner().invoke(cli.app, ["train", "998", "3d_fullres", "0", *arguments])
+    assert isinstance(refused.exception, SettingsError)
+    assert message in str(refused.exception)
