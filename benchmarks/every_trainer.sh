@@ -10,9 +10,17 @@ device=${DEVICE:-cpu}
 dataset=Dataset004_Hippocampus
 teacher="$nnUNet_results/$dataset/nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
 images="$nnUNet_results/$dataset/validation_images"
-export nnUNet_results="$RESULTS"
-mkdir -p "$RESULTS/two_images"
+mkdir -p "$RESULTS/two_images" "$RESULTS/preprocessed"
 for image in $(ls "$images" | head -2); do cp "$images/$image" "$RESULTS/two_images/"; done
+# the same preprocessed data, with two validation cases: nnU-Net validates all of them after each training
+cp -rsf "$nnUNet_preprocessed/$dataset" "$RESULTS/preprocessed/"
+rm "$RESULTS/preprocessed/$dataset/splits_final.json"
+python - "$nnUNet_preprocessed/$dataset/splits_final.json" "$RESULTS/preprocessed/$dataset/splits_final.json" <<'PYTHON'
+import json, sys
+fold = json.load(open(sys.argv[1]))[0]
+json.dump([{"train": fold["train"], "val": fold["val"][:2]}], open(sys.argv[2], "w"))
+PYTHON
+export nnUNet_results="$RESULTS" nnUNet_preprocessed="$RESULTS/preprocessed"
 
 run() { # method, its trainer, further arguments
   local method=$1 trainer=$2 out="$RESULTS/predictions/$2"

@@ -9,7 +9,7 @@ import os
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.shipped import shipped_folder
 
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
@@ -92,3 +92,15 @@ def find_trainer(name: str) -> type[Any]:
             f"nnunetv2, without --target."
         ) from error
     return found
+
+
+def method_trainer(method: str) -> str:
+    """``dcd`` to ``nnUNetTrainerDCD``: the shipped trainer whose name ends so, whatever the case.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    methods = {name.removeprefix("nnUNetTrainer").lower(): name for name in trainer_names()}
+    if method.lower() not in methods:
+        raise SettingsError(f"there is no method {method!r}; there are {', '.join(methods)}.")
+    return methods[method.lower()]

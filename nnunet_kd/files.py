@@ -5,7 +5,9 @@ from __future__ import annotations
 import os
 import re
 import shutil
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
@@ -61,3 +63,24 @@ def remove_leftovers(folder: Path) -> list[Path]:
     for path in leftovers:
         path.unlink(missing_ok=True)
     return leftovers
+
+
+@contextmanager
+def folder_beside(output: Path) -> Iterator[Path]:
+    """A temporary folder on the disk of ``output``, whose own folder is made if need be; gone afterwards.
+
+    Raises:
+        MissingRequirement: the disk refused, here or within the context.
+    """
+    temporary: Path | None = None
+    try:
+        output.parent.mkdir(parents=True, exist_ok=True)
+        temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
+        yield temporary
+    except OSError as error:
+        raise MissingRequirement(
+            f"{output} could not be written: {error}. Free space or permissions on {output.parent} are the usual causes."
+        ) from error
+    finally:
+        if temporary is not None:
+            shutil.rmtree(temporary, ignore_errors=True)

@@ -18,6 +18,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_kd.errors import PlanError
+from nnunet_kd.model_folder import ModelFolder, load_predictor
 from nnunet_kd.onnx_network import OnnxNetwork
 
 CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
@@ -64,6 +65,7 @@ def open_model(
 
     Raises:
         PlanError: nothing of that kind is there, or it cannot be built.
+        ModelError: a checkpoint is damaged or of another network.
         MissingRequirement: an ONNX file without onnx and onnxruntime.
     """
     if path.is_dir():
@@ -119,17 +121,9 @@ def new_predictor(mirroring: bool = False, device: str = "cpu") -> nnUNetPredict
 def _from_model_folder(folder: Path, fold: str | None, origin: Path | None = None) -> ModelSource:
     checkpoint = find_checkpoint(folder, fold)
     predictor = new_predictor()
-    fold_name = checkpoint.parent.name.removeprefix("fold_")
-    try:
-        with contextlib.redirect_stdout(io.StringIO()):  # it tells where it looked for the trainer
-            predictor.initialize_from_trained_model_folder(
-                str(folder), (fold_name if fold_name == "all" else int(fold_name),), checkpoint.name
-            )
-    except Exception as error:  # torch, json and nnU-Net each raise their own
-        raise PlanError(
-            f"{checkpoint} cannot be loaded: {error}. Its folder must be complete, and the trainer it was trained with "
-            f"installed."
-        ) from error
+    model = ModelFolder(folder, (checkpoint.parent.name.removeprefix("fold_"),), checkpoint.name)
+    model.dataset_json()
+    load_predictor(model, predictor)
     return _with_predictor(origin or folder, predictor, (origin or checkpoint).stat().st_size)
 
 

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from nnunet_kd.errors import MissingRequirement, PlanError
+from nnunet_kd.errors import PlanError
+from nnunet_kd.requirements import require
 
 _INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
@@ -33,13 +34,7 @@ class OnnxNetwork(nn.Module):
 
     def __init__(self, path: Path) -> None:
         super().__init__()
-        try:
-            import onnx
-            import onnxruntime  # type: ignore[import-untyped]
-        except ImportError as error:
-            raise MissingRequirement(
-                f"{path} needs {error.name}, which is not installed. Run `pip install onnx onnxruntime`."
-            ) from error
+        onnx, onnxruntime = require("onnx"), require("onnxruntime")
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
             options = onnxruntime.SessionOptions()

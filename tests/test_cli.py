@@ -2,26 +2,42 @@
 
 from __future__ import annotations
 
+import io
+import json
 import os
 import subprocess
 import sys
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
 import pytest
 
 from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
+from nnunet_kd.cli import main
 from nnunet_kd.plans import read_plans, stage_channels
+from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
 from tests.conftest import make_plans
 
 
-def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "200"}
-    for name, value in variables.items():
-        environment.pop(name, None)
-        if value is not None:
-            environment[name] = value
+def run_in_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user's shell does it, which imports PyTorch anew; once is enough to know that it works."""
     command = [sys.executable, "-c", "from nnunet_kd.cli import main; main()", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, env=environment)
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+
+
+def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """The same in this process; variables given as ``None`` are unset."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["nnunet-kd", *arguments])
+        for changed in (SET_VARIABLE, CONFIG_VARIABLE):
+            patch.setenv(changed, os.environ.get(changed, ""))  # and so restored afterwards
+        for name, value in variables.items():
+            patch.setenv(name, value) if value is not None else patch.delenv(name, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), error.getvalue())
 
 
 def error_of(finished: subprocess.CompletedProcess[str]) -> str:
@@ -31,12 +47,12 @@ def error_of(finished: subprocess.CompletedProcess[str]) -> str:
 
 
 def test_plan(tiny: dict) -> None:
-    finished = run("plan", "998", "-r", "4")
+    finished = run_in_shell("plan", "998", "-r", "4")
     assert finished.returncode == 0, finished.stderr
     assert "nnUNetPlans_r4.json" in finished.stdout
     written = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "nnUNetPlans_r4.json")
     assert stage_channels(read_plans(written), "3d_fullres") == (2, 4, 8)
-    again = run("plan", "998", "-p", "nnUNetPlans_r4", "-r", "2")
+    again = run_in_shell("plan", "998", "-p", "nnUNetPlans_r4", "-r", "2")
     assert again.returncode == 4
     assert "a student's already" in error_of(again)
 
@@ -84,7 +100,7 @@ def test_unknown_datasets_and_configurations(tiny: dict) -> None:
 def test_doctor_names_a_teacher_that_does_not_fit(folders: Path) -> None:
     two = {**DATASET_JSON, "channel_names": {"0": "T1", "1": "T2"}}
     teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
-    teacher.joinpath("dataset.json").write_text(__import__("json").dumps(two))
+    teacher.joinpath("dataset.json").write_text(json.dumps(two))
     finished = run("doctor", "998", "-t", str(teacher))
     assert finished.returncode == 6
     assert "input channels: teacher 2, student 1" in finished.stdout

@@ -20,11 +20,26 @@ app = typer.Typer(
 
 
 def _register() -> None:
-    from nnunet_kd.cli import bench, compare, convert, demo, doctor, evaluate, plan, profile, split, train
+    from nnunet_kd.cli import (
+        bench,
+        compare,
+        convert,
+        demo,
+        doctor,
+        evaluate,
+        export,
+        plan,
+        predict,
+        profile,
+        split,
+        sweep,
+        train,
+    )
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
     app.command("profile")(profile.profile)
@@ -32,6 +47,8 @@ def _register() -> None:
     app.command("demo")(demo.demo)
     app.add_typer(convert.app, name="convert")
     app.command("split")(split.split)
+    app.command("export")(export.export)
+    app.command("predict")(predict.predict)
 
 
 def main() -> None:

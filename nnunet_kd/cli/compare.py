@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
@@ -27,14 +27,23 @@ from nnunet_kd.cli.evaluate import (
 from nnunet_kd.errors import DataError
 
 if TYPE_CHECKING:
-    from nnunet_kd.evaluation.runs import Method
+    from nnunet_kd.evaluation.runs import Method, Split
+
+Rows = Mapping[str, Sequence[Sequence[tuple[Path, str | None]]]]
+"""A method's predictions: for every seed, every fold's folder with the fold; one of each where there is no sweep."""
 
 
 def compare(
-    methods: Annotated[
-        list[str], typer.Argument(help="NAME=DIR: predictions, or a model folder with them.", metavar="NAME=DIR...")
-    ],
     reference: Annotated[str, typer.Option(help="The method that others are compared with: the undistilled student.")],
+    methods: Annotated[
+        Optional[list[str]],  # noqa: UP045  typer on Python 3.10
+        typer.Argument(help="NAME=DIR: predictions, or a model folder with them.", metavar="NAME=DIR..."),
+    ] = None,
+    sweep: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option(help="Folder of `nnunet-kd sweep`, in place of NAME=DIR: one method per variant, folds pooled."),
+    ] = None,
+    seeds: Annotated[bool, typer.Option("--seeds", help="With --sweep: one row per seed, not their average.")] = False,
     model: Annotated[
         list[str] | None,
         typer.Option(help="NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."),
@@ -69,12 +78,12 @@ def compare(
     from nnunet_kd.evaluation import comparison as comparing
     from nnunet_kd.evaluation.folders import evaluate_folder, find_cases, read_dataset_json, read_labels, reader_for
     from nnunet_kd.evaluation.metrics import MetricOptions
+    from nnunet_kd.evaluation.pooling import average_seeds, partly_defined, pool_folds
     from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.report import ReportInput, write_report
     from nnunet_kd.evaluation.runs import (
         attach_runs,
         find_warnings,
-        fold_cases,
         method_name,
         nnunet_folder,
         parse_method,
@@ -83,8 +92,15 @@ def compare(
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
     from nnunet_kd.parallel import worker_pool
+    from nnunet_kd.sweep.finished import find_finished
 
-    names = [method_name(text) for text in methods]
+    if (sweep is None) != bool(methods) or (sweep is not None and model):
+        raise DataError("give methods as NAME=DIR (with --model, if need be), or one --sweep FOLDER; not both.")
+    if seeds and sweep is None:
+        raise DataError("--seeds shows the seeds of a sweep apart; give it with --sweep.")
+    swept = find_finished(sweep, fold) if sweep is not None else None
+    rows: Rows = swept.methods(reference, seeds) if swept is not None else {}
+    names = list(rows) if swept is not None else [method_name(text) for text in methods or []]
     teacher = teacher or ("teacher" if "teacher" in names else None)
     focus = focus or next((name for name in reversed(names) if name not in (reference, teacher)), names[-1])
     comparing.check_roles(names, reference, teacher)
@@ -92,7 +108,10 @@ def compare(
         raise DataError(f"--focus {focus!r} is not among the methods: {', '.join(names)}.")
     _check_output(output)
     profiles = read_profiles(profile) if profile is not None else {}
-    found = attach_runs([parse_method(text, fold) for text in methods], model or [], fold)
+    if swept is not None:
+        found = swept.described(rows)
+    else:
+        found = attach_runs([parse_method(text, fold) for text in methods or []], model or [], fold)
 
     dataset = next((method.run.dataset_name for method in found if method.run is not None), None)
     raw, preprocessed = (
@@ -107,37 +126,43 @@ def compare(
     if splits is None and preprocessed is not None and (preprocessed / "splits_final.json").is_file():
         splits = preprocessed / "splits_final.json"
     known_splits = read_splits(splits) if splits is not None else None
-    fold = fold or _common_fold(found)
-    if fold not in (None, "all") and known_splits is None:
-        raise DataError(
-            f"which cases belong to fold {fold} is not known. Give nnU-Net's splits_final.json with --splits."
-        )
-    cases = fold_cases(known_splits, fold, "val") if known_splits is not None and fold is not None else None
-    for method in found:
-        pairs = find_cases(method.predictions, segmentations, labels.file_ending, cases)
+    if swept is None:
+        fold = fold or _common_fold(found)
+        rows = {method.name: [[(method.predictions, fold)]] for method in found}
+    places = dict.fromkeys(part for by_seed in rows.values() for parts in by_seed for part in parts)
+    cases = {its_fold: _cases(known_splits, its_fold) for _, its_fold in places}
+    pairs = [pair for place, its in places for pair in find_cases(place, segmentations, labels.file_ending, cases[its])]
     suffix = f"_{channel:04d}{labels.file_ending}"
-    image_of = _image_finder(images, raw, [pair.case for pair in pairs], suffix)
+    image_of = _image_finder(images, raw, sorted({pair.case for pair in pairs}), suffix)
 
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
+    titles = {part: name for name, by_seed in rows.items() for parts in by_seed for part in parts}
     with worker_pool(workers or default_workers()) as pool:
-        evaluations = {
-            method.name: evaluate_folder(
-                method.predictions, segmentations, labels_from, options, cases, pool, method.name
-            )
-            for method in found
+        measured = {
+            place: evaluate_folder(place[0], segmentations, labels_from, options, cases[place[1]], pool, titles[place])
+            for place in places
         }
+    by_method = {
+        name: [pool_folds([measured[part] for part in parts]) for parts in by_seed] for name, by_seed in rows.items()
+    }
+    evaluations = {name: average_seeds(by_seed) for name, by_seed in by_method.items()}
     result = comparing.compare(evaluations, reference, teacher)
 
     output.mkdir(parents=True, exist_ok=True)
     result.write_csv(output / "comparison.csv")
     result.write_cases_csv(output / "cases.csv")
-    tables = comparison_tables(result)
+    training = swept.training_table() if swept is not None else None
+    tables = [*comparison_tables(result), *([training] if training is not None else [])]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
         text = joined(tables, form).encode()
         write_atomically(output / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
-    warnings = find_warnings(found, result.cases, known_splits)
+    if swept is None:
+        warnings, facts = find_warnings(found, result.cases, known_splits), {}
+    else:
+        warnings, facts = [*swept.warnings(known_splits), *partly_defined(by_method)], swept.facts(seeds)
+        fold = ", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else "")
     reader = reader_for(read_dataset_json(labels_from), pairs[0].reference)
-    given = ReportInput(result, found, labels, reader, image_of, focus, fold, warnings, profiles)
+    given = ReportInput(result, found, labels, reader, image_of, focus, fold, warnings, profiles, facts, training)
     write_report(given, output / "report.html")
 
     console = Console()
@@ -146,6 +171,8 @@ def compare(
     for row in overall.rows:
         shown.add_row(*(escape(cell) for cell in row))
     console.print(shown)
+    for name, fact in facts.items():
+        console.print(f"{name}: {escape(fact)}", soft_wrap=True, highlight=False)
     for warning in warnings:
         console.print(f"[bold]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
     console.print(
@@ -158,6 +185,19 @@ def _check_output(folder: Path) -> None:
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise DataError(f"--output {folder}: {existing} is no folder that can be written to. Choose another place.")
+
+
+def _cases(splits: Sequence[Split] | None, fold: str | None) -> set[str] | None:
+    """A fold's validation cases; ``None``: all that are there."""
+    from nnunet_kd.evaluation.runs import fold_cases
+
+    if splits is None:
+        if fold in (None, "all"):
+            return None
+        raise DataError(
+            f"which cases belong to fold {fold} is not known. Give nnU-Net's splits_final.json with --splits."
+        )
+    return None if fold is None else fold_cases(splits, fold, "val")
 
 
 def _common_fold(methods: Sequence[Method]) -> str | None:

@@ -9,20 +9,8 @@ from typing import Annotated, Optional
 
 import typer
 
-from nnunet_kd.environment import find_trainer, preprocessed_dataset, required_folder, trainer_names
+from nnunet_kd.environment import find_trainer, method_trainer, preprocessed_dataset, required_folder
 from nnunet_kd.errors import SettingsError
-
-
-def method_trainer(method: str) -> str:
-    """``dcd`` to ``nnUNetTrainerDCD``: the shipped trainer whose name ends so, whatever the case.
-
-    Raises:
-        SettingsError: there is none.
-    """
-    methods = {name.removeprefix("nnUNetTrainer").lower(): name for name in trainer_names()}
-    if method.lower() not in methods:
-        raise SettingsError(f"there is no method {method!r}; there are {', '.join(methods)}.")
-    return methods[method.lower()]
 
 
 def train(
@@ -98,8 +86,8 @@ def train(
 
     from nnunetv2.run.run_training import run_training
 
-    processes = int(os.environ.get("LOCAL_WORLD_SIZE", "1")) if launched_by_torchrun() else 1
-    torch.set_num_threads(max(1, (os.cpu_count() or 1) // processes) if device == "cpu" else 1)
+    if device != "cpu":
+        torch.set_num_threads(1)  # as nnU-Net does; on the CPU, PyTorch's default or OMP_NUM_THREADS holds
     joined = process_group(device) if launched_by_torchrun() else contextlib.nullcontext(torch.device(device))
     with joined as own_device:
         run_training(

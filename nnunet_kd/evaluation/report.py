@@ -5,7 +5,7 @@ from __future__ import annotations
 import base64
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +25,7 @@ from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
 from nnunet_kd.evaluation.profile_tables import profile_table
 from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run
-from nnunet_kd.evaluation.tables import class_tables, difference_tables, fixed, overall_table, signed
+from nnunet_kd.evaluation.tables import Table, class_tables, difference_tables, fixed, overall_table, signed
 from nnunet_kd.files import write_atomically
 from nnunet_kd.profiling import Profile
 
@@ -59,6 +59,8 @@ class ReportInput:
         fold: of which these cases are the validation set; ``None`` if not known.
         warnings: what a reader must know.
         profiles: by method, from ``nnunet-kd profile``; may be empty.
+        facts: further lines for the head of the page.
+        training: what training took; ``None`` if not known.
     """
 
     comparison: Comparison
@@ -70,6 +72,8 @@ class ReportInput:
     fold: str | None
     warnings: Sequence[str]
     profiles: Mapping[str, Profile]
+    facts: Mapping[str, str] = field(default_factory=dict)
+    training: Table | None = None
 
 
 def write_report(given: ReportInput, path: Path) -> None:
@@ -106,6 +110,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         "legend": class_colours(comparison.classes),
         "costs": list(_costs(given)),
         "profile": profile_table(profiles) if profiles else None,
+        "training": given.training,
         "curves": list(_curves(given)),
         "runs": [(method, _run_facts(method), _settings(method.run)) for method in given.methods],
     }
@@ -131,6 +136,7 @@ def _facts(given: ReportInput) -> dict[str, str]:
         "NSD tolerance": f"{options.nsd_tolerance:g} mm",
         "Both masks empty": both,
         "HD95, one mask empty": one,
+        **given.facts,
     }
 
 
@@ -182,7 +188,7 @@ def _load(given: ReportInput, case: str) -> CaseImages:
         if image.shape[1:] != reference.shape[1:]:
             raise DataError(f"{given.images(case)} and the reference of {case} differ in shape. Give other --images.")
     predictions = {
-        name_: given.reader.read_seg(str(evaluation.prediction_folder / name))[0]
+        name_: given.reader.read_seg(str(evaluation.folder_of(case) / name))[0]
         for name_, evaluation in given.comparison.evaluations.items()
     }
     depth, height, width = (float(step) for step in properties["spacing"])

@@ -7,7 +7,7 @@ import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -47,6 +47,7 @@ class Evaluation:
         classes: names of labels or regions, in the order of ``dataset.json``.
         values: for every metric and count an array (cases, classes); NaN where not defined.
         options: conventions used.
+        folders_by_case: where predictions lie that are not in ``prediction_folder``, of pooled folds.
     """
 
     prediction_folder: Path
@@ -55,6 +56,11 @@ class Evaluation:
     classes: tuple[str, ...]
     values: Mapping[str, Values]
     options: MetricOptions
+    folders_by_case: Mapping[str, Path] = field(default_factory=dict)
+
+    def folder_of(self, case: str) -> Path:
+        """The folder with a case's prediction."""
+        return self.folders_by_case.get(case, self.prediction_folder)
 
     def per_case(self, metric: str, class_name: str = OVERALL) -> Values:
         """Values of one class by case (cases,); ``overall`` is the mean over the classes defined in that case."""

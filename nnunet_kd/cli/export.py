@@ -1,0 +1,117 @@
+"""``nnunet-kd export``: a trained model for stock nnU-Net or for ONNX runtimes."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from nnunet_kd.errors import SettingsError
+
+
+class Target(str, Enum):
+    """What to write."""
+
+    nnunet = "nnunet"
+    onnx = "onnx"
+
+
+class Weights(str, Enum):
+    """Which of a training's weights."""
+
+    final = "final"
+    best = "best"
+    ema = "ema"
+
+
+def parse_folds(given: list[str]) -> tuple[str, ...]:
+    """``-f 0 -f 1``, ``-f 0,1`` or ``-f all`` as fold names.
+
+    Raises:
+        SettingsError: one is neither a number nor ``all``.
+    """
+    folds = tuple(fold.strip() for part in given for fold in part.split(","))
+    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
+    if wrong:
+        raise SettingsError(f"a fold is a number or all, got {wrong[0]!r}.")
+    return folds
+
+
+def export(
+    model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, checkpoint_*.pth, or exported zip.")],
+    output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, OUT.zip, or OUT.onnx.")],
+    target: Annotated[Target, typer.Option("--to", help="A model for stock nnU-Net, or ONNX.")],
+    folds: Annotated[
+        Optional[list[str]],  # noqa: UP045  typer on Python 3.10
+        typer.Option("-f", "--folds", help="0, or 0,1,2, or all (fold_all). Default: every trained numbered fold."),
+    ] = None,
+    weights: Annotated[
+        Weights, typer.Option("--weights", help="ema: as final, but refused unless it is a moving average.")
+    ] = Weights.final,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    keep_optimizer: Annotated[
+        bool, typer.Option("--keep-optimizer", help="nnunet: keep what continuing the training needs.")
+    ] = False,
+    licence: Annotated[str, typer.Option("--licence", help="nnunet: the weights' licence, for the model card.")] = "",
+    fp16: Annotated[
+        bool, typer.Option("--fp16", help="onnx: half precision; inputs and outputs stay float32.")
+    ] = False,
+    int8: Annotated[bool, typer.Option("--int8", help="onnx: static quantisation, calibrated on -i.")] = False,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-i", "--images", help="onnx: folder of images to check on, and to calibrate --int8 on."),
+    ] = None,
+    references: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--references", help="onnx --int8: folder of their segmentations, to print the Dice cost."),
+    ] = None,
+) -> None:
+    """Write a trained model so that it runs without this package. Works for any nnU-Net model folder."""
+    from nnunet_kd.export.folder_export import FolderOptions, export_folder
+    from nnunet_kd.export.weights import CHECKPOINT_OF
+    from nnunet_kd.model_folder import open_model
+
+    _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
+    console = Console(highlight=False, markup=False, emoji=False)
+    with open_model(model, parse_folds(folds or []), CHECKPOINT_OF[weights.value]) as found:
+        if target is Target.nnunet:
+            options = FolderOptions(weights.value, keep_optimizer, licence, overwrite)
+            written = export_folder(found, output, options)
+            console.print(f"Wrote {written} (folds {', '.join(found.folds)}).", soft_wrap=True)
+            if written.suffix == ".zip":
+                console.print(
+                    f"Install with: nnUNetv2_install_pretrained_model_from_zip {written.name}", soft_wrap=True
+                )
+            else:
+                console.print("Predict with: nnUNetv2_predict_from_modelfolder -m FOLDER", soft_wrap=True)
+            return
+        from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
+
+        precision = "float16" if fp16 else "int8" if int8 else "float32"
+        report = export_onnx(found, output, OnnxOptions(weights.value, precision, images, references, overwrite))
+        for line in report.lines():
+            console.print(line, soft_wrap=True)
+
+
+def _check_options(
+    target: Target,
+    fp16: bool,
+    int8: bool,
+    images: Path | None,
+    references: Path | None,
+    keep_optimizer: bool,
+    licence: str,
+) -> None:
+    if target is Target.nnunet and (fp16 or int8 or images or references):
+        raise SettingsError("--fp16, --int8, -i and --references belong to --to onnx.")
+    if target is Target.onnx and (keep_optimizer or licence):
+        raise SettingsError("--keep-optimizer and --licence belong to --to nnunet.")
+    if fp16 and int8:
+        raise SettingsError("--fp16 and --int8 exclude each other.")
+    if int8 and images is None:
+        raise SettingsError("--int8 is calibrated on your images: give a folder of them with -i.")
+    if references is not None and not int8:
+        raise SettingsError("--references serves --int8, to print what it costs in Dice.")

@@ -1,0 +1,91 @@
+"""``nnunet-kd predict``: nnU-Net's prediction with the runtime of choice."""
+
+from __future__ import annotations
+
+from enum import Enum
+from pathlib import Path
+from typing import Annotated, Optional
+
+import typer
+from rich.console import Console
+
+from nnunet_kd.cli.export import parse_folds
+
+
+class BackendName(str, Enum):
+    """What runs the network."""
+
+    torch = "torch"
+    onnxruntime = "onnxruntime"
+    openvino = "openvino"
+
+
+class Device(str, Enum):
+    """Where the network runs."""
+
+    cpu = "cpu"
+    cuda = "cuda"
+    mps = "mps"
+
+
+def predict(
+    inputs: Annotated[
+        list[Path],
+        typer.Option("-i", "--input", help="Folder of CASE_0000... files, or one case's files (-i once a channel)."),
+    ],
+    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; for one case also a file.")],
+    model: Annotated[
+        Path, typer.Option("--model", "-m", help="Model folder, checkpoint_*.pth, exported zip, or ONNX file.")
+    ],
+    backend: Annotated[
+        Optional[BackendName],  # noqa: UP045  typer on Python 3.10
+        typer.Option("--backend", help="Default: onnxruntime for an ONNX file, torch for everything else."),
+    ] = None,
+    device: Annotated[Device, typer.Option("-device", "--device", help="Where the network runs.")] = Device.cpu,
+    folds: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("-f", "--folds", help="Of a model folder: 0, or 0,1,2, or all (fold_all). Default: all trained."),
+    ] = None,
+    checkpoint: Annotated[
+        str, typer.Option("-chk", help="Of a model folder: the checkpoint's file name.")
+    ] = "checkpoint_final.pth",
+    step: Annotated[
+        float, typer.Option("-step_size", "--step-size", min=0.05, max=1, help="Distance of patches / patch size.")
+    ] = 0.5,
+    no_mirroring: Annotated[
+        bool, typer.Option("--disable_tta", "--no-mirroring", help="No averaging over mirrored images.")
+    ] = False,
+    threads: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option("--threads", min=1, help="CPU threads. Default: all cores."),
+    ] = None,
+    probabilities: Annotated[
+        bool, typer.Option("--save_probabilities", help="Also write the probabilities, as nnU-Net does.")
+    ] = False,
+    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is already there.")] = False,
+    previous_stage: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("-prev_stage_predictions", "--previous-stage", help="Of a cascade: the first stage's folder."),
+    ] = None,
+) -> None:
+    """Segment images with nnU-Net's preprocessing, sliding window and export. Cases already in OUT are skipped."""
+    from nnunet_kd.inference.session import RunOptions
+    from nnunet_kd.inference.session import predict as run
+
+    options = RunOptions(
+        backend=backend.value if backend else None,
+        device=device.value,
+        folds=parse_folds(folds or []),
+        checkpoint=checkpoint,
+        mirroring=not no_mirroring,
+        step=step,
+        threads=threads,
+        probabilities=probabilities,
+        overwrite=overwrite,
+        previous_stage=previous_stage,
+    )
+    result = run(inputs, output, model, options)
+    kept = f"; {result.kept} were there before (--overwrite predicts them again)" if result.kept else ""
+    Console(highlight=False, markup=False, emoji=False).print(
+        f"{result.predicted} cases segmented with {result.backend}{kept}: {output}", soft_wrap=True
+    )

@@ -1,0 +1,170 @@
+"""``nnunet-kd sweep``."""
+
+from __future__ import annotations
+
+from collections import Counter
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Optional
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from nnunet_kd.errors import SettingsError
+
+if TYPE_CHECKING:
+    from nnunet_kd.sweep.runs import PlannedRun, State
+
+_INTERRUPTED = 130
+"""A shell's exit code after Ctrl-C."""
+
+
+def sweep(
+    dataset: Annotated[
+        str, typer.Argument(help="Dataset number or name, or a sweep's YAML file.", metavar="DATASET|FILE.yaml")
+    ],
+    configuration: Annotated[Optional[str], typer.Argument(help="2d, 3d_fullres, ...")] = None,  # noqa: UP045
+    methods: Annotated[Optional[str], typer.Option(help="As in train -m: student,dcd,logits.")] = None,  # noqa: UP045
+    variants: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            "--variant",
+            metavar="'NAME: KEY=VALUE ...'",
+            help="A method with settings of its own, such as 'dcd-S: objectives.dcd.bands=S'; repeatable.",
+        ),
+    ] = None,
+    folds: Annotated[Optional[str], typer.Option(help="0,1,2 or all; default 0.")] = None,  # noqa: UP045
+    seeds: Annotated[Optional[str], typer.Option(help="0,1; default 0.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], typer.Option(help="Default: the file's name or the configuration.")] = None,  # noqa: UP045
+    teacher: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("-t", "--teacher", help="Model folder or exported zip; every fold takes its own fold's teacher."),
+    ] = None,
+    recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe's name or a YAML file.")] = None,  # noqa: UP045
+    assignments: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, for all runs; repeatable."),
+    ] = None,
+    plans: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("-p", "--plans", help="The teacher's plan, or a student's; default nnUNetPlans."),
+    ] = None,
+    device: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option("-device", "--device", help="cuda, cpu or mps; default cuda."),
+    ] = None,
+    slurm: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            metavar="KEY=VALUE",
+            help="Submit an array: timeout_min=1440, partition=gpu, gpus_per_node=1, array_parallelism=8; repeatable.",
+        ),
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the table of runs.")] = False,
+) -> None:
+    """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
+    from nnunet_kd.files import write_atomically
+    from nnunet_kd.settings import parse_assignments
+    from nnunet_kd.sweep import slurm as cluster
+    from nnunet_kd.sweep.description import DESCRIPTION_FILE, describe_sweep, parse_numbers, parse_variant
+    from nnunet_kd.sweep.execution import Stopped, train_all
+    from nnunet_kd.sweep.runs import plan_sweep, sweep_folder
+
+    file = Path(dataset) if dataset.endswith((".yaml", ".yml")) else None
+    given: dict[str, Any] = {
+        "dataset": None if file is not None else dataset,
+        "configuration": configuration,
+        "name": name,
+        "methods": None if methods is None else [part.strip() for part in methods.split(",") if part.strip()],
+        "variants": None if variants is None else dict(parse_variant(text) for text in variants),
+        "folds": None if folds is None else parse_numbers(folds, "--folds", ("all",)),
+        "seeds": None if seeds is None else parse_numbers(seeds, "--seeds"),
+        "teacher": teacher,
+        "recipe": recipe,
+        "settings": parse_assignments(assignments) if assignments else None,
+        "plans": plans,
+        "device": device,
+        "slurm": parse_assignments(slurm) if slurm else None,
+    }
+    description = describe_sweep(file, {key: value for key, value in given.items() if value is not None})
+    if description.slurm is not None:
+        cluster.check_parameters(description.slurm)
+    elif not dry_run:
+        _check_device(description.device)
+    runs = plan_sweep(description)
+    folder = sweep_folder(description)
+    states = {run: run.state() for run in runs}
+    console = Console()
+    _print_table(console, states, folder)
+    waiting = [run for run, state in states.items() if state in ("todo", "failed")]
+    if dry_run or not waiting:
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / DESCRIPTION_FILE, lambda target: target.write(description.as_yaml()))
+    if description.slurm is not None:
+        jobs = cluster.submit(waiting, description.slurm, folder / "submitit")
+        _say(
+            console,
+            f"Submitted {len(jobs)} jobs ({jobs[0].job_id} to {jobs[-1].job_id}); output: {folder / 'submitit'}",
+        )
+        _say(console, "The same command with --dry-run shows how far they are.")
+        return
+    try:
+        failures = train_all(waiting, console)
+    except Stopped as error:
+        _say(console, f"Stopped ({error}). The same command again continues.")
+        raise typer.Exit(_INTERRUPTED) from error
+    if failures:
+        for failure in failures:
+            console.print(
+                f"\n[bold red]{escape(str(failure.run))} {failure.reason}[/]", soft_wrap=True, highlight=False
+            )
+            for line in failure.lines:
+                _say(console, f"  {line}")
+            _say(console, f"The whole output: {failure.run.folder / 'sweep_run.log'}")
+        _say(console, f"\n{len(failures)} of {len(waiting)} runs failed. The same command again tries them once more.")
+        raise typer.Exit(1)
+    _say(console, f"Compare them: nnunet-kd compare --sweep {folder} --reference {next(iter(description.rows()))}")
+
+
+def _check_device(device: str) -> None:
+    import torch
+
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
+
+
+def _print_table(console: Console, states: dict[PlannedRun, State], folder: Path) -> None:
+    from nnunet_kd.sweep.record import read_record
+
+    table = Table("variant", "fold", "seed", "state", "epochs", "training", title=escape(str(folder)))
+    table.add_column("folder", overflow="fold")
+    colours = {"done": "green", "running": "yellow", "failed": "red", "todo": ""}
+    for run, state in states.items():
+        record = read_record(run.folder)
+        table.add_row(
+            run.variant,
+            str(run.fold),
+            str(run.seed),
+            f"[{colours[state]}]{state}[/]" if colours[state] else state,
+            f"{run.epochs_finished()}/{run.epochs}",
+            "" if record is None else duration(record.training_seconds),
+            escape(str(run.folder.relative_to(folder))),
+        )
+    console.print(table)
+    counts = Counter(states.values())
+    _say(
+        console,
+        ", ".join(f"{counts[state]} {state}" for state in ("done", "running", "failed", "todo") if counts[state]),
+    )
+
+
+def duration(seconds: float) -> str:
+    """``1:02:03``, hours first."""
+    whole = round(seconds)
+    return f"{whole // 3600}:{whole // 60 % 60:02d}:{whole % 60:02d}"
+
+
+def _say(console: Console, text: str) -> None:
+    console.print(escape(text), soft_wrap=True, highlight=False)

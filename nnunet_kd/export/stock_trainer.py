@@ -1,0 +1,98 @@
+"""Which trainer name an exported checkpoint may carry, so that nnU-Net alone builds the same network."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import math
+from typing import Any
+
+import nnunetv2
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_kd.environment import find_trainer
+from nnunet_kd.errors import MissingRequirement, ModelError
+from nnunet_kd.model_folder import ModelFolder
+
+STOCK_TRAINER = "nnUNetTrainer"
+
+
+def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
+    """The checkpoint's own trainer if nnU-Net ships it, else ``nnUNetTrainer`` after checking that it builds the same network.
+
+    Checked: the weights fit strictly, and both networks give the same output, bit for bit, on a small random image.
+
+    Args:
+        model: where the checkpoint is from.
+        checkpoint: as read.
+
+    Raises:
+        ModelError: stock nnU-Net would build another network.
+    """
+    name = str(checkpoint["trainer_name"])
+    if _shipped_by_nnunet(name):
+        return name
+    weights = checkpoint["network_weights"]
+    configuration = checkpoint["init_args"]["configuration"]
+    stock = _build(nnUNetTrainer, model, configuration)
+    try:
+        stock.load_state_dict(weights)
+    except RuntimeError as error:
+        raise ModelError(
+            f"{model.folder}: the trainer {name} builds another network than the plan describes, so nnU-Net cannot predict "
+            f"with it where {name} is not installed. Install the trainer's code there and copy the folder as it is. "
+            f"({str(error).strip().splitlines()[0]})"
+        ) from error
+    try:
+        trainer = find_trainer(name)
+    except MissingRequirement:
+        return STOCK_TRAINER  # nothing to compare with; the weights fit
+    own = _build(trainer, model, configuration)
+    own.load_state_dict(weights)
+    image = _small_image(model, configuration)
+    with torch.inference_mode():
+        if not torch.equal(stock.eval()(image), own.eval()(image)):
+            raise ModelError(
+                f"{model.folder}: the trainer {name} changes what the network computes, so nnU-Net without it would give "
+                f"other results. Install the trainer's code where you predict and copy the folder as it is."
+            )
+    return STOCK_TRAINER
+
+
+def _shipped_by_nnunet(name: str) -> bool:
+    package = nnunetv2.__path__[0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = recursive_find_python_class(
+            f"{package}/training/nnUNetTrainer", name, "nnunetv2.training.nnUNetTrainer", package
+        )
+    return found is not None
+
+
+def _build(trainer: Any, model: ModelFolder, configuration: str) -> nn.Module:
+    plans = PlansManager(model.plans())
+    resolved = plans.get_configuration(configuration)
+    dataset_json = model.dataset_json()
+    inputs = _input_channels(model, configuration)
+    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    network: nn.Module = trainer.build_network_architecture(
+        plans, resolved, inputs, heads, enable_deep_supervision=False
+    )
+    return network
+
+
+def _input_channels(model: ModelFolder, configuration: str) -> int:
+    plans = PlansManager(model.plans())
+    return int(determine_num_input_channels(plans, plans.get_configuration(configuration), model.dataset_json()))
+
+
+def _small_image(model: ModelFolder, configuration: str) -> torch.Tensor:
+    """Two voxels a side at the coarsest stage."""
+    inputs = _input_channels(model, configuration)
+    resolved = PlansManager(model.plans()).get_configuration(configuration)
+    shape = [2 * math.prod(axis) for axis in zip(*resolved.pool_op_kernel_sizes, strict=True)]
+    return torch.randn(1, inputs, *shape, generator=torch.Generator().manual_seed(0))

@@ -1,0 +1,1 @@
+"""Prediction with trained or exported models: nnU-Net's own predictor around the runtime of choice."""

@@ -1,0 +1,185 @@
+"""nnU-Net's predictor, case by case in this process: any backend, whole files or none, progress that one can see.
+
+Preprocessing, sliding window, mirroring, Gaussian weights and export are nnU-Net's own code. What differs is around them:
+the network may be a :class:`~nnunet_kd.inference.backends.RuntimeNetwork`, the next case is read and the last one written
+in two threads instead of in processes that each import PyTorch first, and files appear under their name when complete.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import os
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.inference.data_iterators import PreprocessAdapter
+from nnunetv2.inference.export_prediction import export_prediction_from_logits
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.files import folder_beside
+from nnunet_kd.inference.backends import Backend, RuntimeNetwork
+from nnunet_kd.inference.cases import Case, check_whole
+from nnunet_kd.inference.onnx_metadata import OnnxModel
+
+Progress = Callable[[float], None]
+"""Told the share of a case (0 to 1) that has been predicted since it was last told."""
+
+
+class CasePredictor(nnUNetPredictor):
+    """See the module.
+
+    Initialise it with nnU-Net's ``initialize_from_trained_model_folder`` or with :meth:`initialize_from_onnx`.
+
+    Attributes:
+        progress: see :data:`Progress`; may be set.
+    """
+
+    def __init__(
+        self,
+        device: torch.device,
+        use_mirroring: bool = True,
+        tile_step_size: float = 0.5,
+    ) -> None:
+        """Prepare.
+
+        Args:
+            device: where PyTorch computes; sliding-window results lie there too on CUDA.
+            use_mirroring: average over the mirror axes of the training.
+            tile_step_size: distance of patches as a share of the patch.
+        """
+        with contextlib.redirect_stdout(io.StringIO()):  # a remark on perform_everything_on_device
+            super().__init__(
+                tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False
+            )
+        self.progress: Progress = lambda share: None
+        self._patches = 1
+
+    def initialize_from_onnx(self, model: OnnxModel, backend: Backend) -> None:
+        """Put an exported network in the place of nnU-Net's, with the plan it was exported with."""
+        plans = PlansManager(model.description["plans"])
+        mirror = model.description["mirror_axes"]
+        self.manual_initialization(
+            RuntimeNetwork(backend),
+            plans,
+            plans.get_configuration(model.description["configuration"]),
+            [{}],  # one "fold", whose weights the backend already has
+            model.description["dataset_json"],
+            model.description["trainer"],
+            tuple(mirror) if mirror else None,
+        )
+
+    @property
+    def input_channels(self) -> int:
+        """Channels of the network's input, those of a cascade's previous stage included."""
+        return int(determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json))
+
+    # one case ---------------------------------------------------------------------------------------------------------
+
+    def preprocess(self, case: Case, previous_stage: Path | None = None) -> dict[str, Any]:
+        """nnU-Net's preprocessing.
+
+        Args:
+            case: what to read.
+            previous_stage: folder with the first stage's segmentations, for a cascade.
+
+        Returns:
+            ``data (channels, *spatial)`` float32 and ``data_properties``.
+
+        Raises:
+            DataError: the images cannot be read or do not have the model's channels.
+        """
+        for path in case.images:
+            check_whole(path)
+        previous = str(previous_stage / case.output.name) if previous_stage else None
+        console = io.StringIO()
+        try:
+            with contextlib.redirect_stdout(console):
+                adapter = PreprocessAdapter(
+                    [[str(path) for path in case.images]], [previous],
+                    self.configuration_manager.preprocessor_class(verbose=False), [None],
+                    self.plans_manager, self.dataset_json, self.configuration_manager,
+                )  # fmt: skip
+                item: dict[str, Any] = next(adapter)
+        except (RuntimeError, OSError, EOFError, ValueError, AssertionError, IndexError) as error:
+            reason = " ".join(f"{error} {console.getvalue()}".split())
+            raise DataError(
+                f"case {case.name} cannot be read or preprocessed ({', '.join(path.name for path in case.images)}): "
+                f"{reason or type(error).__name__}. The file may be damaged; cases finished before stay as they are."
+            ) from error
+        item["data"] = item["data"].to(dtype=torch.float32, memory_format=torch.contiguous_format)
+        if item["data"].shape[0] != self.input_channels:
+            raise DataError(
+                f"case {case.name} has {item['data'].shape[0]} channels, but the model takes {self.input_channels}: "
+                f"{', '.join(self.dataset_json['channel_names'].values())}."
+            )
+        return item
+
+    def export(self, logits: np.ndarray, properties: dict[str, Any], case: Case, probabilities: bool) -> None:
+        """nnU-Net's export into a folder beside the output, then rename; the segmentation comes last.
+
+        Raises:
+            MissingRequirement: the disk refused.
+        """
+        ending = self.dataset_json["file_ending"]
+        try:
+            with folder_beside(case.output) as temporary:
+                truncated = temporary / case.name
+                export_prediction_from_logits(
+                    logits, properties, self.configuration_manager, self.plans_manager, self.dataset_json,
+                    str(truncated), probabilities,
+                )  # fmt: skip
+                for extra in (".npz", ".pkl") if probabilities else ():
+                    os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
+                os.replace(f"{truncated}{ending}", case.output)
+        except RuntimeError as error:  # SimpleITK's word for a full disk
+            raise MissingRequirement(
+                f"{case.output} could not be written: {error}. Free space and permissions?"
+            ) from error
+
+    # all cases --------------------------------------------------------------------------------------------------------
+
+    def predict_cases(
+        self, cases: Sequence[Case], probabilities: bool = False, previous_stage: Path | None = None
+    ) -> Iterator[Case]:
+        """Predict and write every case; yields each when it is being written.
+
+        One case is read ahead and one written behind, so at most three are in memory.
+
+        Raises:
+            DataError, MissingRequirement: see :meth:`preprocess`, :meth:`export`; finished cases stay.
+        """
+        written: Future[None] | None = None
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            upcoming = reader.submit(self.preprocess, cases[0], previous_stage) if cases else None
+            for number, case in enumerate(cases):
+                assert upcoming is not None
+                item = upcoming.result()
+                if number + 1 < len(cases):
+                    upcoming = reader.submit(self.preprocess, cases[number + 1], previous_stage)
+                logits = self.predict_logits_from_preprocessed_data(item["data"]).cpu().numpy()
+                if written is not None:
+                    written.result()
+                written = writer.submit(self.export, logits, item["data_properties"], case, probabilities)
+                yield case
+            if written is not None:
+                written.result()
+
+    # progress: counted where nnU-Net starts a sliding window and predicts a patch --------------------------------------
+
+    def _internal_get_sliding_window_slicers(self, image_size: tuple[int, ...]) -> list[Any]:
+        slicers: list[Any] = super()._internal_get_sliding_window_slicers(image_size)
+        self._patches = len(slicers) * len(self.list_of_parameters)
+        return slicers
+
+    def _internal_maybe_mirror_and_predict(self, x: torch.Tensor) -> torch.Tensor:
+        prediction: torch.Tensor = super()._internal_maybe_mirror_and_predict(x)
+        self.progress(1 / self._patches)
+        return prediction

@@ -1,0 +1,166 @@
+"""One prediction run: the model opened with its backend, what is left to do, and its progress."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from nnunetv2.configuration import default_num_processes
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nnunet_kd.errors import DataError, ModelError, SettingsError
+from nnunet_kd.files import write_atomically
+from nnunet_kd.inference.backends import BACKENDS
+from nnunet_kd.inference.cases import Case, check_headers, find_cases
+from nnunet_kd.inference.onnx_metadata import read_onnx_model
+from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.model_folder import FINAL, load_predictor, open_model
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """How a run predicts.
+
+    Attributes:
+        backend: torch, onnxruntime or openvino; ``None``: torch for model folders and archives, onnxruntime for ONNX.
+        device: cpu, cuda or mps.
+        folds: of a model folder; empty: all trained ones.
+        checkpoint: file name within a model folder's folds.
+        mirroring: average over the mirror axes of the training.
+        step: distance of patches as a share of the patch.
+        threads: on the CPU; ``None``: all cores (PyTorch: at most as many as ``nnUNet_def_n_proc``, nnU-Net's own limit).
+        probabilities: also write ``.npz`` and ``.pkl``.
+        overwrite: predict cases again that have their segmentation.
+        previous_stage: folder with the first stage's segmentations, for a cascade.
+    """
+
+    backend: str | None = None
+    device: str = "cpu"
+    folds: tuple[str, ...] = ()
+    checkpoint: str = FINAL
+    mirroring: bool = True
+    step: float = 0.5
+    threads: int | None = None
+    probabilities: bool = False
+    overwrite: bool = False
+    previous_stage: Path | None = None
+
+
+@dataclass(frozen=True)
+class RunResult:
+    """What a run did: ``predicted`` cases, those ``kept`` from before, and the ``backend`` used."""
+
+    predicted: int
+    kept: int
+    backend: str
+
+
+def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptions) -> RunResult:
+    """Segment a folder of images or one case.
+
+    All that file names and headers can tell is checked before the network runs.
+
+    Args:
+        inputs, output: see :func:`nnunet_kd.inference.cases.find_cases`.
+        model: model folder, checkpoint, exported zip, or ``.onnx`` with its JSON.
+        options: how.
+
+    Raises:
+        ModelError, DataError, SettingsError, MissingRequirement: see there; finished cases stay.
+    """
+    with open_predictor(model, options) as (predictor, backend):
+        cases = find_cases(inputs, output, predictor.dataset_json)
+        todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
+        for case in todo:
+            check_headers(case, len(predictor.dataset_json["channel_names"]))
+        _check_previous_stage(predictor, todo, options.previous_stage)
+        for folder in {case.output.parent for case in todo}:
+            folder.mkdir(parents=True, exist_ok=True)
+        if todo and todo[0].output.parent == output:
+            _write_context(predictor, output)
+        _run(predictor, todo, len(cases), options)
+    return RunResult(len(todo), len(cases) - len(todo), backend)
+
+
+@contextmanager
+def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredictor, str]]:
+    """A predictor ready to use, and its backend's name.
+
+    Raises:
+        ModelError, SettingsError, MissingRequirement: the model is damaged, or backend and device do not fit it.
+    """
+    exported = model.suffix == ".onnx"
+    backend = options.backend or ("onnxruntime" if exported else "torch")
+    if (backend == "torch") == exported:
+        raise SettingsError(
+            f"--backend {backend} cannot run {model}: "
+            + (
+                "an ONNX file needs onnxruntime or openvino."
+                if exported
+                else f"it needs an ONNX file. Write one with: nnunet-kd export {model} OUT.onnx --to onnx"
+            )
+        )
+    if options.device == "cuda" and backend == "torch" and not torch.cuda.is_available():
+        raise SettingsError("there is no CUDA device here; predict on the CPU with -device cpu.")
+    torch.set_num_threads(options.threads or min(os.cpu_count() or 1, default_num_processes))
+    device = torch.device("cpu" if exported else options.device)
+    predictor = CasePredictor(device, options.mirroring, options.step)
+    if exported:
+        network = read_onnx_model(model)
+        predictor.initialize_from_onnx(network, BACKENDS[backend](network, options.device, options.threads))
+        yield predictor, backend
+        return
+    with open_model(model, options.folds, options.checkpoint) as folder:
+        load_predictor(folder, predictor)
+    yield predictor, backend
+
+
+def _run(predictor: CasePredictor, todo: list[Case], total: int, options: RunOptions) -> None:
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), disable=not todo) as progress:
+        # hundredths of a case while it runs, so that one large case has an ETA too
+        task = progress.add_task(todo[0].name if todo else "", total=total, completed=total - len(todo))
+        predictor.progress = lambda share: progress.advance(task, share)
+        for number, _ in enumerate(predictor.predict_cases(todo, options.probabilities, options.previous_stage), 1):
+            following = todo[number].name if number < len(todo) else "writing"
+            progress.update(task, completed=total - len(todo) + number, description=following)
+
+
+def _finished(case: Case, probabilities: bool) -> bool:
+    extra = case.output.parent / f"{case.name}.npz"
+    return case.output.is_file() and (not probabilities or extra.is_file())
+
+
+def _check_previous_stage(predictor: CasePredictor, cases: list[Case], folder: Path | None) -> None:
+    needed = predictor.configuration_manager.previous_stage_name
+    if needed is None:
+        if folder is not None:
+            raise SettingsError("--previous-stage is for cascades; this model is none.")
+        return
+    if folder is None:
+        raise ModelError(
+            f"the model is the second stage of a cascade: predict with {needed} first and give that folder as --previous-stage."
+        )
+    absent = [case.name for case in cases if not (folder / case.output.name).is_file()]
+    if absent:
+        raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({len(absent)} cases).")
+
+
+def _write_context(predictor: CasePredictor, folder: Path) -> None:
+    """What nnU-Net's postprocessing and evaluation look for beside predictions."""
+    for name, content in (("dataset", predictor.dataset_json), ("plans", predictor.plans_manager.plans)):
+        text = json.dumps(content, indent=4).encode()
+        write_atomically(folder / f"{name}.json", lambda file, text=text: file.write(text))  # type: ignore[misc]

@@ -1,0 +1,283 @@
+"""Exported model folders and archives: what is in them, and that stock nnU-Net predicts the same without this package."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+import venv
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from nnunet_kd.bench.pair import DATASET_JSON, make_trainer, nnunet_folders, write_untrained_teacher
+from nnunet_kd.checkpoint import ENTRY
+from nnunet_kd.errors import MissingRequirement, ModelError
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.export.weights import CHECKPOINT_OF
+from nnunet_kd.model_folder import open_model
+from nnunet_kd.settings import SET_VARIABLE
+from tests.conftest import make_plans
+from tests.deployment import run_command, segmentation, stock_prediction
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+FOLDER_NAME = "nnUNetTrainerDCD__nnUNetPlans__3d_fullres"
+
+
+def export(source: Path, output: Path, folds: tuple[str, ...] = (), **options: Any) -> Path:
+    chosen = FolderOptions(**options)
+    with open_model(source, folds, CHECKPOINT_OF[chosen.weights]) as model:
+        return export_folder(model, output, chosen)
+
+
+def load(path: Path) -> dict[str, Any]:
+    checkpoint: dict[str, Any] = torch.load(path, weights_only=False)
+    return checkpoint
+
+
+def stock_site_packages(target: Path) -> Path:
+    """A virtual environment with everything installed here but this package and its start-up file; its Python."""
+    venv.create(target, with_pip=False, symlinks=True)
+    site = next(target.glob("lib/python*/site-packages"))
+    for entry in Path(sysconfig.get_path("purelib")).iterdir():
+        if "nnunet_kd" not in entry.name and entry.suffix != ".pth":
+            (site / entry.name).symlink_to(entry)
+    return target / "bin" / "python"
+
+
+@pytest.mark.slow
+def test_archive_installs_and_predicts_where_this_package_is_not(
+    student: Path, cases: tuple[Path, Path], tmp_path: Path
+) -> None:
+    archive = export(student, tmp_path / "student.zip")
+    elsewhere = stock_site_packages(tmp_path / "environment")
+    environment = {
+        name: value
+        for name, value in os.environ.items()
+        if name not in ("PYTHONPATH", "nnUNet_extTrainer", SET_VARIABLE)
+    }
+    for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        (tmp_path / name).mkdir()
+        environment[name] = str(tmp_path / name)
+    environment.update(OMP_NUM_THREADS="1", nnUNet_def_n_proc="1")
+
+    def stock(code: str, *arguments: str, python: Path = elsewhere) -> subprocess.CompletedProcess[str]:
+        variables = environment if python == elsewhere else {**os.environ, **environment, "PYTHONPATH": str(REPOSITORY)}
+        command = [str(python), "-c", code, *arguments]
+        return subprocess.run(command, capture_output=True, text=True, env=variables, cwd=tmp_path)
+
+    absent = stock("import nnunetv2; import nnunet_kd")
+    assert "No module named 'nnunet_kd'" in absent.stderr
+    install = "from nnunetv2.model_sharing.entry_points import install_from_zip_entry_point as main; main()"
+    installed = stock(install, str(archive))
+    assert installed.returncode == 0, installed.stderr
+    entry = "from nnunetv2.inference.predict_from_raw_data import {} as main\nif __name__ == '__main__': main()"
+    common = (
+        "-f", "0", "1", "-device", "cpu", "-npp", "1", "-nps", "1", "-i", str(cases[0]), "--save_probabilities", "-o",
+    )  # fmt: skip
+    # both in processes of their own: in one that has trained, PyTorch's last bit is another
+    here = stock(
+        entry.format("predict_entry_point_modelfolder"), "-m", str(student), *common, str(tmp_path / "here"),
+        python=Path(sys.executable),
+    )  # fmt: skip
+    assert here.returncode == 0, here.stderr[-3000:]
+    there = stock(
+        entry.format("predict_entry_point"), "-d", "998", "-c", "3d_fullres", "-tr", "nnUNetTrainerDCD", *common,
+        str(tmp_path / "there"),
+    )  # fmt: skip
+    assert there.returncode == 0, there.stderr[-3000:]
+    compared = sorted((tmp_path / "here").glob("*.npz"))
+    assert len(compared) == 3
+    for path in compared:
+        before, after = (np.load(folder / path.name)["probabilities"] for folder in (path.parent, tmp_path / "there"))
+        assert np.array_equal(before, after)
+        assert before.max() > 0.99
+        assert np.array_equal(*(segmentation(tmp_path / f / f"{path.stem}.nii.gz") for f in ("here", "there")))
+
+
+def test_folder_predicts_the_same_and_holds_nothing_of_training(
+    student: Path, cases: tuple[Path, Path], tmp_path: Path
+) -> None:
+    folder = export(student, tmp_path / "any_name", ("0",))
+    checkpoint = load(folder / "fold_0" / "checkpoint_final.pth")
+    assert checkpoint["trainer_name"] == "nnUNetTrainer"
+    assert not {ENTRY, "optimizer_state", "grad_scaler_state"} & set(checkpoint)
+    original = load(student / "fold_0" / "checkpoint_final.pth")
+    assert ENTRY in original
+    assert original["trainer_name"] == "nnUNetTrainerDCD"
+    assert all(
+        torch.equal(original["network_weights"][key], value) for key, value in checkpoint["network_weights"].items()
+    )
+    assert not (folder / "fold_1").exists()
+    expected = stock_prediction(student, cases[0], tmp_path / "expected")
+    found = stock_prediction(folder, cases[0], tmp_path / "found")
+    for path in expected.glob("*.npz"):
+        assert np.array_equal(np.load(path)["probabilities"], np.load(found / path.name)["probabilities"])
+
+
+def test_optimizer_is_kept_on_request(student: Path, tmp_path: Path) -> None:
+    checkpoint = load(export(student, tmp_path / "kept", keep_optimizer=True) / "fold_1" / "checkpoint_final.pth")
+    assert checkpoint["optimizer_state"]["param_groups"]
+    assert ENTRY not in checkpoint
+
+
+def test_card_and_results_travel_without_folders_of_this_machine(student: Path, tmp_path: Path) -> None:
+    archive = export(student, tmp_path / "student.zip", licence="CC-BY-4.0")
+    with zipfile.ZipFile(archive) as content:
+        names = content.namelist()
+        card = content.read(f"Dataset998_Tiny/{FOLDER_NAME}/README.md").decode()
+        summary = json.loads(content.read(f"Dataset998_Tiny/{FOLDER_NAME}/fold_0/validation/summary.json"))
+        texts = [content.read(name) for name in names]
+    assert all(name.startswith(f"Dataset998_Tiny/{FOLDER_NAME}/") for name in names)
+    for part in ("license: CC-BY-4.0", "CC0-1.0", "T1", "core: 2", "1: 0.9000", "0.8500", "reduction: 2.0", "divided by 2",
+                 "-tr nnUNetTrainerDCD -p nnUNetPlans -f 0 1"):  # fmt: skip
+        assert part in card
+    assert summary["metric_per_case"][0]["prediction_file"] == "case0.nii.gz"
+    assert not any(str(student.parents[2]).encode() in text for text in texts)
+
+
+def test_any_model_folder_can_be_exported_and_shipped_trainers_keep_their_name(folders: Path, tmp_path: Path) -> None:
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    assert load(export(teacher, tmp_path / "a") / "fold_0" / "checkpoint_final.pth")["trainer_name"] == "nnUNetTrainer"
+    path = teacher / "fold_0" / "checkpoint_final.pth"
+    checkpoint = load(path)
+    for name, expected in (
+        ("nnUNetTrainer_5epochs", "nnUNetTrainer_5epochs"),
+        ("nnUNetTrainerOfMine", "nnUNetTrainer"),
+    ):
+        torch.save({**checkpoint, "trainer_name": name}, path)
+        exported = export(teacher, tmp_path / name)
+        assert load(exported / "fold_0" / "checkpoint_final.pth")["trainer_name"] == expected
+    card = (exported / "README.md").read_text()
+    assert "not validated" in card
+
+
+def test_weights_that_only_another_trainer_can_build_are_refused(folders: Path, tmp_path: Path) -> None:
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    path = teacher / "fold_0" / "checkpoint_final.pth"
+    checkpoint = load(path)
+    checkpoint["network_weights"]["extra.weight"] = torch.zeros(3)
+    torch.save({**checkpoint, "trainer_name": "nnUNetTrainerOfMine"}, path)
+    with pytest.raises(ModelError, match="builds another network than the plan describes"):
+        export(teacher, tmp_path / "out")
+    assert list(tmp_path.glob("*out*")) == []
+
+
+def test_average_and_best(tmp_path: Path) -> None:
+    with nnunet_folders(tmp_path):
+        plans = make_plans()
+        write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+        os.environ[SET_VARIABLE] = json.dumps(["ema=0.5", "reduction=2"])
+        trainer = make_trainer("nnUNetTrainerDCD", plans, "3d_fullres", DATASET_JSON, torch.device("cpu"))
+        trainer.prepare_distillation()
+        with torch.no_grad():
+            for weight in trainer.network.parameters():
+                weight.add_(1.0)
+        trainer.on_validation_epoch_start()  # the average takes the weights' place, as before every save
+        folder = Path(trainer.output_folder)
+        for name in ("final", "best"):
+            trainer.save_checkpoint(str(folder / f"checkpoint_{name}.pth"))
+        model = folder.parent
+        (model / "plans.json").write_text(json.dumps(trainer.plans_manager.plans))
+        (model / "dataset.json").write_text(json.dumps(DATASET_JSON))
+        average = load(folder / "checkpoint_final.pth")
+    exported = export(model, tmp_path / "ema", weights="ema")
+    found = load(exported / "fold_0" / "checkpoint_final.pth")["network_weights"]
+    in_training = average[ENTRY]["training_weights"]
+    assert all(torch.equal(average["network_weights"][key], value) for key, value in found.items())
+    assert any(not torch.equal(in_training[key], value) for key, value in found.items())
+    assert "final" not in [path.stem for path in exported.iterdir()]
+    assert "ema, moving average" in (exported / "README.md").read_text()
+    best = export(model, tmp_path / "best", weights="best")
+    assert [path.name for path in (best / "fold_0").glob("*.pth")] == ["checkpoint_best.pth"]
+    assert "-chk checkpoint_best.pth" in (best / "README.md").read_text()
+
+
+def test_ema_is_refused_for_plain_weights(student: Path, tmp_path: Path) -> None:
+    with pytest.raises(ModelError, match="holds no moving average"):
+        export(student, tmp_path / "out", weights="ema")
+    with pytest.raises(ModelError, match=r"has no fold_X/checkpoint_best\.pth.*fold_0/checkpoint_final\.pth"):
+        export(student, tmp_path / "out", weights="best")
+
+
+def test_what_was_there_is_replaced_only_on_request_and_only_by_a_whole_model(student: Path, tmp_path: Path) -> None:
+    output = tmp_path / "model"
+    export(student, output, ("0",))
+    with pytest.raises(ModelError, match="exists already"):
+        export(student, output)
+    damaged = tmp_path / "damaged" / FOLDER_NAME
+    shutil.copytree(student, damaged)
+    checkpoint = damaged / "fold_1" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    with pytest.raises(ModelError, match=r"5000 bytes\) cannot be read"):
+        export(damaged, output, overwrite=True)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    export(student, output, ("1",), overwrite=True)
+    assert sorted(path.name for path in output.glob("fold_*")) == ["fold_1"]
+    precious = tmp_path / "precious"
+    precious.mkdir()
+    (precious / "thesis.txt").write_text("mine")
+    with pytest.raises(ModelError, match="other content than a model"):
+        export(student, precious, overwrite=True)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "model", "precious"]
+
+
+def test_export_again_from_the_archive(student: Path, tmp_path: Path) -> None:
+    archive = export(student, tmp_path / "student.zip")
+    again = export(archive, tmp_path / "again", ("1",))
+    assert (again / "fold_1" / "checkpoint_final.pth").is_file()
+    truncated = tmp_path / "truncated.zip"
+    truncated.write_bytes(archive.read_bytes()[:-1000])
+    with pytest.raises(ModelError, match="not a complete zip archive"):
+        export(truncated, tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("break_it", "message"),
+    [
+        (lambda model: (model / "plans.json").unlink(), "there is no plan"),
+        (lambda model: (model / "dataset.json").write_text("{"), "not valid JSON"),
+        (lambda model: (model / "dataset.json").unlink(), r"dataset\.json is missing"),
+        (lambda model: torch.save({"state_dict": {}}, model / "fold_0" / "checkpoint_final.pth"), "not a checkpoint of nnU-Net"),
+        (lambda model: shutil.rmtree(model / "fold_0"), r"has no fold_0/checkpoint_final\.pth"),
+    ],
+)  # fmt: skip
+def test_incomplete_folders_are_named(student: Path, tmp_path: Path, break_it: Any, message: str) -> None:
+    model = tmp_path / FOLDER_NAME
+    shutil.copytree(student, model)
+    break_it(model)
+    with pytest.raises(ModelError, match=message):
+        export(model, tmp_path / "out", ("0",))
+    assert not (tmp_path / "out").exists()
+
+
+def test_command_line(student: Path, tmp_path: Path) -> None:
+    code, output, errors = run_command("export", str(student), str(tmp_path / "a.zip"), "--to", "nnunet", "-f", "0,1")
+    assert code == 0, errors
+    assert "nnUNetv2_install_pretrained_model_from_zip" in output
+    for arguments, expected, message in (
+        (["--to", "nnunet", "--fp16"], 3, "belong to --to onnx"),
+        (["--to", "onnx", "--int8"], 3, "calibrated on your images"),
+        (["--to", "nnunet", "-f", "zero"], 3, "a fold is a number or all"),
+        (["--to", "nnunet", "-f", "4"], 8, "has no fold_4/checkpoint_final.pth"),
+    ):
+        code, _, errors = run_command("export", str(student), str(tmp_path / "b"), *arguments)
+        assert (code, message in errors) == (expected, True), errors
+
+
+def test_a_full_disk_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*arguments: Any) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(torch, "save", full)
+    with pytest.raises(MissingRequirement, match=r"out could not be written: .*No space left on device"):
+        export(student, tmp_path / "out")
+    assert list(tmp_path.iterdir()) == []

@@ -1,0 +1,31 @@
+"""A trained student, its ONNX export, and what stock nnU-Net predicts with it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
+from nnunet_kd.model_folder import open_model
+from tests.deployment import stock_prediction
+from tests.export.conftest import cases, student
+
+__all__ = ["cases", "student"]
+
+
+@pytest.fixture(scope="session")
+def stock(student: Path, cases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nnU-Net's own predictions of fold 0."""
+    return stock_prediction(student, cases[0], tmp_path_factory.mktemp("stock") / "out")
+
+
+@pytest.fixture(scope="session")
+def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Fold 0 as ONNX, its JSON beside it; read only."""
+    for module in ("onnx", "onnxscript", "onnxruntime"):
+        pytest.importorskip(module, reason="needs the extra onnx")
+    path = tmp_path_factory.mktemp("onnx") / "student.onnx"
+    with open_model(student, ("0",)) as model:
+        export_onnx(model, path, OnnxOptions())
+    return path

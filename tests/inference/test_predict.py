@@ -1,0 +1,260 @@
+"""``predict``: stock nnU-Net's segmentation from every backend, in whole files, resumable; and clear errors for bad input."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from nnunet_kd.errors import DataError, MissingRequirement, ModelError, SettingsError
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.inference import predictor as predictor_module
+from nnunet_kd.inference.session import RunOptions, RunResult, predict
+from nnunet_kd.model_folder import open_model
+from tests.deployment import ball, run_command, segmentation, stock_prediction, write_image
+
+Cases = tuple[Path, Path]
+
+
+def run(inputs: Path | list[Path], output: Path, model: Path, **options: Any) -> RunResult:
+    chosen = RunOptions(**{"threads": 1, "folds": ("0",), **options})
+    return predict([inputs] if isinstance(inputs, Path) else inputs, output, model, chosen)
+
+
+def agreement(first: Path, second: Path) -> float:
+    """Share of equal voxels over all segmentations of ``first``."""
+    pairs = [(segmentation(path), segmentation(second / path.name)) for path in sorted(first.glob("*.nii.gz"))]
+    assert len(pairs) == 3
+    return float(np.mean(np.concatenate([(a == b).ravel() for a, b in pairs])))
+
+
+def files(folder: Path) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in folder.iterdir()} if folder.is_dir() else {}
+
+
+# same segmentation -----------------------------------------------------------------------------------------------------
+
+
+def test_torch_is_identical_to_stock_nnunet(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
+    result = run(cases[0], tmp_path / "out", student, probabilities=True)
+    assert (result.predicted, result.kept, result.backend) == (3, 0, "torch")
+    assert agreement(stock, tmp_path / "out") == 1
+    for path in stock.glob("*.npz"):
+        own = np.load(tmp_path / "out" / path.name)["probabilities"]
+        assert np.array_equal(np.load(path)["probabilities"], own)
+    names = {path.name for path in (tmp_path / "out").iterdir()}
+    assert names == {path.name for path in stock.iterdir()} - {"predict_from_raw_data_args.json"}
+    assert {label for path in stock.glob("*.nii.gz") for label in np.unique(segmentation(path))} == {0, 1, 2}
+
+
+def test_several_folds_step_and_no_mirroring_are_nnunets(student: Path, cases: Cases, tmp_path: Path) -> None:
+    both = stock_prediction(student, cases[0], tmp_path / "both", (0, 1))
+    run(cases[0], tmp_path / "ours", student, folds=())
+    assert agreement(both, tmp_path / "ours") == 1
+    run(cases[0], tmp_path / "plain", student, mirroring=False, step=1.0)
+    assert agreement(both, tmp_path / "plain") < 1
+
+
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
+def test_runtimes_give_the_same_segmentation(
+    exported: Path, cases: Cases, stock: Path, tmp_path: Path, backend: str
+) -> None:
+    pytest.importorskip(backend, reason=f"needs the extra that brings {backend}")
+    assert run(cases[0], tmp_path / "out", exported, backend=backend).backend == backend
+    assert agreement(stock, tmp_path / "out") >= 0.9999
+
+
+def test_archive(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
+    with open_model(student) as model:
+        archive = export_folder(model, tmp_path / "student.zip", FolderOptions())
+    run(cases[0], tmp_path / "out", archive)
+    assert agreement(stock, tmp_path / "out") == 1
+
+
+# which files -----------------------------------------------------------------------------------------------------------
+
+
+def test_single_files(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
+    channels = [cases[0] / f"case1_{channel:04d}.nii.gz" for channel in (0, 1)]
+    expected = segmentation(stock / "case1.nii.gz")
+    run(channels, tmp_path / "named.nii.gz", student)
+    run(channels[0], tmp_path / "folder", student)  # the second channel is found beside the first
+    assert np.array_equal(segmentation(tmp_path / "named.nii.gz"), expected)
+    assert np.array_equal(segmentation(tmp_path / "folder" / "case1.nii.gz"), expected)
+
+
+def test_resumes_after_a_crash(
+    student: Path, cases: Cases, stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = tmp_path / "out"
+    export = predictor_module.export_prediction_from_logits
+
+    def crash_on_the_second(*arguments: Any) -> None:
+        export(*arguments)
+        if Path(arguments[5]).name == "case1":
+            raise OSError("No space left on device")
+
+    monkeypatch.setattr(predictor_module, "export_prediction_from_logits", crash_on_the_second)
+    with pytest.raises(MissingRequirement, match=r"case1\.nii\.gz could not be written: No space left"):
+        run(cases[0], output, student)
+    assert {path.name for path in output.iterdir()} >= {"case0.nii.gz"}
+    assert not (output / "case1.nii.gz").exists()
+    assert not [path for path in output.iterdir() if path.name.startswith(".")]
+    monkeypatch.undo()
+    kept = (output / "case0.nii.gz").stat().st_mtime_ns
+    result = run(cases[0], output, student)
+    assert result.predicted + result.kept == 3
+    assert result.kept >= 1
+    assert (output / "case0.nii.gz").stat().st_mtime_ns == kept
+    assert agreement(stock, output) == 1
+    assert run(cases[0], output, student) == RunResult(0, 3, "torch")
+    (output / "case0.nii.gz").write_bytes(b"old")
+    assert run(cases[0], output, student, overwrite=True).predicted == 3
+    assert agreement(stock, output) == 1
+
+
+# bad input: a clear error and no output --------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def images(cases: Cases, tmp_path: Path) -> Path:
+    """A copy of the images, to be damaged."""
+    return shutil.copytree(cases[0], tmp_path / "images")
+
+
+def refuse(images: Path, model: Path, message: str, error: type[Exception] = DataError, **options: Any) -> None:
+    output = images.parent / "refused"
+    with pytest.raises(error, match=message):
+        run(images, output, model, **options)
+    assert [name for name in files(output) if name.endswith(".nii.gz")] == []
+
+
+def test_channels_missing_or_too_many(student: Path, images: Path) -> None:
+    (images / "case1_0001.nii.gz").rename(images / "case1_0002.nii.gz")
+    (images / "case1_0000.nii.gz").rename(images / "case1_0001.nii.gz")
+    shutil.copy(images / "case1_0001.nii.gz", images / "case1_0000.nii.gz")
+    refuse(images, student, r"case1 has 3 files, but the model takes 2 channels \(T1, CT\)")
+    for channel in (1, 2):
+        (images / f"case1_000{channel}.nii.gz").unlink()
+    refuse(images, student, "case case1 has 1 channels, but the model takes 2")
+
+
+@pytest.mark.parametrize(
+    ("shape", "spacing", "message"),
+    [
+        ((20, 18, 21), (1.0, 1.0, 1.0), r"case0_0001\.nii\.gz lies on another grid.*shape \(21, 18, 20\) instead of"),
+        ((20, 18, 22), (1.0, 1.0, 1.1), "spacing"),
+    ],
+)
+def test_channels_of_another_geometry(
+    student: Path, images: Path, shape: tuple[int, ...], spacing: tuple[float, ...], message: str
+) -> None:
+    write_image(ball(0, shape)[0][1], images / "case0_0001.nii.gz", spacing)
+    refuse(images, student, message)
+
+
+def test_damaged_images(student: Path, images: Path) -> None:
+    path = images / "case0_0001.nii.gz"
+    path.write_bytes(path.read_bytes()[:2000])
+    refuse(images, student, r"case0_0001\.nii\.gz is damaged or incomplete")
+    path.write_text("no image")
+    refuse(images, student, "cannot be read as an image")
+
+
+def test_wrong_folders_and_endings(student: Path, images: Path, tmp_path: Path) -> None:
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    refuse(empty, student, "holds no images named CASE_0000.nii.gz")
+    refuse(tmp_path / "nowhere", student, "does not exist")
+    (tmp_path / "a.png").write_bytes(b"")
+    refuse(tmp_path / "a.png", student, r"does not end in \.nii\.gz")
+    with pytest.raises(DataError, match="is a folder, so -o must be one too"):
+        run(images, tmp_path / "out.nii.gz", student)
+
+
+def test_damaged_and_foreign_models(student: Path, exported: Path, images: Path, tmp_path: Path) -> None:
+    def copy(name: str) -> Path:
+        (tmp_path / name).mkdir()
+        for path in (exported, exported.with_suffix(".json")):
+            shutil.copy(path, tmp_path / name / path.name)
+        return tmp_path / name / exported.name
+
+    truncated = copy("truncated")
+    truncated.write_bytes(truncated.read_bytes()[:-100])
+    refuse(images, truncated, "do not belong together.*One is damaged or of another model", ModelError)
+
+    def edit(name: str, **changes: Any) -> Path:
+        path = copy(name)
+        description = json.loads(path.with_suffix(".json").read_text())
+        path.with_suffix(".json").write_text(json.dumps({**description, **changes}))
+        return path
+
+    onnx = json.loads(exported.with_suffix(".json").read_text())["onnx"]
+    refuse(images, edit("foreign", onnx={**onnx, "sha256": "0" * 64}), "do not belong together", ModelError)
+    for backend in ("onnxruntime", "openvino"):
+        if backend == "openvino":
+            pytest.importorskip("openvino", reason="needs the extra openvino")
+        channels = edit(f"channels_{backend}", input_channels=4)
+        refuse(images, channels, r"its JSON says \[4, 16, 12, 16\]", ModelError, backend=backend)
+        garbage = edit(f"garbage_{backend}", onnx={**onnx, "sha256": GARBAGE_SHA256})
+        garbage.write_bytes(GARBAGE)
+        refuse(images, garbage, "cannot load", ModelError, backend=backend)
+    refuse(images, edit("newer", format_version=99), "format version 99, this nnunet-kd reads 1", ModelError)
+    refuse(images, edit("other", format="x"), "does not describe an exported network", ModelError)
+    alone = copy("alone")
+    alone.with_suffix(".json").unlink()
+    refuse(images, alone, "description of the ONNX network is missing", ModelError)
+    alone.with_suffix(".json").write_text('{"format":')
+    refuse(images, alone, "not valid JSON", ModelError)
+    refuse(images, tmp_path / "none.onnx", "there is no ONNX file", ModelError)
+    checkpoint = shutil.copytree(student, tmp_path / student.name) / "fold_0" / "checkpoint_final.pth"
+    checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
+    refuse(images, tmp_path / student.name, "cannot be loaded", ModelError)
+
+
+GARBAGE = b"not a network at all"
+GARBAGE_SHA256 = hashlib.sha256(GARBAGE).hexdigest()
+
+
+def test_backends_that_do_not_fit(student: Path, exported: Path, images: Path) -> None:
+    refuse(images, student, r"needs an ONNX file\. Write one with: nnunet-kd export", SettingsError, backend="openvino")
+    refuse(images, exported, "needs onnxruntime or openvino", SettingsError, backend="torch")
+    refuse(images, exported, "runs on -device cpu", SettingsError, backend="openvino", device="cuda")
+    refuse(images, exported, "no support for -device mps", MissingRequirement, device="mps")
+
+
+@pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+def test_missing_extras_are_named(
+    exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    message = rf"pip install 'nnunet-kd\[{extra}\]'"
+    refuse(images, exported, message, MissingRequirement, backend=module)
+
+
+def test_importing_everything_needs_no_extra() -> None:
+    code = (
+        "import sys\n"
+        "for name in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'): sys.modules[name] = None\n"
+        "import nnunet_kd.cli; nnunet_kd.cli._register()\n"
+        "import nnunet_kd.export.onnx_export, nnunet_kd.export.folder_export, nnunet_kd.inference.session\n"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_command_line(exported: Path, images: Path, tmp_path: Path) -> None:
+    common = ("predict", "-i", str(images), "-o", str(tmp_path / "out"), "--threads", "1", "--model")
+    code, output, errors = run_command(*common, str(exported))
+    assert code == 0, errors
+    assert "3 cases segmented with onnxruntime" in output
+    assert "3/3" in errors
+    assert "0 cases segmented with onnxruntime; 3 were there before" in run_command(*common, str(exported))[1]
+    code, _, errors = run_command(*common, str(tmp_path / "none"))
+    assert (code, "does not exist" in errors) == (8, True), errors
