@@ -101,13 +101,15 @@ class Advice:
         loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._called(self._last)
         return loss
 
-    def finish_step(self) -> dict[str, torch.Tensor]:
-        """Let objectives explore after the student's step, then let go of it; returns values for the log."""
+    def explore(self) -> dict[str, torch.Tensor]:
+        """Let objectives explore after the student's step; returns values for the log."""
+        return {} if self._last is None else self.distillation.explore(self._last)
+
+    def finish_step(self) -> None:
+        """Let go of the step, whatever came of it."""
         self._capture.enabled = False
-        step, self._last = self._last, None
-        values = {} if step is None else self.distillation.explore(step)
         self._capture.clear()
-        return values
+        self._last = None
 
     def _step_seed(self) -> int:
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -47,3 +47,15 @@ class ModelError(NnunetKdError):
     """A trained or exported model is missing, damaged, or not what was asked for."""
 
     exit_code = 8
+
+
+class CheckpointError(NnunetKdError):
+    """A checkpoint is damaged, or asks for more than data when it is loaded."""
+
+    exit_code = 9
+
+
+class TrainingStopped(NnunetKdError):
+    """A training cannot go on; what it had reached is saved."""
+
+    exit_code = 10

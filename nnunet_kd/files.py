@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -13,8 +14,13 @@ from typing import BinaryIO
 from nnunet_kd.errors import MissingRequirement
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
+def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: Path | None = None) -> None:
     """Let ``write`` fill a temporary file beside ``path``, force it to disk, then rename it to ``path``.
+
+    Args:
+        path: the file; at every moment either the old one or the new one, whole.
+        write: gets the open temporary file.
+        keep_as: what was at ``path`` stays under this name.
 
     Raises:
         MissingRequirement: the disk refused (full, read-only); what was at ``path`` is untouched.
@@ -25,6 +31,8 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
             write(file)
             file.flush()
             os.fsync(file.fileno())
+        if keep_as is not None and path.is_file():
+            _keep(path, keep_as)
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise MissingRequirement(
@@ -33,6 +41,28 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _keep(path: Path, other: Path) -> None:
+    """Give a file a second name, replacing what had it, without ever taking the first one away."""
+    temporary = other.with_name(f"{other.name}.{os.getpid()}.tmp")
+    try:
+        try:
+            os.link(path, temporary)
+        except OSError:  # some network disks have no hard links
+            shutil.copyfile(path, temporary)
+        os.replace(temporary, other)
+    finally:
+        # renaming one name of a file to another of its names does nothing
+        temporary.unlink(missing_ok=True)
+
+
+def remove_leftovers(folder: Path) -> list[Path]:
+    """Delete the temporary files that killed processes left in ``folder``; returns them."""
+    leftovers = [path for path in folder.glob("*.tmp") if re.search(r"\.[0-9]+\.tmp$", path.name)]
+    for path in leftovers:
+        path.unlink(missing_ok=True)
+    return leftovers
 
 
 @contextmanager

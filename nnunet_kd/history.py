@@ -2,20 +2,18 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
 
 import matplotlib.pyplot as plt
 import numpy as np
 import torch
-import torch.distributed as dist
 from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from nnunet_kd.distributed import gather
 from nnunet_kd.files import write_atomically
 
 
@@ -35,22 +33,25 @@ class LossHistory:
     def __init__(self, epochs: list[dict[str, float]] | None = None) -> None:
         self.epochs: list[dict[str, float]] = list(epochs or [])
         self._sums: dict[str, torch.Tensor] = {}
-        self._counts: dict[str, int] = defaultdict(int)
 
     def add(self, terms: Mapping[str, torch.Tensor]) -> None:
-        """Take in one iteration's detached scalars; nothing leaves the device until the epoch ends."""
+        """Take in one iteration's detached scalars; nothing leaves the device until the epoch ends.
+
+        What is not finite is left out: its step is skipped and counted elsewhere.
+        """
         for name, value in terms.items():
-            self._sums[name] = self._sums[name] + value if name in self._sums else value.clone()
-            self._counts[name] += 1
+            finite = value.isfinite()
+            new = torch.stack([value.where(finite, torch.zeros_like(value)), finite.to(value.dtype)])
+            self._sums[name] = self._sums[name] + new if name in self._sums else new
 
     def close_epoch(self, epoch: int) -> dict[str, float]:
         """Average over iterations and processes, keep the result as ``epoch``'s, and return it."""
-        means = {name: float(value) / self._counts[name] for name, value in self._sums.items()}
-        if dist.is_available() and dist.is_initialized():
-            gathered: list[Any] = [None] * dist.get_world_size()
-            dist.all_gather_object(gathered, means)
-            means = {name: float(np.mean([other[name] for other in gathered])) for name in means}
-        self._sums, self._counts = {}, defaultdict(int)
+        own = {name: float(total / count) for name, (total, count) in self._sums.items() if count}
+        everyone = gather(own)
+        # a process may lack a term that never was finite there
+        names = dict.fromkeys(name for other in everyone for name in other)
+        means = {name: float(np.mean([other[name] for other in everyone if name in other])) for name in names}
+        self._sums = {}
         self.epochs[epoch:] = [means]
         return means
 

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.errors import ModelError, PlanError
+from nnunet_kd.errors import CheckpointError, ModelError, PlanError
 from nnunet_kd.plans import read_plans
 
 FINAL = "checkpoint_final.pth"
@@ -69,7 +69,7 @@ class ModelFolder:
         path = self.checkpoint_path(fold)
         try:
             checkpoint = read_checkpoint(path)
-        except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, AttributeError, ImportError) as error:
+        except CheckpointError as error:
             raise ModelError(
                 f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: {type(error).__name__}: "
                 f"{_first_line(error)}. It may be incomplete after an interrupted copy or a full disk: copy it again."

@@ -44,6 +44,9 @@ class TeacherSettings(SettingsModel):
     folds: list[int | Literal["all"]] | None = Field(
         None, min_length=1, description="several teachers: one per fold of the same model; instead of `fold`"
     )
+    trusted: bool = Field(
+        False, description="load a checkpoint that holds more than data, which is running the code that it names"
+    )
 
     @model_validator(mode="after")
     def _fold_or_folds(self) -> TeacherSettings:
@@ -88,6 +91,15 @@ class Settings(SettingsModel):
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="epochs between two writings of checkpoint_latest.pth; nnU-Net: 50"
+    )
+    max_skipped_steps: int = Field(
+        20,
+        ge=1,
+        description="stop after so many skipped steps in a row, whose loss or gradient was not finite; the gradient scaler of "
+        "mixed precision halves its scale of 2^16 at most 16 times before it reaches 1",
     )
     objectives: _ObjectivesBase = Field(default_factory=_ObjectivesBase, description="the objectives in use")
 

@@ -23,7 +23,8 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.errors import CheckpointError, PlanError, TeacherError
 from nnunet_kd.features import plain_module
 from nnunet_kd.frozen_teacher import FrozenTeacher
 from nnunet_kd.plans import provenance, read_plans, stage_channels
@@ -191,6 +192,7 @@ def _from_zip(
     try:
         with zipfile.ZipFile(path) as archive:
             names = archive.namelist()
+            _refuse_paths_that_leave(path, names)
             ending = f"/fold_{fold}/{settings.checkpoint}"
             models = [name.removesuffix(ending) for name in names if name.endswith(f"__{configuration}{ending}")]
             if len(models) != 1:
@@ -209,6 +211,17 @@ def _from_zip(
             f"{path} is not a complete archive of an nnU-Net model ({error}). Export it again."
         ) from error
     return TeacherSource(folder, fold, settings.checkpoint, origin=path)
+
+
+def _refuse_paths_that_leave(archive: Path, names: list[str]) -> None:
+    """Nothing is written to where a member says, and yet such an archive was made to do harm."""
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0] or ":" in parts[0]:
+            raise TeacherError(
+                f"{archive} holds a file {name!r}, which lies outside of the folder that it is unpacked to. No model of "
+                f"nnU-Net has such files: do not use this archive."
+            )
 
 
 def check_teacher(
@@ -276,20 +289,34 @@ def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettin
         fold="all" if source.fold == "all" else int(source.fold),
         checkpoint=source.checkpoint,
         sha256=digest,
+        trusted=wanted.trusted,
     )
 
 
-def load_teacher(source: TeacherSource, device: torch.device, compiled: bool = False) -> FrozenTeacher:
+def load_teacher(
+    source: TeacherSource, device: torch.device, compiled: bool = False, trusted: bool = False
+) -> FrozenTeacher:
     """Build and freeze the teacher, with strictly matching weights.
 
     Args:
         source: from :func:`locate_teacher`.
         device: the student's.
         compiled: use ``torch.compile``, as nnU-Net does for the student.
+        trusted: load the checkpoint even if it holds more than data (docs/explanation-security.md).
 
     Raises:
-        TeacherError: the checkpoint is damaged, incomplete or of another network, or its trainer class is not found.
+        TeacherError: the checkpoint is damaged, incomplete or of another network, holds more than data, or its trainer class
+            is not found.
     """
+    if not trusted:
+        try:
+            # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
+            read_checkpoint(source.checkpoint_path, in_memory=False)
+        except CheckpointError as error:
+            raise TeacherError(
+                f"the teacher {source} cannot be loaded: {error} For a damaged one, copy it again or take another one; if it "
+                f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
+            ) from error
     predictor_output = io.StringIO()
     try:
         with contextlib.redirect_stdout(predictor_output):

@@ -7,9 +7,10 @@ clipping and synchronisation hold for both.
 
 from __future__ import annotations
 
-import io
+import contextlib
 import random
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -17,14 +18,12 @@ import numpy as np
 import torch
 import yaml
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 import nnunet_kd
 from nnunet_kd.advice import Advice
 from nnunet_kd.averaging import StudentAverage
-from nnunet_kd.checkpoint import ENTRY, add_learned_parameters, read_checkpoint, save_with_entry
+from nnunet_kd.checkpoint import add_learned_parameters
 from nnunet_kd.distillation import Distillation
 from nnunet_kd.errors import SettingsError, TeacherError
 from nnunet_kd.features import plain_module
@@ -33,7 +32,9 @@ from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
 from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.plans import MARK, provenance, reduce_plans, stage_channels
+from nnunet_kd.resumable import ResumableTrainer
 from nnunet_kd.settings import Settings, TeacherSettings, resolve_settings, saved_settings
+from nnunet_kd.skipped_steps import poisoned_unless_finite
 from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher, pin_teacher
 
 SETTINGS_FILE = "distillation_settings.yaml"
@@ -56,7 +57,7 @@ class _StoppedEarly(Exception):
     """Leaves nnU-Net's loop over epochs."""
 
 
-class DistillationTrainer(nnUNetTrainer):
+class DistillationTrainer(ResumableTrainer):
     """Trains a reduced network, with the objectives that the settings name.
 
     Attributes:
@@ -94,9 +95,7 @@ class DistillationTrainer(nnUNetTrainer):
         self.history = LossHistory()
         self.advice: Advice | None = None
         self._average: StudentAverage | None = None
-        self._restored: dict[str, Any] = {}
         self._in_train_step = False
-        self._steps_in_epoch = 0
 
     # settings and plan ------------------------------------------------------------------------------------------------
 
@@ -123,6 +122,9 @@ class DistillationTrainer(nnUNetTrainer):
         if self.is_cascaded:
             self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
         super().initialize()
+        if self.settings.seed is not None and self.local_rank > 0:
+            # nnU-Net's augmentation draws from this one too, and must differ between processes
+            torch.manual_seed(self.settings.seed + self.local_rank)
 
     def _previous_stage_segmentations(self) -> Path:
         source = self._locate_teacher(self.settings.teachers()[0], None)
@@ -159,9 +161,13 @@ class DistillationTrainer(nnUNetTrainer):
                 source = self._locate_teacher(wanted, Path(folder))
                 check_teacher(source, self.plans_manager.plans, self.configuration_name, self.dataset_json)
                 exact = pin_teacher(source, wanted)
-                members.append(load_teacher(source, self.device, compiled=self._do_i_compile()))
+                members.append(load_teacher(source, self.device, self._do_i_compile(), wanted.trusted))
             pinned.append(exact)
             self.print_to_log_file(f"Teacher: {source} (SHA-256 {exact.sha256})")
+            if wanted.trusted:
+                self.print_to_log_file(
+                    "WARNING: teacher.trusted is set: whatever this checkpoint holds was loaded as code."
+                )
             if str(self.fold) != source.fold:
                 self.print_to_log_file(
                     f"WARNING: this teacher is of fold {source.fold}, the student of fold {self.fold}: the teacher has seen "
@@ -213,11 +219,11 @@ class DistillationTrainer(nnUNetTrainer):
         ):
             for member in teachers.members:
                 member.check_decodes()
-        if "distillation" in self._restored:
-            distillation.load_state_dict(self._restored["distillation"])
+        if "distillation" in self.restored:
+            distillation.load_state_dict(self.restored["distillation"])
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
-            add_learned_parameters(self.optimizer, learned, self._restored.get("optimizer"))
+            add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
         # before the network is first called: compiled code would not see a later hook
         self.advice = Advice(
             self.network,
@@ -235,8 +241,8 @@ class DistillationTrainer(nnUNetTrainer):
         network = plain_module(self.network)
         if self.settings.ema is not None:
             self._average = StudentAverage(network, self.settings.ema)
-        if "training_weights" in self._restored:
-            network.load_state_dict(self._restored["training_weights"])
+        if "training_weights" in self.restored:
+            network.load_state_dict(self.restored["training_weights"])
 
     # step -------------------------------------------------------------------------------------------------------------
 
@@ -244,19 +250,24 @@ class DistillationTrainer(nnUNetTrainer):
         return _LossWithAdvice(super()._build_loss(), self)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
-        """nnU-Net's step, with the student's features caught while any objective counts."""
-        iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
-        self._steps_in_epoch += 1
+        """The step, with the student's features caught while any objective counts."""
         if self.advice is not None:
+            iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
             self.advice.start_step(self.current_epoch, iteration)
-        self._in_train_step = True
+        self._in_train_step, self.terms = True, {}
+        explored: dict[str, torch.Tensor] = {}
         try:
-            result: dict[str, Any] = super().train_step(batch)
+            result = super().train_step(batch)
+            if self.advice is not None:
+                with self.stopped_when_memory_is_full():
+                    explored = self.advice.explore()
         finally:
             self._in_train_step = False
-            explored = {} if self.advice is None else self.advice.finish_step()
-        self.history.add(explored)
-        if self._average is not None:
+            terms, self.terms = self.terms, {}
+            if self.advice is not None:
+                self.advice.finish_step()
+        self.history.add({**terms, **explored})
+        if self._average is not None and not result["skipped"]:
             self._average.update()
         return result
 
@@ -264,13 +275,34 @@ class DistillationTrainer(nnUNetTrainer):
         """The training step's total loss; outside of training steps, the segmentation loss itself."""
         if not self._in_train_step:
             return segmentation
-        self.history.add({"segmentation": segmentation.detach()})
+        self.terms = {"segmentation": segmentation.detach()}
         advice = None if self.advice is None else self.advice.loss(output, target)
         if advice is None:
-            return segmentation
+            return poisoned_unless_finite(segmentation)
         loss, terms = advice
-        self.history.add(terms)
-        return segmentation + loss
+        self.terms.update(terms)
+        return poisoned_unless_finite(segmentation + loss)
+
+    def memory_users(self) -> list[str]:
+        """Also the objectives, and DCD's levels."""
+        active = self.settings.active_objectives()
+        levels = getattr(active.get("dcd"), "levels", None)
+        own = [f"objectives (now {', '.join(active)})"] if active else []
+        return own + ([f"objectives.dcd.levels (now {levels})"] if levels is not None else []) + super().memory_users()
+
+    @contextlib.contextmanager
+    def deployed_weights(self) -> Iterator[None]:
+        """With EMA, the average."""
+        before = self._average is not None and self._average.in_use
+        self._use_average(True)
+        try:
+            yield
+        finally:
+            self._use_average(before)
+
+    def _use_average(self, wanted: bool) -> None:
+        if self._average is not None and self._average.in_use != wanted:
+            self._average.swap()
 
     # epoch ------------------------------------------------------------------------------------------------------------
 
@@ -290,11 +322,6 @@ class DistillationTrainer(nnUNetTrainer):
         validated = self.logger.get_value("ema_fg_dice", step=None)[: self.current_epoch]
         return len(validated) - 1 - int(np.argmax(validated)) >= self.settings.patience
 
-    def on_train_epoch_start(self) -> None:
-        """Also count iterations anew."""
-        super().on_train_epoch_start()
-        self._steps_in_epoch = 0
-
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Also tell the epoch's losses apart: log file, and loggers such as W&B."""
         super().on_train_epoch_end(train_outputs)
@@ -308,15 +335,13 @@ class DistillationTrainer(nnUNetTrainer):
 
     def on_validation_epoch_start(self) -> None:
         """With EMA, the average is what is validated and saved."""
-        if self._average is not None and not self._average.in_use:
-            self._average.swap()
+        self._use_average(True)
         super().on_validation_epoch_start()
 
     def on_epoch_end(self) -> None:
         """Also draw the losses."""
         super().on_epoch_end()
-        if self._average is not None and self._average.in_use:
-            self._average.swap()
+        self._use_average(False)
         if self.local_rank == 0:
             self.history.draw(Path(self.output_folder) / CURVES_FILE)
         if self._is_out_of_patience() and self.current_epoch < self.num_epochs:
@@ -325,8 +350,7 @@ class DistillationTrainer(nnUNetTrainer):
 
     def on_train_end(self) -> None:
         """Let go of everything that only training needed; with EMA, the average stays in the network."""
-        if self._average is not None and not self._average.in_use:
-            self._average.swap()
+        self._use_average(True)
         super().on_train_end()
         if self.advice is not None:
             self.advice.remove()
@@ -334,12 +358,10 @@ class DistillationTrainer(nnUNetTrainer):
 
     # checkpoint -------------------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """A plain nnU-Net checkpoint of the student, with what distillation needs to resume in one extra entry."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """Also settings, history, what distillation learned, and with EMA the weights in training."""
         entry: dict[str, Any] = {
+            **super().checkpoint_entry(),
             "version": nnunet_kd.__version__,
             "settings": self.settings.as_dict(),
             "history": self.history.epochs,
@@ -348,21 +370,9 @@ class DistillationTrainer(nnUNetTrainer):
             entry["distillation"] = self.advice.distillation.state_dict()
         if self._average is not None and self._average.in_use:
             entry["training_weights"] = self._average.other_weights()
-
-        def save(buffer: io.BytesIO) -> None:
-            super(DistillationTrainer, self).save_checkpoint(buffer)
-
-        save_with_entry(save, entry, Path(filename))
+        return entry
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
-        """nnU-Net's own, with the student as the checkpoint describes it, and what distillation had learned."""
-        if not isinstance(filename_or_checkpoint, str):
-            raise TypeError("load_checkpoint takes the path of a checkpoint file.")
-        checkpoint = read_checkpoint(filename_or_checkpoint)
-        if not self.was_initialized:
-            # --val is run without the settings of the training, and with another reduction the network would not fit
-            self.plans_manager = PlansManager(checkpoint["init_args"]["plans"])
-            self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+        """Also the history."""
         super().load_checkpoint(filename_or_checkpoint)
-        self._restored = checkpoint.get(ENTRY, {})
-        self.history = LossHistory(self._restored.get("history", [])[: self.current_epoch])
+        self.history = LossHistory(self.restored.get("history", [])[: self.current_epoch])

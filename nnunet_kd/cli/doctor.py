@@ -132,6 +132,6 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
                 Path(unpack_to),
             )
             check_teacher(source, student, configuration, dataset_json)
-            load_teacher(source, torch.device("cpu"))
+            load_teacher(source, torch.device("cpu"), trusted=chosen.trusted)
             found.append(f"{source}, SHA-256 {pin_teacher(source, chosen).sha256}")
     return "; ".join(found)

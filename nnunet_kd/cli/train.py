@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 from typing import Annotated, Optional
@@ -47,9 +48,10 @@ def train(
     validate_best: Annotated[bool, typer.Option("--val_best", help="Validate checkpoint_best.")] = False,
     probabilities: Annotated[bool, typer.Option("--npz", help="Save the validation's probabilities.")] = False,
 ) -> None:
-    """Distil a student. The same as nnUNetv2_train -tr nnUNetTrainer<METHOD>, whose options it takes."""
+    """Distil a student. The same as nnUNetv2_train -tr nnUNetTrainer<METHOD>, whose options it takes; also under torchrun."""
     import torch
 
+    from nnunet_kd.distributed import launched_by_torchrun, process_group
     from nnunet_kd.plans import read_plans, reduce_plans
     from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
 
@@ -58,6 +60,12 @@ def train(
         raise SettingsError(f"-device must be cuda, cpu or mps, got {device!r}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
+    if launched_by_torchrun() and gpus > 1:
+        raise SettingsError("torchrun says how many processes there are (--nproc-per-node); leave -num_gpus out.")
+    if launched_by_torchrun() and device == "mps":
+        raise SettingsError("several processes need CUDA devices or -device cpu.")
+    if gpus > 1 and device != "cuda":
+        raise SettingsError("-num_gpus needs CUDA devices; for several processes on the CPU use torchrun.")
     if fold != "all" and not fold.isdigit():
         raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
     required_folder("nnUNet_results")
@@ -80,17 +88,19 @@ def train(
 
     if device != "cpu":
         torch.set_num_threads(1)  # as nnU-Net does; on the CPU, PyTorch's default or OMP_NUM_THREADS holds
-    run_training(
-        dataset,
-        configuration,
-        fold,
-        trainer,
-        plans_name,
-        pretrained_weights,
-        num_gpus=gpus,
-        export_validation_probabilities=probabilities,
-        continue_training=continue_training,
-        only_run_validation=validate,
-        val_with_best=validate_best,
-        device=torch.device(device),
-    )
+    joined = process_group(device) if launched_by_torchrun() else contextlib.nullcontext(torch.device(device))
+    with joined as own_device:
+        run_training(
+            dataset,
+            configuration,
+            fold,
+            trainer,
+            plans_name,
+            pretrained_weights,
+            num_gpus=gpus,
+            export_validation_probabilities=probabilities,
+            continue_training=continue_training,
+            only_run_validation=validate,
+            val_with_best=validate_best,
+            device=own_device,
+        )

@@ -31,7 +31,10 @@ class SelfTrained(nn.Module):
         return self.module(*arguments)
 
     def minimise(self, loss: Callable[[], torch.Tensor]) -> None:
-        """One step down ``loss``, which is called with gradients on; averaged over processes."""
+        """One step down ``loss``, which is called with gradients on; averaged over processes.
+
+        Nothing happens if a gradient is not finite, in any process.
+        """
         parameters = list(self.module.parameters())
         try:
             self.module.requires_grad_(True)
@@ -39,10 +42,14 @@ class SelfTrained(nn.Module):
                 gradients = torch.autograd.grad(loss(), parameters)
         finally:
             self.module.requires_grad_(False)
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if dist.is_available() and dist.is_initialized():
+        if dist.is_available() and dist.is_initialized():
+            gradients = tuple(gradient.contiguous() for gradient in gradients)
+            for gradient in gradients:
                 dist.all_reduce(gradient)
-                gradient = gradient / dist.get_world_size()
+                gradient.div_(dist.get_world_size())
+        if not torch.stack([gradient.isfinite().all() for gradient in gradients]).all():
+            return
+        for parameter, gradient in zip(parameters, gradients, strict=True):
             parameter.grad = gradient
         self._optimizer.step()
         self._optimizer.zero_grad(set_to_none=True)
