@@ -13,10 +13,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
-from nnunet_kd.errors import DataError, PlanError
+from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.errors import CheckpointError, DataError, PlanError
 from nnunet_kd.model_sources import find_checkpoint, open_model
 
 SETTINGS_FILE = "distillation_settings.yaml"
@@ -147,9 +147,8 @@ def read_run(model_folder: Path, fold: str) -> Run:
     except PlanError:
         return Run(model_folder, fold, dataset_name, settings=settings)
     try:
-        # nnU-Net's checkpoints hold NumPy scalars and so need the full unpickler, as nnU-Net itself loads them
-        content = torch.load(checkpoint, map_location="cpu", weights_only=False)
-    except Exception as error:  # a damaged file makes torch and pickle raise anything
+        content = read_checkpoint(checkpoint, in_memory=False)
+    except CheckpointError as error:
         raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
     try:
         parameters = open_model(model_folder, fold=fold).parameters
