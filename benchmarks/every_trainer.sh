@@ -3,8 +3,9 @@
 # that stock nnU-Net predicts with its student, not which is better. A run that is done is not run again.
 #
 # Needs:   nnU-Net's three variables, after benchmarks/hippocampus.sh; RESULTS = an empty or earlier folder for these runs.
-# Command: RESULTS=.../short bash benchmarks/every_trainer.sh && python benchmarks/draw_every_trainer.py .../short CURVES.png
+# Command: RESULTS=.../short bash benchmarks/every_trainer.sh [METHOD...] && python benchmarks/draw_every_trainer.py .../short CURVES.png
 set -euo pipefail
+wanted=" $* "
 : "${RESULTS:?}" "${nnUNet_raw:?}" "${nnUNet_preprocessed:?}" "${nnUNet_results:?}"
 device=${DEVICE:-cpu}
 dataset=Dataset004_Hippocampus
@@ -13,18 +14,21 @@ images="$nnUNet_results/$dataset/validation_images"
 mkdir -p "$RESULTS/two_images" "$RESULTS/preprocessed"
 for image in $(ls "$images" | head -2); do cp "$images/$image" "$RESULTS/two_images/"; done
 # the same preprocessed data, with two validation cases: nnU-Net validates all of them after each training
-cp -rsf "$nnUNet_preprocessed/$dataset" "$RESULTS/preprocessed/"
-rm "$RESULTS/preprocessed/$dataset/splits_final.json"
-python - "$nnUNet_preprocessed/$dataset/splits_final.json" "$RESULTS/preprocessed/$dataset/splits_final.json" <<'PYTHON'
+if [ ! -d "$RESULTS/preprocessed/$dataset" ]; then
+  cp -rs "$nnUNet_preprocessed/$dataset" "$RESULTS/preprocessed/"
+  rm "$RESULTS/preprocessed/$dataset/splits_final.json"
+  python - "$nnUNet_preprocessed/$dataset/splits_final.json" "$RESULTS/preprocessed/$dataset/splits_final.json" <<'PYTHON'
 import json, sys
 fold = json.load(open(sys.argv[1]))[0]
 json.dump([{"train": fold["train"], "val": fold["val"][:2]}], open(sys.argv[2], "w"))
 PYTHON
+fi
 export nnUNet_results="$RESULTS" nnUNet_preprocessed="$RESULTS/preprocessed"
 
 run() { # method, its trainer, further arguments
   local method=$1 trainer=$2 out="$RESULTS/predictions/$2"
   shift 2
+  [ "$wanted" != "  " ] && [[ "$wanted" != *" $method "* ]] && return
   [ -f "$out/done" ] && return
   nnunet-kd train 4 3d_fullres 0 -m "$method" -t "$teacher" -device "$device" --c --set seed=1 --set epochs=10 \
     --set iterations_per_epoch=20 --set validation_iterations=5 "$@"
