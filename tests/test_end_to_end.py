@@ -21,7 +21,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 def command(*arguments: str, root: Path | None = None) -> str:
     names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     variables = {} if root is None else {name: str(root / name) for name in names}
-    environment = {**os.environ, **variables, "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **variables, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [str(SCRIPTS / arguments[0]), *arguments[1:]], capture_output=True, text=True, env=environment
     )
@@ -44,7 +44,7 @@ def model(root: Path, trainer: str) -> Path:
 def test_demonstration_leaves_what_it_says(demonstration: Path) -> None:
     assert (demonstration / "demo.png").stat().st_size > 20_000
     for name in ("teacher", "student", "student_with_DCD"):
-        assert len(list((demonstration / "predictions" / name).glob("head_*.nii.gz"))) == 6
+        assert len(list((demonstration / "predictions" / name).glob("head_*.nii.gz"))) == 4
     for trainer in ("nnUNetTrainerStudent", "nnUNetTrainerDCD"):
         plans = json.loads((model(demonstration, trainer) / "plans.json").read_text())
         features = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]["features_per_stage"]
@@ -65,7 +65,7 @@ def test_continue_validate_and_probabilities(demonstration: Path) -> None:
     before = json.loads((fold / "validation" / "summary.json").read_text())["mean"]
     command("nnUNetv2_train", *dcd, "--val", "--npz", root=demonstration)
     assert json.loads((fold / "validation" / "summary.json").read_text())["mean"] == before
-    assert len(list((fold / "validation").glob("*.npz"))) == 4
+    assert len(list((fold / "validation").glob("*.npz"))) == 2
     arguments = ("train", "999", "3d_fullres", "0", "-m", "dcd", "-device", "cpu", "--c", "--set", "epochs=11")
     output = command("nnunet-kd", *arguments, root=demonstration)
     assert "Epoch 10" in output

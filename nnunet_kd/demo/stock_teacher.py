@@ -24,7 +24,7 @@ def main() -> None:
     trainer = get_trainer_from_args(arguments.dataset, "3d_fullres", 0, device=torch.device(arguments.device))
     trainer.num_epochs = arguments.epochs
     trainer.num_iterations_per_epoch = arguments.iterations
-    trainer.num_val_iterations_per_epoch = 5
+    trainer.num_val_iterations_per_epoch = 2
     trainer.initial_lr = arguments.learning_rate
     trainer.run_training()
     trainer.perform_actual_validation()

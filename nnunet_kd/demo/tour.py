@@ -83,7 +83,7 @@ class Tour:
 
     def _get_data(self) -> None:
         if self.data is None:
-            write_dataset(self.raw, training=24, test=6)
+            write_dataset(self.raw, training=24, test=4)
             return
         self._command("convert", "nnUNetv2_convert_MSD_dataset", "-i", str(self.data), "-np", "2")
         # MSD's own test cases have no labels: a tenth of the labelled ones are held out instead
@@ -112,12 +112,12 @@ class Tour:
         configuration["batch_size"] = 2  # nnU-Net plans for a GPU
         write_atomically(folder / "nnUNetPlans.json", lambda file: file.write(json.dumps(plans).encode()))
         cases = sorted(path.name.split(".")[0] for path in (folder / "gt_segmentations").iterdir())
-        split = [{"train": cases[4:], "val": cases[:4]}]
+        split = [{"train": cases[2:], "val": cases[:2]}]
         write_atomically(folder / "splits_final.json", lambda file: file.write(json.dumps(split).encode()))
 
     def _train(self) -> None:
         per_epoch = self.iterations // EPOCHS
-        schedule = [f"epochs={EPOCHS}", f"iterations_per_epoch={per_epoch}", "validation_iterations=5", "seed=0"]
+        schedule = [f"epochs={EPOCHS}", f"iterations_per_epoch={per_epoch}", "validation_iterations=2", "seed=0"]
         schedule.append(f"learning_rate={LEARNING_RATE}")
         assignments = [argument for setting in schedule for argument in ("--set", setting)]
         common = (self.dataset, CONFIGURATION, "0", "-device", self.device)
