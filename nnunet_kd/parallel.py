@@ -5,9 +5,8 @@ from __future__ import annotations
 import multiprocessing
 import os
 import signal
-import threading
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor, as_completed
+from concurrent.futures import ProcessPoolExecutor, as_completed, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import contextmanager
 from typing import TypeVar
@@ -63,7 +62,7 @@ def as_finished(
             return
         futures = {}
         try:
-            with _interrupts_ignored():  # the workers start here and keep this; Ctrl-C is for the main process
+            with _interrupts_held_back():  # the workers start here
                 futures = {pool.submit(function, item): place for place, item in enumerate(items)}
             for future in as_completed(futures):
                 yield futures[future], future.result()
@@ -77,6 +76,7 @@ def as_finished(
         finally:
             for future in futures:
                 future.cancel()
+            wait(futures)  # what a running call still writes must not be pulled from under it
 
 
 def run_all(
@@ -87,15 +87,19 @@ def run_all(
 
 
 @contextmanager
-def _interrupts_ignored() -> Iterator[None]:
-    if threading.current_thread() is not threading.main_thread():  # only there may signals be set
+def _interrupts_held_back() -> Iterator[None]:
+    """A process started here never sees Ctrl-C, which is for this one; what comes meanwhile arrives afterwards.
+
+    Windows has no signal masks; there, interrupted workers say so too.
+    """
+    if not hasattr(signal, "pthread_sigmask"):
         yield
         return
-    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT})
     try:
         yield
     finally:
-        signal.signal(signal.SIGINT, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 def _start_worker() -> None:
