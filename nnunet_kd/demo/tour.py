@@ -43,7 +43,7 @@ class Tour:
     Args:
         output: everything is written here; an earlier demonstration's folder is replaced.
         data: a dataset in MSD layout; default the phantom.
-        iterations: of each student's training; the wide teacher learns in a third of them.
+        iterations: of each student's training; the wide teacher learns in a quarter of them.
         device: ``cpu`` or ``cuda``.
     """
 
@@ -124,7 +124,7 @@ class Tour:
         training = {"steps": EPOCHS, "is_step": lambda line: "Epoch time" in line}
         self._command(
             "train the teacher (stock nnU-Net)", "python", "-m", "nnunet_kd.demo.stock_teacher", self.dataset,
-            "--epochs", str(EPOCHS), "--iterations", str(max(1, per_epoch // 3)),
+            "--epochs", str(EPOCHS), "--iterations", str(max(1, per_epoch // 4)),
             "--learning-rate", str(LEARNING_RATE), "--device", self.device, **training,
         )  # fmt: skip
         for name, method in (("student", "student"), ("student with DCD", "dcd")):
