@@ -21,7 +21,7 @@ SCRIPTS = Path(sysconfig.get_path("scripts"))
 def command(*arguments: str, root: Path | None = None) -> str:
     names = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
     variables = {} if root is None else {name: str(root / name) for name in names}
-    environment = {**os.environ, **variables, "nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, **variables, "nnUNet_n_proc_DA": "1", "nnUNet_def_n_proc": "1", "OMP_NUM_THREADS": "1"}
     finished = subprocess.run(
         [str(SCRIPTS / arguments[0]), *arguments[1:]], capture_output=True, text=True, env=environment
     )
