@@ -1,7 +1,8 @@
-"""Writing files so that a crash leaves the old one in place."""
+"""Writing files so that a crash leaves the old one in place, and telling files apart."""
 
 from __future__ import annotations
 
+import hashlib
 import os
 import re
 import shutil
@@ -55,6 +56,15 @@ def _keep(path: Path, other: Path) -> None:
     finally:
         # renaming one name of a file to another of its names does nothing
         temporary.unlink(missing_ok=True)
+
+
+def sha256(path: Path) -> str:
+    """Hash of a file, in hexadecimal digits, read in blocks."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while block := file.read(1 << 22):
+            digest.update(block)
+    return digest.hexdigest()
 
 
 def remove_leftovers(folder: Path) -> list[Path]:

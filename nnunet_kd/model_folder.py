@@ -7,18 +7,22 @@ import io
 import json
 import pickle
 import tempfile
-import zipfile
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.errors import CheckpointError, ModelError, PlanError
+from nnunet_kd.model_archive import unpack_model
 from nnunet_kd.plans import read_plans
 
 FINAL = "checkpoint_final.pth"
 BEST = "checkpoint_best.pth"
+FURTHEST_FIRST = (FINAL, BEST, "checkpoint_latest.pth")
 
 _NEEDED = "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth; nnUNetv2_train writes it."
 
@@ -103,24 +107,28 @@ def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
 
 
 @contextlib.contextmanager
-def open_model(path: Path, folds: Sequence[str] = (), checkpoint: str = FINAL) -> Iterator[ModelFolder]:
+def open_model(
+    path: Path, folds: Sequence[str] = (), checkpoint: str | None = FINAL, configuration: str | None = None
+) -> Iterator[ModelFolder]:
     """Find a trained model; a zip is unpacked for as long as the context lasts.
 
     Args:
         path: model folder, ``fold_X`` folder, checkpoint file, or an archive of ``nnUNetv2_export_model_to_zip`` or
-            ``nnunet-kd export`` with one model.
+            ``nnunet-kd export``.
         folds: numbers or ``all``; empty: every numbered fold that has the checkpoint, else ``fold_all``.
-        checkpoint: its file name; a path to a checkpoint file counts more.
+        checkpoint: its file name; ``None``: the first of :data:`FURTHEST_FIRST` that is there. A path to a checkpoint file
+            counts more.
+        configuration: of an archive with several models.
 
     Raises:
-        ModelError: there is no such model; says what was found.
+        ModelError: there is no such model, or the archive is damaged or not to be trusted; says what was found.
     """
     path = path.expanduser()
     if not path.exists():
         raise ModelError(f"the model {path} does not exist. {_NEEDED}")
     if path.is_file() and path.suffix == ".zip":
         with tempfile.TemporaryDirectory(prefix="nnunet_kd_model_") as temporary:
-            yield _choose(_unpack(path, Path(temporary)), folds, checkpoint, path)
+            yield _choose(unpack_model(path, Path(temporary), configuration), folds, checkpoint, path)
         return
     if path.is_file():
         if path.suffix != ".pth" or not path.parent.name.startswith("fold_"):
@@ -131,49 +139,50 @@ def open_model(path: Path, folds: Sequence[str] = (), checkpoint: str = FINAL) -
     yield _choose(path, folds, checkpoint, path)
 
 
-def _choose(folder: Path, folds: Sequence[str], checkpoint: str, origin: Path) -> ModelFolder:
-    trained = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{checkpoint}"))
-    if not folds:
-        folds = [fold for fold in trained if fold.isdigit()] or trained
-    absent = [fold for fold in folds if fold not in trained]
-    if absent or not folds:
-        there = sorted(str(file.relative_to(folder)) for file in folder.glob("fold_*/checkpoint_*.pth"))
-        wanted = ", ".join(f"fold_{fold}/{checkpoint}" for fold in absent) or f"fold_X/{checkpoint}"
-        raise ModelError(f"{origin} has no {wanted}. Checkpoints found: {', '.join(there) or 'none'}. {_NEEDED}")
-    model = ModelFolder(folder, tuple(dict.fromkeys(folds)), checkpoint)
-    model.plans()
-    model.dataset_json()
-    return model
+def _choose(folder: Path, folds: Sequence[str], checkpoint: str | None, origin: Path) -> ModelFolder:
+    for name in FURTHEST_FIRST if checkpoint is None else (checkpoint,):
+        trained = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{name}"))
+        chosen = folds or [fold for fold in trained if fold.isdigit()] or trained
+        if chosen and set(chosen) <= set(trained):
+            model = ModelFolder(folder, tuple(dict.fromkeys(chosen)), name)
+            model.plans()
+            model.dataset_json()
+            return model
+    there = sorted(str(file.relative_to(folder)) for file in folder.glob("fold_*/checkpoint_*.pth"))
+    wanted = ", ".join(f"fold_{fold}/{checkpoint or FINAL}" for fold in folds or ["X"])
+    raise ModelError(f"{origin} has no {wanted}. Checkpoints found: {', '.join(there) or 'none'}. {_NEEDED}")
 
 
-def _unpack(path: Path, target: Path) -> Path:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            plans = [name for name in archive.namelist() if Path(name).name == "plans.json" and "__" in name]
-            models = sorted({str(Path(name).parent) for name in plans if "crossval_results" not in name})
-            if len(models) != 1:
-                raise ModelError(
-                    f"{path} holds {len(models)} nnU-Net models, but one is needed"
-                    + (f": {', '.join(models)}. Unpack it and give the folder of one." if models else f". {_NEEDED}")
-                )
-            members = [name for name in archive.namelist() if name.startswith(f"{models[0]}/")]
-            outside = [name for name in members if ".." in Path(name).parts or Path(name).is_absolute()]
-            if outside:
-                raise ModelError(
-                    f"{path} holds files that would leave its folder ({outside[0]}): it is not to be trusted."
-                )
-            archive.extractall(target, members)
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
-        raise ModelError(f"{path} is not a complete zip archive ({error}). Copy or export it again.") from error
-    return target / models[0]
+def new_predictor(mirroring: bool = False, device: str = "cpu") -> nnUNetPredictor:
+    """nnU-Net's predictor with its own defaults, quiet."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a note about CUDA on every other device
+        return nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device != "cpu",
+            device=torch.device(device),
+            verbose=False,
+            verbose_preprocessing=False,
+            allow_tqdm=False,
+        )
 
 
-def load_predictor(model: ModelFolder, predictor: Any) -> None:
+def load_predictor(model: ModelFolder, predictor: nnUNetPredictor, trusted: bool = False) -> None:
     """Let one of nnU-Net's predictors build the network and read every fold, quietly.
 
+    Args:
+        model: what to load.
+        predictor: nnU-Net's or one of ours; not initialised.
+        trusted: load checkpoints even if they hold more than data (docs/explanation-security.md).
+
     Raises:
-        ModelError: a checkpoint is damaged or of another network, or its trainer is not found.
+        ModelError: a checkpoint is damaged, of another network, or holds more than data, or its trainer is not found.
     """
+    try:
+        for fold in () if trusted else model.folds:
+            # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
+            read_checkpoint(model.checkpoint_path(fold), in_memory=False)
+    except CheckpointError as error:
+        raise ModelError(f"the model {model.folder} cannot be loaded: {error}") from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             predictor.initialize_from_trained_model_folder(str(model.folder), model.folds, model.checkpoint)
@@ -181,8 +190,8 @@ def load_predictor(model: ModelFolder, predictor: Any) -> None:
         reason = f"no entry {error}" if isinstance(error, KeyError) else _first_line(error)
         raise ModelError(
             f"the model {model.folder} (folds {', '.join(model.folds)}, {model.checkpoint}) cannot be loaded: "
-            f"{type(error).__name__}: {reason}. Checkpoint and plans.json may be of different trainings, or the file is "
-            f"incomplete: copy the whole folder again."
+            f"{type(error).__name__}: {reason}. Checkpoint and plans.json may be of different trainings: copy the whole "
+            f"folder again."
         ) from error
 
 

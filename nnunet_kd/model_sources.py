@@ -2,26 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import json
-import tempfile
-import zipfile
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
-import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
+from nnunet_kd import model_folder
 from nnunet_kd.errors import PlanError
-from nnunet_kd.model_folder import ModelFolder, load_predictor
 from nnunet_kd.onnx_network import OnnxNetwork
 
-CHECKPOINTS = ("checkpoint_final.pth", "checkpoint_best.pth", "checkpoint_latest.pth")
 WHAT_IS_READ = "Give a model folder, an exported zip, a plan (*.json) or an ONNX file."
 
 
@@ -58,22 +52,20 @@ def open_model(
     """Read a network.
 
     Args:
-        path: a model folder, a zip of ``nnUNetv2_export_model_to_zip``, a plan, or an ONNX file.
+        path: a model folder, a checkpoint in one, an exported zip, a plan, or an ONNX file.
         configuration: of a plan, or of a zip with several; default: the only one, or ``3d_fullres``.
         fold: of a model folder or zip; default: the first one.
         dataset_json: of a plan; default: the one beside it.
 
     Raises:
         PlanError: nothing of that kind is there, or it cannot be built.
-        ModelError: a checkpoint is damaged or of another network.
+        ModelError: there is no such trained model, or its checkpoint is damaged, of another network or not only data.
         MissingRequirement: an ONNX file without onnx and onnxruntime.
     """
-    if path.is_dir():
-        return _from_model_folder(path, fold)
+    if path.is_dir() or path.suffix in (".zip", ".pth"):
+        return _from_trained(path, configuration, fold)
     if not path.is_file():
         raise PlanError(f"{path} does not exist. {WHAT_IS_READ}")
-    if path.suffix == ".zip":
-        return _from_zip(path, configuration, fold)
     if path.suffix == ".json":
         return _from_plan(path, configuration, dataset_json)
     if path.suffix == ".onnx":
@@ -81,78 +73,13 @@ def open_model(
     raise PlanError(f"{path} is of an unknown kind. {WHAT_IS_READ}")
 
 
-def find_checkpoint(model_folder: Path, fold: str | None = None) -> Path:
-    """The checkpoint of a fold: the final one, else the best, else the latest.
-
-    Args:
-        model_folder: holds ``plans.json`` and ``fold_X``.
-        fold: ``X``; default: the first fold that has a checkpoint.
-
-    Raises:
-        PlanError: no plans.json, or no checkpoint; names what is there.
-    """
-    if not (model_folder / "plans.json").is_file():
-        raise PlanError(f"{model_folder} has no plans.json, so it is no nnU-Net model folder. {WHAT_IS_READ}")
-    folds = sorted(path.name for path in model_folder.glob("fold_*"))
-    for name in folds if fold is None else [f"fold_{fold}"]:
-        for checkpoint in CHECKPOINTS:
-            if (model_folder / name / checkpoint).is_file():
-                return model_folder / name / checkpoint
-    wanted = "any fold" if fold is None else f"fold_{fold}"
-    raise PlanError(
-        f"{model_folder} has no checkpoint in {wanted} (folds there: {', '.join(folds) or 'none'}). "
-        f"Train it first, choose another --fold, or give its plan instead."
-    )
-
-
-def new_predictor(mirroring: bool = False, device: str = "cpu") -> nnUNetPredictor:
-    """nnU-Net's predictor with its own defaults, quiet."""
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints a note about CUDA on every other device
-        return nnUNetPredictor(
-            use_mirroring=mirroring,
-            perform_everything_on_device=device != "cpu",
-            device=torch.device(device),
-            verbose=False,
-            verbose_preprocessing=False,
-            allow_tqdm=False,
-        )
-
-
-def _from_model_folder(folder: Path, fold: str | None, origin: Path | None = None) -> ModelSource:
-    checkpoint = find_checkpoint(folder, fold)
-    predictor = new_predictor()
-    model = ModelFolder(folder, (checkpoint.parent.name.removeprefix("fold_"),), checkpoint.name)
-    model.dataset_json()
-    load_predictor(model, predictor)
-    return _with_predictor(origin or folder, predictor, (origin or checkpoint).stat().st_size)
-
-
-def _from_zip(path: Path, configuration: str | None, fold: str | None) -> ModelSource:
-    """Unpack what is needed to names of our own: an archive's names may lead anywhere."""
-    try:
-        with zipfile.ZipFile(path) as archive, tempfile.TemporaryDirectory(prefix="nnunet_kd_") as temporary:
-            names = archive.namelist()
-            models = sorted(name.removesuffix("/plans.json") for name in names if name.endswith("/plans.json"))
-            chosen = [name for name in models if configuration is None or name.endswith(f"__{configuration}")]
-            if len(chosen) != 1:
-                raise PlanError(
-                    f"{path} holds {len(chosen)} models{f' of {configuration}' if configuration else ''}, but one is "
-                    f"needed ({', '.join(models) or 'none there'}). Choose with --configuration."
-                )
-            folder = Path(temporary) / Path(chosen[0]).name
-            for name in names:
-                inside = name.removeprefix(f"{chosen[0]}/")
-                parts = inside.split("/")
-                wanted = inside in ("plans.json", "dataset.json") or (
-                    len(parts) == 2 and parts[0].startswith("fold_") and parts[1] in CHECKPOINTS
-                )
-                if name != inside and wanted:
-                    target = folder.joinpath(*parts)
-                    target.parent.mkdir(parents=True, exist_ok=True)
-                    target.write_bytes(archive.read(name))
-            return _from_model_folder(folder, fold, origin=path)
-    except zipfile.BadZipFile as error:
-        raise PlanError(f"{path} is no readable zip file ({error}). Export the model again.") from error
+def _from_trained(path: Path, configuration: str | None, fold: str | None) -> ModelSource:
+    with model_folder.open_model(path, () if fold is None else (fold,), None, configuration) as found:
+        model = replace(found, folds=found.folds[:1])
+        predictor = model_folder.new_predictor()
+        model_folder.load_predictor(model, predictor)
+        file = path if path.suffix == ".zip" else model.checkpoint_path(model.folds[0])
+        return _with_predictor(path, predictor, file.stat().st_size)
 
 
 def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None) -> ModelSource:
@@ -189,7 +116,7 @@ def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None)
             f"the network of {path}, {name}, cannot be built: {error}. Correct its architecture."
         ) from error
     axes = tuple(range(len(chosen.patch_size)))
-    predictor = new_predictor()
+    predictor = model_folder.new_predictor()
     predictor.manual_initialization(network, manager, chosen, None, dataset, "nnUNetTrainer", axes)
     return _with_predictor(path, predictor, None)
 

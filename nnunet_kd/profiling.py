@@ -26,7 +26,8 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import MissingRequirement, PlanError
-from nnunet_kd.model_sources import ModelSource, new_predictor, open_model
+from nnunet_kd.model_folder import new_predictor
+from nnunet_kd.model_sources import ModelSource, open_model
 from nnunet_kd.onnx_network import OnnxNetwork
 from nnunet_kd.peak_memory import cpu_peak_memory, cuda_peak_memory, prediction_precision
 

@@ -6,27 +6,23 @@ Everything that can be wrong with a teacher is found here, before training start
 from __future__ import annotations
 
 import contextlib
-import hashlib
-import io
 import json
-import pickle
-import shutil
 import tempfile
-import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.errors import CheckpointError, PlanError, TeacherError
+from nnunet_kd.errors import ModelError, PlanError, TeacherError
 from nnunet_kd.features import plain_module
+from nnunet_kd.files import sha256
 from nnunet_kd.frozen_teacher import FrozenTeacher
+from nnunet_kd.model_archive import unpack_model
+from nnunet_kd.model_folder import ModelFolder, load_predictor, new_predictor
 from nnunet_kd.plans import provenance, read_plans, stage_channels
 from nnunet_kd.settings import TeacherSettings
 
@@ -62,33 +58,20 @@ class TeacherSource:
         """The configuration's name, the last part of the model folder's."""
         return self.model_folder.name.split("__")[-1]
 
+    @property
+    def model(self) -> ModelFolder:
+        """The same as a model of one fold."""
+        return ModelFolder(self.model_folder, (self.fold,), self.checkpoint)
+
     def plans(self) -> dict[str, Any]:
         """The model folder's plan."""
-        try:
-            return read_plans(self.model_folder / "plans.json")
-        except PlanError as error:
-            raise TeacherError(f"the teacher {self.model_folder} cannot be used: {error}") from error
+        with _errors_of_a_teacher():
+            return self.model.plans()
 
     def dataset_json(self) -> dict[str, Any]:
         """The model folder's dataset description."""
-        path = self.model_folder / "dataset.json"
-        try:
-            return dict(json.loads(path.read_text()))
-        except FileNotFoundError as error:
-            raise TeacherError(
-                f"the teacher {self.model_folder} has no dataset.json, so it is not a complete nnU-Net model folder. "
-                f"Copy the whole folder. {HOW_TO_POINT}"
-            ) from error
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise TeacherError(f"{path} is not valid JSON ({error}). Copy the teacher's folder again.") from error
-
-    def sha256(self) -> str:
-        """Hash of the checkpoint file, in hexadecimal digits."""
-        digest = hashlib.sha256()
-        with self.checkpoint_path.open("rb") as file:
-            while block := file.read(1 << 22):
-                digest.update(block)
-        return digest.hexdigest()
+        with _errors_of_a_teacher():
+            return self.model.dataset_json()
 
     def __str__(self) -> str:
         return f"{self.origin}: {self.model_folder.name}/fold_{self.fold}" if self.origin else str(self.checkpoint_path)
@@ -187,41 +170,19 @@ def _from_path(
 def _from_zip(
     path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path | None
 ) -> TeacherSource:
-    """Take the few files needed out of an archive of ``nnUNetv2_export_model_to_zip``, by name and to names of our own."""
     target = unpack_to or Path(tempfile.mkdtemp(prefix="nnunet_kd_teacher_"))
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            _refuse_paths_that_leave(path, names)
-            ending = f"/fold_{fold}/{settings.checkpoint}"
-            models = [name.removesuffix(ending) for name in names if name.endswith(f"__{configuration}{ending}")]
-            if len(models) != 1:
-                inside = sorted(name for name in names if name.endswith(".pth"))
-                raise TeacherError(
-                    f"{path} holds {len(models)} models of configuration {configuration} with fold_{fold}/"
-                    f"{settings.checkpoint}, but one is needed. Its checkpoints: {', '.join(inside) or 'none'}."
-                )
-            folder = target / models[0].split("/")[-1]
-            (folder / f"fold_{fold}").mkdir(parents=True, exist_ok=True)
-            for member in ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}"):
-                with archive.open(f"{models[0]}/{member}") as source, (folder / member).open("wb") as copy:
-                    shutil.copyfileobj(source, copy)
-    except (zipfile.BadZipFile, KeyError, EOFError) as error:
-        raise TeacherError(
-            f"{path} is not a complete archive of an nnU-Net model ({error}). Export it again."
-        ) from error
+    needed = ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}")
+    with _errors_of_a_teacher():
+        folder = unpack_model(path, target, configuration, needed)
     return TeacherSource(folder, fold, settings.checkpoint, origin=path)
 
 
-def _refuse_paths_that_leave(archive: Path, names: list[str]) -> None:
-    """Nothing is written to where a member says, and yet such an archive was made to do harm."""
-    for name in names:
-        parts = name.replace("\\", "/").split("/")
-        if ".." in parts or not parts[0] or ":" in parts[0]:
-            raise TeacherError(
-                f"{archive} holds a file {name!r}, which lies outside of the folder that it is unpacked to. No model of "
-                f"nnU-Net has such files: do not use this archive."
-            )
+@contextlib.contextmanager
+def _errors_of_a_teacher() -> Iterator[None]:
+    try:
+        yield
+    except ModelError as error:
+        raise TeacherError(f"the teacher cannot be used: {error} {HOW_TO_POINT}") from error
 
 
 def check_teacher(
@@ -278,7 +239,7 @@ def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettin
     Raises:
         TeacherError: it has not the hash that is wanted.
     """
-    digest = source.sha256()
+    digest = sha256(source.checkpoint_path)
     if wanted.sha256 is not None and digest != wanted.sha256:
         raise TeacherError(
             f"the teacher {source} has SHA-256 {digest}, but the settings ask for {wanted.sha256}: it is another checkpoint "
@@ -308,26 +269,13 @@ def load_teacher(
         TeacherError: the checkpoint is damaged, incomplete or of another network, holds more than data, or its trainer class
             is not found.
     """
-    if not trusted:
-        try:
-            # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
-            read_checkpoint(source.checkpoint_path, in_memory=False)
-        except CheckpointError as error:
-            raise TeacherError(
-                f"the teacher {source} cannot be loaded: {error} For a damaged one, copy it again or take another one; if it "
-                f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
-            ) from error
-    predictor_output = io.StringIO()
+    predictor = new_predictor()
     try:
-        with contextlib.redirect_stdout(predictor_output):
-            predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-            predictor.initialize_from_trained_model_folder(str(source.model_folder), (source.fold,), source.checkpoint)
-    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else str(error).strip().split("\n")[0]
+        load_predictor(source.model, predictor, trusted)
+    except ModelError as error:
         raise TeacherError(
-            f"the teacher's checkpoint {source} cannot be loaded: {type(error).__name__}: {reason} "
-            f"({source.checkpoint_path.stat().st_size} bytes). It may be incomplete, after an interrupted copy or a full disk: "
-            f"copy it again or take another one. {HOW_TO_POINT}"
+            f"the teacher {source} cannot be loaded: {error} For a damaged one, copy it again or take another one; if it "
+            f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
         ) from error
     channels = stage_channels(source.plans(), source.configuration)
     return FrozenTeacher(plain_module(predictor.network), channels, device, compiled)

@@ -6,7 +6,8 @@ import pytest
 
 from nnunet_kd.bench.loss import measure_memory, measure_speed
 from nnunet_kd.bench.measure import time_in_turn
-from nnunet_kd.bench.step import all_trainers, measure_steps, variants
+from nnunet_kd.bench.rows import all_trainers, variants
+from nnunet_kd.bench.step import measure_steps
 
 
 def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:

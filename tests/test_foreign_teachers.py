@@ -10,6 +10,7 @@ import torch
 
 from nnunet_kd.cli.doctor import _teacher
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.files import sha256
 from nnunet_kd.settings import TeacherSettings
 from nnunet_kd.teacher import load_teacher, pin_teacher
 from tests.test_checkpoint import RAN, Malicious
@@ -66,4 +67,4 @@ def test_a_model_may_not_hide_in_such_a_path(tiny: dict, tmp_path: Path) -> None
 
 
 def test_doctor_tells_the_hash_of_what_it_loads(tiny: dict) -> None:
-    assert locate().sha256() in _teacher("998", "3d_fullres", "0", "nnUNetPlans", None)
+    assert sha256(locate().checkpoint_path) in _teacher("998", "3d_fullres", "0", "nnUNetPlans", None)

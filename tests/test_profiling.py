@@ -16,7 +16,8 @@ from torch.utils.flop_counter import FlopCounterMode
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, PlanError
 from nnunet_kd.evaluation.profile_tables import profile_table, read_profiles, write_profiles
 from nnunet_kd.evaluation.tables import TIMES
-from nnunet_kd.model_sources import ModelSource, find_checkpoint, new_predictor, open_model
+from nnunet_kd.model_folder import new_predictor
+from nnunet_kd.model_sources import ModelSource, open_model
 from nnunet_kd.profiling import (
     ProfileOptions,
     count_flops,
@@ -90,7 +91,7 @@ def test_mirroring_is_nnunets(model):
 
 def test_parameters_are_the_checkpoints(model):
     source = open_model(model)
-    weights = torch.load(find_checkpoint(model), weights_only=False)["network_weights"]
+    weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     distinct = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}  # decoders hold their encoder too
     assert source.parameters == sum(distinct.values())
     assert source.file_bytes == (model / "fold_0" / "checkpoint_final.pth").stat().st_size
@@ -241,12 +242,13 @@ def test_cuda_that_is_not_there_is_an_error(model):
 
 
 def test_what_cannot_be_read_is_named(model, tmp_path):
+    (tmp_path / "empty").mkdir()
     with pytest.raises(PlanError, match="absent does not exist"):
         open_model(tmp_path / "absent")
-    with pytest.raises(PlanError, match=r"no checkpoint in fold_4 \(folds there: fold_0\)"):
+    with pytest.raises(ModelError, match=r"no fold_4/checkpoint_final\.pth.*found: fold_0/checkpoint_final\.pth"):
         open_model(model, fold="4")
-    with pytest.raises(PlanError, match=r"has no plans\.json"):
-        open_model(tmp_path)
+    with pytest.raises(ModelError, match="found: none"):
+        open_model(tmp_path / "empty")
     lonely = tmp_path / "plans.json"
     lonely.write_text(json.dumps(plans()))
     with pytest.raises(PlanError, match=r"dataset\.json is missing"):
@@ -255,10 +257,10 @@ def test_what_cannot_be_read_is_named(model, tmp_path):
     with pytest.raises(PlanError, match=r"no configuration '2d' \(it has 3d_fullres\)"):
         open_model(lonely, configuration="2d")
     (tmp_path / "m.zip").write_bytes(b"PK no")
-    with pytest.raises(PlanError, match="no readable zip"):
+    with pytest.raises(ModelError, match="not a complete zip archive"):
         open_model(tmp_path / "m.zip")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"torn")
-    with pytest.raises(ModelError, match=r"checkpoint_final\.pth\) cannot be loaded"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth is damaged"):
         open_model(model)
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(DataError, match=r"p\.json is no profile"):

@@ -14,6 +14,7 @@ import torch
 
 from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.files import sha256
 from nnunet_kd.plans import reduce_plans
 from nnunet_kd.settings import TeacherSettings
 from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher
@@ -103,13 +104,13 @@ def test_exported_zip(tiny: dict, tmp_path: Path) -> None:
     target.mkdir(parents=True)
     source = locate(TeacherSettings(path=str(archive)), unpack_to=target)
     assert load_teacher(source, torch.device("cpu")).channels == (8, 16, 32)
-    assert source.sha256() == locate().sha256()
+    assert sha256(source.checkpoint_path) == sha256(locate().checkpoint_path)
     with pytest.raises(
-        TeacherError, match=r"holds 0 models of configuration 3d_fullres with fold_1.*checkpoint_final.pth"
+        TeacherError, match=r"holds 0 nnU-Net models of configuration 3d_fullres with .*fold_1/checkpoint_final\.pth"
     ):
         locate(TeacherSettings(path=str(archive)), fold=1)
     archive.write_bytes(archive.read_bytes()[:2000])
-    with pytest.raises(TeacherError, match="not a complete archive"):
+    with pytest.raises(TeacherError, match="not a complete zip archive"):
         locate(TeacherSettings(path=str(archive)))
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from enum import Enum
 from pathlib import Path
 from typing import Any
 
@@ -17,7 +18,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.environment import find_trainer
+from nnunet_kd.plans import read_plans
 from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.shipped import shipped_folder
 
 DATASET_JSON: dict[str, Any] = {
     "channel_names": {"0": "MRI"},
@@ -25,6 +28,28 @@ DATASET_JSON: dict[str, Any] = {
     "numTraining": 1,
     "file_ending": ".nii.gz",
 }
+_BRATS2024 = {
+    **DATASET_JSON,
+    "channel_names": {"0": "T1N", "1": "T1C", "2": "T2W", "3": "T2F"},
+    "labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4},
+}
+
+
+class Shape(Enum):
+    """A shipped reference plan to measure at."""
+
+    HIPPOCAMPUS = "hippocampus"
+    BRATS2024 = "brats2024"
+
+    @property
+    def plans(self) -> dict[str, Any]:
+        """The plan."""
+        return read_plans(shipped_folder("plans") / "reference" / f"{self.value}.json")
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """A dataset description that fits the plan."""
+        return DATASET_JSON if self is Shape.HIPPOCAMPUS else _BRATS2024
 
 
 @contextlib.contextmanager

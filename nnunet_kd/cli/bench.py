@@ -57,7 +57,8 @@ def step(
     """A distillation step against the plain student's step and the teacher's forward, at the hippocampus shape."""
     import torch
 
-    from nnunet_kd.bench.step import all_trainers, measure_steps
+    from nnunet_kd.bench.rows import all_trainers
+    from nnunet_kd.bench.step import measure_steps
 
     console = Console(highlight=False)
     trainers = all_trainers() if every else [trainer]
@@ -73,6 +74,54 @@ def step(
     console.print(table)
     console.print("Teacher forward: the encoder alone, or the whole network for objectives on logits.")
     _write(output, result)
+
+
+@app.command("size")
+def size(
+    shape: Annotated[
+        str, typer.Option(help="hippocampus, or brats2024 (ResidualEncoderUNet, 4x128x160x112).")
+    ] = "brats2024",
+    trainer: Annotated[Optional[list[str]], typer.Option("-tr", help="May be repeated; default: all.")] = None,  # noqa: UP045
+    device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
+    output: Output = None,
+) -> None:
+    """Peak memory and time of one training step at a real size, each trainer in a process of its own, beside their floor."""
+    import torch
+
+    from nnunet_kd.bench.pair import Shape
+    from nnunet_kd.bench.rows import all_trainers
+    from nnunet_kd.bench.size import measure_sizes, unavoidable
+    from nnunet_kd.errors import SettingsError
+
+    console = Console(highlight=False)
+    if shape not in (known := [one.value for one in Shape]):
+        raise SettingsError(f"there is no shape {shape!r}; there are {', '.join(known)}.")
+    floor = unavoidable(Shape(shape))
+    rows = []
+    with console.status("one step of the plain student and of each trainer, two steps a process") as status:
+        for row in measure_sizes(trainer or all_trainers(), Shape(shape), torch.device(device)):
+            parts = [part for part in ("student", row["forward"]) if part]
+            row["floor"] = {kind: sum(of[part] for part in parts) for kind, of in floor.items()}
+            rows.append(row)
+            status.update(f"measured {row['name']}")
+            _write(
+                output,
+                {"shape": shape, "device": device, "threads": torch.get_num_threads(), "floor": floor, "rows": rows},
+            )
+    table = Table(
+        "trainer",
+        "peak memory",
+        "its floor",
+        "step",
+        "floor of computation",
+        title=f"one training step: {shape}, {device}",
+    )
+    for row in rows:
+        least = (f"{row['floor']['bytes'] / 2**30:.2f} GiB", f"{row['floor']['flops'] / 1e12:.3f} TFLOP")
+        failed = row.get("error")
+        peak, seconds = ("", failed) if failed else (f"{row['peak bytes'] / 2**30:.2f} GiB", f"{row['seconds']:.3g} s")
+        table.add_row(row["name"], peak, least[0], seconds, least[1])
+    console.print(table)
 
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:

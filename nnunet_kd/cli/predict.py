@@ -67,6 +67,9 @@ def predict(
         Optional[Path],  # noqa: UP045
         typer.Option("-prev_stage_predictions", "--previous-stage", help="Of a cascade: the first stage's folder."),
     ] = None,
+    trusted: Annotated[
+        bool, typer.Option("--trusted", help="Load checkpoints that hold more than data; this runs code of theirs.")
+    ] = False,
 ) -> None:
     """Segment images with nnU-Net's preprocessing, sliding window and export. Cases already in OUT are skipped."""
     from nnunet_kd.inference.session import RunOptions
@@ -83,6 +86,7 @@ def predict(
         probabilities=probabilities,
         overwrite=overwrite,
         previous_stage=previous_stage,
+        trusted=trusted,
     )
     result = run(inputs, output, model, options)
     kept = f"; {result.kept} were there before (--overwrite predicts them again)" if result.kept else ""

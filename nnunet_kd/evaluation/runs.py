@@ -5,7 +5,6 @@ Everything here is optional for a comparison: a folder of predictions is enough,
 
 from __future__ import annotations
 
-import hashlib
 import json
 import os
 from collections.abc import Mapping, Sequence
@@ -16,8 +15,10 @@ from typing import Any
 import yaml
 
 from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.errors import CheckpointError, DataError, PlanError
-from nnunet_kd.model_sources import find_checkpoint, open_model
+from nnunet_kd.errors import CheckpointError, DataError, ModelError
+from nnunet_kd.files import sha256
+from nnunet_kd.model_folder import open_model
+from nnunet_kd.model_sources import open_model as open_network
 
 SETTINGS_FILE = "distillation_settings.yaml"
 Split = Mapping[str, Sequence[str]]
@@ -126,10 +127,10 @@ def attach_runs(methods: Sequence[Method], texts: Sequence[str], fold: str | Non
             raise DataError(f"--model {text!r} must be NAME=MODEL with one of {', '.join(m.name for m in methods)}.")
         folder = Path(folder_text).expanduser()
         try:
-            trained = find_checkpoint(folder, fold).parent.name.removeprefix("fold_")
-        except PlanError as error:
+            with open_model(folder, () if fold is None else (fold,), checkpoint=None) as model:
+                runs[name] = read_run(folder, model.folds[0])
+        except ModelError as error:
             raise DataError(f"--model {name}: {error}") from error
-        runs[name] = read_run(folder, trained)
     return [replace(method, run=runs.get(method.name, method.run)) for method in methods]
 
 
@@ -143,19 +144,19 @@ def read_run(model_folder: Path, fold: str) -> Run:
     settings_path = model_folder / f"fold_{fold}" / SETTINGS_FILE
     settings = _read(settings_path) if settings_path.is_file() else None
     try:
-        checkpoint = find_checkpoint(model_folder, fold)
-    except PlanError:
+        with open_model(model_folder, (fold,), checkpoint=None) as model:
+            checkpoint = model.checkpoint_path(fold)
+    except ModelError:  # predictions are enough
         return Run(model_folder, fold, dataset_name, settings=settings)
     try:
         content = read_checkpoint(checkpoint, in_memory=False)
     except CheckpointError as error:
         raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
     try:
-        parameters = open_model(model_folder, fold=fold).parameters
-    except PlanError as error:
+        parameters = open_network(checkpoint).parameters
+    except ModelError as error:
         raise DataError(str(error)) from error
-    digest = hashlib.sha256(checkpoint.read_bytes()).hexdigest()
-    return Run(model_folder, fold, dataset_name, checkpoint, digest, parameters, settings, _curves(content))
+    return Run(model_folder, fold, dataset_name, checkpoint, sha256(checkpoint), parameters, settings, _curves(content))
 
 
 def _read(path: Path) -> dict[str, Any]:

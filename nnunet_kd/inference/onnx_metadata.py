@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -14,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_kd
 from nnunet_kd.errors import ModelError
+from nnunet_kd.files import sha256
 from nnunet_kd.model_folder import ModelFolder, read_json
 
 FORMAT = "nnunet-kd onnx"
@@ -54,15 +54,6 @@ class OnnxModel:
 def json_path(onnx: Path) -> Path:
     """The JSON that belongs to an ONNX file: same stem, same folder."""
     return onnx.with_suffix(".json")
-
-
-def sha256(path: Path) -> str:
-    """Hash of a file, in hexadecimal digits."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 def describe(

@@ -38,6 +38,7 @@ class RunOptions:
         probabilities: also write ``.npz`` and ``.pkl``.
         overwrite: predict cases again that have their segmentation.
         previous_stage: folder with the first stage's segmentations, for a cascade.
+        trusted: load checkpoints that hold more than data.
     """
 
     backend: str | None = None
@@ -50,6 +51,7 @@ class RunOptions:
     probabilities: bool = False
     overwrite: bool = False
     previous_stage: Path | None = None
+    trusted: bool = False
 
 
 @dataclass(frozen=True)
@@ -117,7 +119,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
         yield predictor, backend
         return
     with open_model(model, options.folds, options.checkpoint) as folder:
-        load_predictor(folder, predictor)
+        load_predictor(folder, predictor, options.trusted)
     yield predictor, backend
 
 

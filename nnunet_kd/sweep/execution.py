@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import os
 import shlex
 import signal
@@ -14,7 +13,6 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from types import FrameType
 
 from filelock import Timeout
@@ -22,6 +20,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from nnunet_kd.files import sha256
 from nnunet_kd.settings import CONFIG_VARIABLE
 from nnunet_kd.sweep.record import LOG_FILE, RunRecord, read_record, software
 from nnunet_kd.sweep.runs import EPOCH_FINISHED, EPOCH_STARTED, FINAL_CHECKPOINT, PlannedRun
@@ -122,7 +121,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
             "state": "done" if code == 0 and run.done else "failed",
             "exit_code": code,
             "command_seconds": round(seconds_before + time.monotonic() - started, 2),
-            "checkpoint_sha256": _sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
+            "checkpoint_sha256": sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
         }
     ).write(run.folder)
     if code != 0:
@@ -182,14 +181,6 @@ def _end_with(process: subprocess.Popen[str], output_ended: threading.Event) -> 
 def _kill_session(process: subprocess.Popen[str]) -> None:
     with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
         os.killpg(process.pid, signal.SIGKILL)
-
-
-def _sha256(path: Path) -> str:
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while block := file.read(1 << 22):
-            digest.update(block)
-    return digest.hexdigest()
 
 
 class Stopped(Exception):

@@ -73,7 +73,7 @@ def test_a_model_can_be_named_for_predictions_elsewhere(model, tmp_path):
     assert dcd.predictions == tmp_path / "predictions"
     with pytest.raises(DataError, match="with one of student, dcd"):
         attach_runs(methods, [f"typo={model}"])
-    with pytest.raises(DataError, match=r"--model dcd: .*no checkpoint in fold_3"):
+    with pytest.raises(DataError, match=r"--model dcd: .*has no fold_3"):
         attach_runs(methods, [f"dcd={model}"], fold="3")
 
 

@@ -18,7 +18,8 @@ from nnunet_kd.errors import DataError, MissingRequirement, ModelError
 from nnunet_kd.export import onnx_export
 from nnunet_kd.export.comparison import LOGITS_TOLERANCE, Difference
 from nnunet_kd.export.onnx_export import OnnxOptions, OnnxReport, export_onnx
-from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, read_onnx_model, sha256
+from nnunet_kd.files import sha256
+from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, read_onnx_model
 from nnunet_kd.model_folder import open_model
 from tests.conftest import make_plans
 from tests.deployment import CT, stock_predictor

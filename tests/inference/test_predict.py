@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, SettingsError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
@@ -19,6 +20,7 @@ from nnunet_kd.inference import predictor as predictor_module
 from nnunet_kd.inference.session import RunOptions, RunResult, predict
 from nnunet_kd.model_folder import open_model
 from tests.deployment import ball, run_command, segmentation, stock_prediction, write_image
+from tests.test_checkpoint import RAN, Malicious
 
 Cases = tuple[Path, Path]
 
@@ -217,6 +219,18 @@ def test_damaged_and_foreign_models(student: Path, exported: Path, images: Path,
     checkpoint = shutil.copytree(student, tmp_path / student.name) / "fold_0" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:9999])
     refuse(images, tmp_path / student.name, "cannot be loaded", ModelError)
+
+
+def test_a_model_that_is_code_is_not_run_unless_trusted(student: Path, images: Path, tmp_path: Path) -> None:
+    RAN.clear()
+    path = shutil.copytree(student, tmp_path / student.name) / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["init_args"]["surprise"] = Malicious()
+    torch.save(checkpoint, path)
+    refuse(images, tmp_path / student.name, "holds more than data", ModelError)
+    assert RAN == []
+    assert run(images, tmp_path / "out", tmp_path / student.name, trusted=True).predicted == 3
+    assert RAN
 
 
 GARBAGE = b"not a network at all"

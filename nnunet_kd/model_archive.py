@@ -1,0 +1,72 @@
+"""Archives of trained models, as ``nnUNetv2_export_model_to_zip`` and ``nnunet-kd export`` write them."""
+
+from __future__ import annotations
+
+import shutil
+import zipfile
+from collections.abc import Collection
+from pathlib import Path
+
+from nnunet_kd.errors import ModelError
+
+_PLAN = "/plans.json"
+
+
+def unpack_model(
+    archive: Path, target: Path, configuration: str | None = None, members: Collection[str] | None = None
+) -> Path:
+    """Unpack the one model that an archive holds, or holds of a configuration.
+
+    Args:
+        archive: the zip.
+        target: an existing folder.
+        configuration: of the model; ``None``: any.
+        members: the files to take, as they are called within the model folder; the model must have them all.
+            ``None``: all it has.
+
+    Returns:
+        The model folder below ``target``.
+
+    Raises:
+        ModelError: the archive is damaged, holds none or several such models, or files that lie outside of every folder.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = opened.namelist()
+            _refuse_paths_that_leave(archive, names)
+            prefix = _choose(archive, names, configuration, members or ())
+            model = target / prefix.split("/")[-1]
+            for name in names:
+                inside = name.removeprefix(f"{prefix}/")
+                if inside != name and not name.endswith("/") and (members is None or inside in members):
+                    copy = model / inside
+                    copy.parent.mkdir(parents=True, exist_ok=True)
+                    with opened.open(name) as source, copy.open("wb") as written:
+                        shutil.copyfileobj(source, written)
+    except (zipfile.BadZipFile, EOFError) as error:
+        raise ModelError(f"{archive} is not a complete zip archive ({error}). Copy or export it again.") from error
+    return model
+
+
+def _choose(archive: Path, names: list[str], configuration: str | None, members: Collection[str]) -> str:
+    ending = f"__{configuration}{_PLAN}" if configuration else _PLAN
+    models = [name.removesuffix(_PLAN) for name in names if name.endswith(ending) and "__" in name.split("/")[-2]]
+    fitting = [model for model in models if all(f"{model}/{member}" in names for member in members)]
+    if len(fitting) == 1:
+        return fitting[0]
+    wanted = f" of configuration {configuration}" * bool(configuration) + f" with {', '.join(members)}" * bool(members)
+    advice = "Unpack it and give the folder of one" if len(fitting) > 1 else "Give another, or export the model again"
+    raise ModelError(
+        f"{archive} holds {len(fitting)} nnU-Net models{wanted}, but one is needed. Its plans and checkpoints: "
+        f"{', '.join(name for name in names if name.endswith((_PLAN, '.pth'))) or 'none'}. {advice}."
+    )
+
+
+def _refuse_paths_that_leave(archive: Path, names: list[str]) -> None:
+    for name in names:
+        parts = name.replace("\\", "/").split("/")
+        if ".." in parts or not parts[0] or ":" in parts[0]:
+            raise ModelError(
+                f"{archive} holds a file {name!r}, which lies outside of the folder that it is unpacked to. No model of "
+                f"nnU-Net has such files: do not use this archive."
+            )
