@@ -43,6 +43,10 @@ def compare(
         Optional[Path],  # noqa: UP045
         typer.Option(help="Folder of `nnunet-kd sweep`, in place of NAME=DIR: one method per variant, folds pooled."),
     ] = None,
+    variants: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="With --sweep: only these, student,dcd for example; default: all that have a finished run."),
+    ] = None,
     seeds: Annotated[bool, typer.Option("--seeds", help="With --sweep: one row per seed, not their average.")] = False,
     model: Annotated[
         list[str] | None,
@@ -96,9 +100,10 @@ def compare(
 
     if (sweep is None) != bool(methods) or (sweep is not None and model):
         raise DataError("give methods as NAME=DIR (with --model, if need be), or one --sweep FOLDER; not both.")
-    if seeds and sweep is None:
-        raise DataError("--seeds shows the seeds of a sweep apart; give it with --sweep.")
-    swept = find_finished(sweep, fold) if sweep is not None else None
+    if (seeds or variants) and sweep is None:
+        raise DataError("--seeds and --variants choose what is shown of a sweep; give them with --sweep.")
+    chosen = None if variants is None else [name.strip() for name in variants.split(",")]
+    swept = find_finished(sweep, fold, chosen) if sweep is not None else None
     rows: Rows = swept.methods(reference, seeds) if swept is not None else {}
     names = list(rows) if swept is not None else [method_name(text) for text in methods or []]
     teacher = teacher or ("teacher" if "teacher" in names else None)

@@ -133,15 +133,19 @@ class FinishedSweep:
         return Table("Training time", header, tuple(rows), note) if rows else None
 
 
-def find_finished(folder: Path, only_fold: str | None = None) -> FinishedSweep:
+def find_finished(
+    folder: Path, only_fold: str | None = None, only_variants: Sequence[str] | None = None
+) -> FinishedSweep:
     """Look for a sweep's runs on disk.
 
     Args:
         folder: ``nnUNet_results/DATASET/sweeps/NAME``.
         only_fold: leave the other folds out.
+        only_variants: leave the other variants out, finished or not.
 
     Raises:
-        DataError: no sweep, or no seed that all variants have finished in all folds; tells what is missing.
+        DataError: no sweep, or no seed that all variants have finished in all folds; tells what is missing; or one of
+            ``only_variants`` is unknown.
     """
     if not folder.is_dir():
         raise DataError(f"--sweep {folder}: there is no such folder. Give $nnUNet_results/DATASET/sweeps/NAME.")
@@ -155,6 +159,11 @@ def find_finished(folder: Path, only_fold: str | None = None) -> FinishedSweep:
         if place in found:
             raise DataError(f"{found[place]} and {path} are two trainings of one variant. Move one of them away.")
         found[place] = path
+    known = {variant for variant, _, _ in found}
+    if only_variants is not None:
+        if unknown := [variant for variant in only_variants if variant not in known]:
+            raise DataError(f"--sweep {folder} has no variant {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+        found = {place: path for place, path in found.items() if place[0] in only_variants}
     variants = _in_order(folder, {variant for variant, _, _ in found})
     folds = sorted({fold for _, _, fold in found}, key=lambda fold: (len(fold), fold))
     finished = {

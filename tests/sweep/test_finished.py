@@ -154,11 +154,22 @@ def test_what_is_not_finished_is_told(finished: Path) -> None:
         find_finished(finished)
 
 
+def test_a_few_variants_may_have_more_seeds_than_the_others(finished: Path) -> None:
+    shutil.copytree(finished / "dcd" / "seed_0", finished / "cwd" / "seed_0")
+    assert find_finished(finished).seeds == (0,)
+    assert find_finished(finished, only_variants=["dcd", "student"]).seeds == (0, 1)
+    output, rows = run_compare(finished, "--variants", "student, dcd")
+    assert list(dict.fromkeys(row["method"] for row in rows)) == ["teacher", "student", "dcd"]
+    assert "Seeds: 0, 1 (averaged per case" in output
+    with pytest.raises(DataError, match=r"has no variant 'fgbvd'; it has cwd, dcd, student"):
+        find_finished(finished, only_variants=["student", "fgbvd"])
+
+
 def test_refused_before_anything_is_read(finished: Path) -> None:
     for arguments, message in (
         (["--reference", "student"], "not both"),
         (["--reference", "student", "a=b", "--sweep", str(finished)], "not both"),
-        (["--reference", "student", "a=b", "--seeds"], "give it with --sweep"),
+        (["--reference", "student", "a=b", "--seeds"], "give them with --sweep"),
         (["--reference", "student", "--sweep", str(finished / "no")], "no such folder"),
         (["--reference", "stud", "--sweep", str(finished)], "not among the methods: teacher, student, dcd"),
     ):

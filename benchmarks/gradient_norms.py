@@ -1,0 +1,112 @@
+"""How hard each objective pulls on the student, against the segmentation loss, on real batches.
+
+For every model: the norm of the gradient of its weighted distillation loss over that of the segmentation loss, both to the
+student's encoder, and the cosine between them; medians over batches. A ratio far below 1 means that the weight makes no
+difference, one far above 1 that the labels do not count; a negative cosine means that the two disagree.
+
+Needs:   nnU-Net's three variables; model folders of distilled students, for example those of ``benchmarks/every_trainer.sh``,
+         whose learned projections are used.
+Usage:   ``python benchmarks/gradient_norms.py [--fresh] [--batches N] MODEL...``; ``--fresh``: as at the start of the training.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import io
+import json
+import os
+import statistics
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.environment import find_trainer
+from nnunet_kd.features import find_encoder, plain_module
+from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
+
+
+@contextlib.contextmanager
+def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrainer]:
+    """The trainer that made ``model``, with its settings, ready to take a step; writes only to a temporary folder."""
+    path = model / f"fold_{fold}" / "checkpoint_final.pth"
+    checkpoint = read_checkpoint(path)
+    arguments = checkpoint["init_args"]
+    with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
+        os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
+        os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
+        trainer = find_trainer(checkpoint["trainer_name"])(
+            {**arguments["plans"], "continue_training": not fresh},
+            arguments["configuration"], arguments["fold"], arguments["dataset_json"], torch.device("cpu"),
+        )  # fmt: skip
+        for name in ("output_folder_base", "output_folder"):
+            setattr(trainer, name, str(Path(results)))
+        trainer.log_file = str(Path(results) / "log.txt")
+        trainer.initialize()
+        if not fresh:
+            trainer.load_checkpoint(str(path))
+        trainer.prepare_distillation()
+        yield trainer
+
+
+def batches_of(trainer: nnUNetTrainer, count: int) -> list[dict[str, Any]]:
+    """Batches of nnU-Net's own loader, augmented as in training."""
+    with contextlib.redirect_stdout(io.StringIO()):
+        loader, _ = trainer.get_dataloaders()
+    return [next(loader) for _ in range(count)]
+
+
+def pull(trainer: DistillationTrainer, batch: dict[str, Any]) -> tuple[float, float]:
+    """Ratio of gradient norms (distillation to segmentation) and their cosine, for one batch."""
+    assert trainer.advice is not None
+    parameters = [p for p in find_encoder(plain_module(trainer.network)).parameters() if p.requires_grad]
+    trainer.network.train()
+    trainer.advice.start_step(trainer.current_epoch, 10**6)
+    output = trainer.network(batch["data"])
+    found = trainer.advice.loss(output, batch["target"])
+    assert found is not None
+    segmentation = trainer.loss.segmentation(output, batch["target"])
+    gradients = [
+        torch.cat([
+            (torch.zeros_like(p) if g is None else g).flatten()
+            for p, g in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True)
+        ])
+        for loss in (found[0], segmentation)
+    ]  # fmt: skip
+    trainer.advice.finish_step()
+    distillation, own = gradients
+    ratio = float(distillation.norm() / own.norm())
+    return ratio, float(torch.nn.functional.cosine_similarity(distillation, own, dim=0))
+
+
+def main() -> None:
+    """Print one row per model."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("models", nargs="+", type=Path)
+    parser.add_argument("--fold", default="0")
+    parser.add_argument("--fresh", action="store_true", help="untrained student and projections")
+    parser.add_argument("--batches", type=int, default=5)
+    options = parser.parse_args()
+    os.environ.setdefault("nnUNet_n_proc_DA", "0")
+    print("| trainer | state | gradient ratio | cosine |\n| --- | --- | ---: | ---: |")
+    for model in options.models:
+        with trainer_of(model, options.fold, options.fresh) as trainer:
+            if trainer.advice is None:
+                continue
+            found = [pull(trainer, batch) for batch in batches_of(trainer, options.batches)]
+        ratio, cosine = (statistics.median(values) for values in zip(*found, strict=True))
+        state = "fresh" if options.fresh else f"after {trainer.current_epoch} epochs"
+        print(
+            f"| {model.name.split('__')[0].removeprefix('nnUNetTrainer')} | {state} | {ratio:.3g} | {cosine:+.2f} |",
+            flush=True,
+        )
+
+
+if __name__ == "__main__":
+    main()

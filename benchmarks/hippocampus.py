@@ -1,0 +1,137 @@
+"""Which method is worth using: the runs behind docs/results.md, through ``nnunet-kd sweep`` and ``nnunet-kd compare``.
+
+Commands, each of which goes on where it stopped when it is given again:
+    ``python benchmarks/hippocampus.py prepare --data .../Task04_Hippocampus --teacher .../Dataset004_Hippocampus``
+        nnU-Net's dataset, preprocessed with the teacher's plan and split, and the teacher. ``--teacher`` is the folder that holds
+        the model folder ``nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres`` and its ``splits_final.json``.
+    ``python benchmarks/hippocampus.py methods``
+        the student without a teacher and with every objective, trained and compared.
+    ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,1``
+        some of them with more seeds.
+    ``python benchmarks/hippocampus.py ablation``
+        the same for DCD's choices.
+
+Needs nnU-Net's three variables. Tables, report and values per case lie in
+``$nnUNet_results/Dataset004_Hippocampus/sweeps/hippocampus-comparison-WHAT``; with ``--keep FOLDER`` the small texts (tables, CSV
+files) and a list of the runs are copied there.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import yaml
+
+from nnunet_kd.sweep.record import read_record
+
+DATASET = "Dataset004_Hippocampus"
+TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
+HERE = Path(__file__).resolve().parent
+DESCRIPTIONS = {"methods": HERE / "hippocampus.yaml", "ablation": HERE / "hippocampus-ablation.yaml"}
+
+
+def folder_of(variable: str) -> Path:
+    """The dataset's folder below one of nnU-Net's variables."""
+    if variable not in os.environ:
+        sys.exit(f"{variable} is not set; nnU-Net's three variables are needed.")
+    return Path(os.environ[variable]) / DATASET
+
+
+def run(*command: str | Path) -> None:
+    """Run a command as a user types it."""
+    print("$", *command, flush=True)
+    finished = subprocess.run([str(part) for part in command], check=False)
+    if finished.returncode:
+        sys.exit(finished.returncode)
+
+
+def prepare(data: Path, teacher: Path) -> None:
+    """Dataset, plan, split and teacher; what is there already is kept."""
+    preprocessed, results = folder_of("nnUNet_preprocessed"), folder_of("nnUNet_results")
+    if not (preprocessed / "nnUNetPlans_3d_fullres").is_dir():
+        run("nnUNetv2_convert_MSD_dataset", "-i", data)
+        run("nnUNetv2_extract_fingerprint", "-d", "4")
+        run("nnUNetv2_plan_experiment", "-d", "4")
+        shutil.copy(
+            teacher / TEACHER / "plans.json", preprocessed / "nnUNetPlans.json"
+        )  # batch 2, as the teacher was trained
+        shutil.copy(teacher / "splits_final.json", preprocessed)
+        run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_fullres")
+    if not (results / TEACHER).is_dir():
+        shutil.copytree(teacher / TEACHER, results / TEACHER)
+
+
+def train_and_compare(what: str, options: argparse.Namespace) -> None:
+    """Train what is missing of a sweep, then compare what is finished."""
+    description = DESCRIPTIONS[what]
+    results = folder_of("nnUNet_results")
+    chosen = [
+        part for name in ("methods", "seeds") if (value := getattr(options, name)) for part in (f"--{name}", value)
+    ]
+    run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *chosen)
+    described = yaml.safe_load(description.read_text())
+    variants = options.methods or ",".join([*described["methods"], *described.get("variants", {})])
+    sweep = results / "sweeps" / "hippocampus"
+    label = f"{what}-seeds" if options.seeds else what
+    output = sweep.with_name(f"hippocampus-comparison-{label}")
+    run(
+        "nnunet-kd",
+        "compare",
+        "--sweep",
+        sweep,
+        "--variants",
+        variants,
+        "--reference",
+        "student",
+        "--fold",
+        "0",
+        "-o",
+        output,
+    )
+    if options.keep is not None:
+        keep(sweep, output, options.keep / label)
+
+
+def keep(sweep: Path, comparison: Path, target: Path) -> None:
+    """Copy the texts that are small enough to be kept with the code, without this machine's paths."""
+    target.mkdir(parents=True, exist_ok=True)
+    for path in sorted(comparison.iterdir()):
+        if path.suffix in (".md", ".csv"):
+            shutil.copyfile(path, target / path.name)
+    lines = ["variant,seed,checkpoint_sha256,training_seconds,command"]
+    for path in sorted(sweep.glob("*/seed_*/*/*/fold_0/sweep_run.json")):
+        record = read_record(path.parent)
+        if record is not None and record.checkpoint_sha256:
+            command = " ".join(Path(part).name if Path(part).is_absolute() else part for part in record.command)
+            lines.append(
+                f'{record.variant},{record.seed},{record.checkpoint_sha256},{record.training_seconds:.0f},"{command}"'
+            )
+    (target / "runs.csv").write_text("\n".join(lines) + "\n")
+
+
+def main() -> None:
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("what", choices=["prepare", *DESCRIPTIONS])
+    parser.add_argument("--data", type=Path, help="prepare: the task in MSD layout")
+    parser.add_argument("--teacher", type=Path, help="prepare: the folder with the teacher's model folder and split")
+    parser.add_argument("--methods", help="only these of the description, such as student,dcd")
+    parser.add_argument("--seeds", help="such as 0,1; default: the description's")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--keep", type=Path, help="copy tables and CSV files to this folder")
+    options = parser.parse_args()
+    if options.what != "prepare":
+        train_and_compare(options.what, options)
+    elif options.data and options.teacher:
+        prepare(options.data, options.teacher)
+    else:
+        parser.error("prepare needs --data and --teacher")
+
+
+if __name__ == "__main__":
+    main()
