@@ -2,16 +2,23 @@
 PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
-STAMP := $(VENV)/.installed
+# what users install, and what tests need besides; bytecode of gigabytes of packages is left to the first import of each
+INSTALLED := $(VENV)/.installed
+STAMP := $(VENV)/.installed-dev
+INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 
 .PHONY: setup test test-fast lint demo bench clean
 
 setup: $(STAMP)
 
-$(STAMP): pyproject.toml
+$(INSTALLED): pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "nnunet-kd needs Python >= 3.10; set PYTHON=/path/to/python3.10 or newer.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --disable-pip-version-check --progress-bar off -e '.[dev]'
+	$(INSTALL) -e .
+	touch $(INSTALLED)
+
+$(STAMP): $(INSTALLED)
+	$(INSTALL) -e '.[dev]'
 	touch $(STAMP)
 
 test: lint
@@ -25,10 +32,10 @@ lint: $(STAMP)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-demo: $(STAMP)
+demo: $(INSTALLED)
 	$(BIN)/nnunet-kd demo
 
-bench: $(STAMP)
+bench: $(INSTALLED)
 	$(BIN)/nnunet-kd bench loss
 	$(BIN)/nnunet-kd bench step
 
