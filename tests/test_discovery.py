@@ -84,7 +84,7 @@ def test_wheel_beside_an_nnunet_outside_of_its_own_site_packages(tmp_path: Path)
     )
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
-    assert "nnunet_kd_autoload.pth" in names
+    assert {"nnunet_kd_autoload.pth", "nnunet_kd_autoload.start"} <= set(names)
     assert "nnunet_kd/_shipped/trainers/nnUNetTrainerDCD.py" in names
     assert "nnunet_kd/_shipped/plans/recipes/paper.yaml" in names
     assert not any(name.startswith("nnunetv2") for name in names)
@@ -100,6 +100,24 @@ def test_wheel_beside_an_nnunet_outside_of_its_own_site_packages(tmp_path: Path)
     version = subprocess.run([str(python), "-c", "import nnunet_kd; print(nnunet_kd.__version__, nnunet_kd.__file__)"],
                              capture_output=True, text=True, env=clean_environment(), cwd=tmp_path)  # fmt: skip
     assert version.stdout.split() == [nnunet_kd.__version__, str(site / "nnunet_kd" / "__init__.py")]
+
+
+def test_the_start_file_names_what_the_pth_file_runs(tmp_path: Path) -> None:
+    """PEP 829: every line is resolved as pkgutil does it and called without arguments; ``-S`` leaves .pth files out."""
+    (entry,) = (ROOT / "nnunet_kd_autoload.start").read_text().splitlines()
+    code = (
+        f"import os, pkgutil, sys; sys.path.insert(0, {str(ROOT)!r}); before = os.environ.get('nnUNet_extTrainer'); "
+        f"call = pkgutil.resolve_name({entry!r}); call(); call(); print(before, os.environ['nnUNet_extTrainer'])"
+    )
+    finished = subprocess.run(
+        [sys.executable, "-S", "-c", code],
+        capture_output=True,
+        text=True,
+        env=clean_environment(),
+        cwd=tmp_path,
+        check=True,
+    )
+    assert finished.stdout.split() == ["None", str(ROOT / "nnunet_kd" / "_ext")]
 
 
 def test_the_bridge_answers_for_shipped_names_only() -> None:

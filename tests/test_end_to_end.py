@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import subprocess
 import sysconfig
 from pathlib import Path
@@ -12,6 +13,7 @@ import pytest
 import torch
 
 from nnunet_kd.checkpoint import ENTRY
+from nnunet_kd.demo.tour import EPOCHS
 
 pytestmark = pytest.mark.slow
 
@@ -55,7 +57,7 @@ def test_demonstration_leaves_what_it_says(demonstration: Path) -> None:
     checkpoint = torch.load(
         model(demonstration, "nnUNetTrainerDCD") / "fold_0" / "checkpoint_final.pth", weights_only=False
     )
-    assert len(checkpoint[ENTRY]["history"]) == 10
+    assert len(checkpoint[ENTRY]["history"]) == EPOCHS
     assert len(checkpoint[ENTRY]["settings"]["teacher"]["sha256"]) == 64
 
 
@@ -66,13 +68,13 @@ def test_continue_validate_and_probabilities(demonstration: Path) -> None:
     command("nnUNetv2_train", *dcd, "--val", "--npz", root=demonstration)
     assert json.loads((fold / "validation" / "summary.json").read_text())["mean"] == before
     assert len(list((fold / "validation").glob("*.npz"))) == 2
-    arguments = ("train", "999", "3d_fullres", "0", "-m", "dcd", "-device", "cpu", "--c", "--set", "epochs=11")
-    output = command("nnunet-kd", *arguments, root=demonstration)
-    assert "Epoch 10" in output
-    assert "Epoch 9 " not in output
+    longer = ("-m", "dcd", "-device", "cpu", "--c", "--set", f"epochs={EPOCHS + 1}")
+    output = command("nnunet-kd", "train", "999", "3d_fullres", "0", *longer, root=demonstration)
+    started = re.findall(r": Epoch ([0-9]+)\s*$", output, re.MULTILINE)
+    assert started == [str(EPOCHS)]
     checkpoint = torch.load(fold / "checkpoint_final.pth", weights_only=False)
-    assert checkpoint["current_epoch"] == 11
-    assert len(checkpoint[ENTRY]["history"]) == 11
+    assert checkpoint["current_epoch"] == EPOCHS + 1
+    assert len(checkpoint[ENTRY]["history"]) == EPOCHS + 1
 
 
 def test_pretrained_weights_and_a_named_plan(demonstration: Path) -> None:
