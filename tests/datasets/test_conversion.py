@@ -304,7 +304,14 @@ def test_interrupted_by_ctrl_c(source: Path, nnunet: Path) -> None:
         isles_case(source, f"sub-strokecase{patient:04d}", flair_shape=(320, 320, 28))
     code = "from nnunet_kd.cli import main; main()"
     command = [sys.executable, "-c", code, "convert", "isles2022", str(source), "--grid", "flair", "-np", "2"]
-    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    process = subprocess.Popen(
+        command,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+        # shells start background jobs with the signal ignored, which children inherit: the tests may be one
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    )
     folder = nnunet / "Dataset502_ISLES2022"
     while process.poll() is None and len(list((folder / "imagesTr").glob("*"))) < 2:
         time.sleep(0.005)
