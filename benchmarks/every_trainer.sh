@@ -2,7 +2,7 @@
 # A short run of every trainer on the hippocampus data: 10 epochs of 20 iterations, batch 2, one seed. Shows that each trains and
 # that stock nnU-Net predicts with its student, not which is better. A run that is done is not run again.
 #
-# Needs:   nnU-Net's three variables, after benchmarks/hippocampus.sh; RESULTS = an empty or earlier folder for these runs.
+# Needs:   nnU-Net's three variables, after `python benchmarks/hippocampus.py prepare`; RESULTS = an empty or earlier folder for these runs.
 # Command: RESULTS=.../short bash benchmarks/every_trainer.sh [METHOD...] && python benchmarks/draw_every_trainer.py .../short CURVES.png
 set -euo pipefail
 wanted=" $* "
@@ -10,9 +10,7 @@ wanted=" $* "
 device=${DEVICE:-cpu}
 dataset=Dataset004_Hippocampus
 teacher="$nnUNet_results/$dataset/nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
-images="$nnUNet_results/$dataset/validation_images"
 mkdir -p "$RESULTS/two_images" "$RESULTS/preprocessed"
-for image in $(ls "$images" | head -2); do cp "$images/$image" "$RESULTS/two_images/"; done
 # the same preprocessed data, with two validation cases: nnU-Net validates all of them after each training
 if [ ! -d "$RESULTS/preprocessed/$dataset" ]; then
   cp -rs "$nnUNet_preprocessed/$dataset" "$RESULTS/preprocessed/"
@@ -23,6 +21,9 @@ fold = json.load(open(sys.argv[1]))[0]
 json.dump([{"train": fold["train"], "val": fold["val"][:2]}], open(sys.argv[2], "w"))
 PYTHON
 fi
+for case in $(python -c 'import json, sys; print(*json.load(open(sys.argv[1]))[0]["val"])' "$RESULTS/preprocessed/$dataset/splits_final.json"); do
+  cp "$nnUNet_raw/$dataset/imagesTr/${case}"_0000.nii.gz "$RESULTS/two_images/"
+done
 export nnUNet_results="$RESULTS" nnUNet_preprocessed="$RESULTS/preprocessed"
 
 run() { # method, its trainer, further arguments
