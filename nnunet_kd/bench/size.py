@@ -40,9 +40,9 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
         device: to train on.
 
     Yields:
-        Per row: ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the second step; ``peak bytes`` of both
-        steps (CPU: resident memory beyond that of the imported libraries, which includes the networks; CUDA: the
-        allocator's); ``error`` instead of the last two if the process failed, for example for want of memory.
+        Per row: ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the step, on CUDA of the second one, after
+        compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the networks;
+        CUDA: the allocator's); ``error`` instead of the last two if the process failed, for example for want of memory.
     """
     for row in [PLAIN_STUDENT, *variants(trainers)]:
         arguments = [sys.executable, "-m", "nnunet_kd.bench.size", json.dumps(asdict(row)), shape.value, str(device)]
@@ -61,8 +61,8 @@ def measure_here(row: Variant, shape: Shape, device: torch.device) -> dict[str, 
         trainer = prepared[row.name]
         run = training_step(trainer, random_batch(trainer), row.exploring)
         forget_peak()
-        timing = time_in_turn({row.name: run}, repeats=1, device=device, warm_up=1)[row.name]
         cuda = device.type == "cuda"
+        timing = time_in_turn({row.name: run}, repeats=1, device=device, warm_up=int(cuda))[row.name]
         peak = torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes() - before
         return {"forward": forward_needed(trainer, row.exploring), "seconds": timing.median, "peak bytes": peak}
 

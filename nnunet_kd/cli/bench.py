@@ -98,7 +98,7 @@ def size(
         raise SettingsError(f"there is no shape {shape!r}; there are {', '.join(known)}.")
     floor = unavoidable(Shape(shape))
     rows = []
-    with console.status("one step of the plain student and of each trainer, two steps a process") as status:
+    with console.status("one step of the plain student and of each trainer") as status:
         for row in measure_sizes(trainer or all_trainers(), Shape(shape), torch.device(device)):
             parts = [part for part in ("student", row["forward"]) if part]
             row["floor"] = {kind: sum(of[part] for part in parts) for kind, of in floor.items()}
