@@ -40,9 +40,9 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
         device: to train on.
 
     Yields:
-        Per row: ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the step, on CUDA of the second one, after
-        compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the networks;
-        CUDA: the allocator's); ``error`` instead of the last two if the process failed, for example for want of memory.
+        Per row: ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the step, on CUDA of the second one,
+        after compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the
+        networks; CUDA: the allocator's); ``error`` instead of the last two if the process failed, for want of memory for example.
     """
     for row in [PLAIN_STUDENT, *variants(trainers)]:
         arguments = [sys.executable, "-m", "nnunet_kd.bench.size", json.dumps(asdict(row)), shape.value, str(device)]
