@@ -51,7 +51,11 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
             yield {"name": row.name, **json.loads(result.stdout.strip().splitlines()[-1])}
         else:
             killed = f"ended by signal {-result.returncode}" if result.returncode < 0 else ""
-            yield {"name": row.name, "forward": "", "error": killed or (result.stderr.strip().splitlines() or ["failed"])[-1]}
+            yield {
+                "name": row.name,
+                "forward": "",
+                "error": killed or (result.stderr.strip().splitlines() or ["failed"])[-1],
+            }
 
 
 def measure_here(row: Variant, shape: Shape, device: torch.device) -> dict[str, Any]:
