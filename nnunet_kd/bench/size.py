@@ -10,7 +10,6 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.bench.measure import forget_peak, peak_resident_bytes, resident_bytes, time_in_turn
@@ -25,7 +24,7 @@ from nnunet_kd.bench.rows import (
     variants,
 )
 from nnunet_kd.features import find_encoder
-from nnunet_kd.plans import build_meta_network, reduce_plans
+from nnunet_kd.plans import build_meta_network, parameter_count, reduce_plans
 
 REDUCTION = 4
 FLOAT32 = 4
@@ -102,21 +101,21 @@ def unavoidable(shape: Shape) -> dict[str, dict[str, int]]:
             output = student(image)
         output.sum().backward()
     flops, sizes = {"student": counter.get_total_flops()}, {}
-    sizes["student"] = 3 * _weight_bytes(student) + image.nbytes + sum(storage.nbytes() for storage in kept.values())
+    sizes["student"] = (
+        3 * FLOAT32 * parameter_count(student) + image.nbytes + sum(storage.nbytes() for storage in kept.values())
+    )
     encoder = find_encoder(teacher)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         features = encoder(image)
     flops["teacher encoder"] = counter.get_total_flops()
-    sizes["teacher encoder"] = _weight_bytes(encoder) + sum(feature.nbytes for feature in features)
+    sizes["teacher encoder"] = FLOAT32 * parameter_count(encoder) + sum(feature.nbytes for feature in features)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         logits = teacher(image)
     flops["teacher forward"] = counter.get_total_flops()
-    sizes["teacher forward"] = _weight_bytes(teacher) + sum(feature.nbytes for feature in features) + logits.nbytes
+    sizes["teacher forward"] = (
+        FLOAT32 * parameter_count(teacher) + sum(feature.nbytes for feature in features) + logits.nbytes
+    )
     return {"flops": flops, "bytes": sizes}
-
-
-def _weight_bytes(network: nn.Module) -> int:
-    return FLOAT32 * sum(parameter.numel() for parameter in network.parameters())
 
 
 if __name__ == "__main__":
