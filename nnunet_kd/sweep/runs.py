@@ -22,6 +22,7 @@ from nnunet_kd.plans import provenance, read_plans, reduce_plans
 from nnunet_kd.settings import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
+    Settings,
     TeacherSettings,
     merge,
     resolve_settings,
@@ -179,8 +180,12 @@ def _plan_run(
     recipe = variant.recipe or description.recipe or os.environ.get(CONFIG_VARIABLE)
     if recipe is not None and os.path.isfile(recipe):
         recipe = os.path.abspath(recipe)
-    environment = {SET_VARIABLE: json.dumps(_assignments(wanted)), CONFIG_VARIABLE: recipe or ""}
-    settings = resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
+
+    def resolved(values: Mapping[str, Any]) -> Settings:
+        environment = {SET_VARIABLE: json.dumps(_assignments(values)), CONFIG_VARIABLE: recipe or ""}
+        return resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
+
+    settings = resolved(wanted)
     if trainer_class.objectives is None and not settings.active_objectives():
         raise SettingsError(
             f"{name}: the method {variant.method} takes its objectives from the settings, which name none. Name at least one, "
@@ -194,6 +199,8 @@ def _plan_run(
         pinned = [teachers.pin(one, student, fold) for one in settings.teachers()]
         settings = settings.model_copy(update={"teacher": pinned})
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
+    else:
+        settings = resolved(wanted)  # the training is not told of a teacher, so its record names none
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []

@@ -81,6 +81,16 @@ def test_every_fold_has_its_own_teacher(tiny: dict) -> None:
         plan(folds=[0, 1], methods=["dcd"], teacher=str(elsewhere))
 
 
+def test_a_run_without_a_teacher_continues_in_a_sweep_that_names_one(tiny: dict) -> None:
+    teacher = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    for run in plan(teacher=str(teacher)):
+        assert settings_of(run) == run.settings
+        save_settings(run, **settings_of(run))
+    student, distilled = plan(teacher=str(teacher))
+    assert student.settings["teacher"]["path"] is None
+    assert distilled.settings["teacher"]["path"] == str(teacher)
+
+
 def test_other_settings_on_disk_are_refused(tiny: dict) -> None:
     run = plan()[1]
     save_settings(run)
