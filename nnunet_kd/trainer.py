@@ -19,6 +19,7 @@ import torch
 import yaml
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 import nnunet_kd
 from nnunet_kd.advice import Advice
@@ -122,6 +123,10 @@ class DistillationTrainer(ResumableTrainer):
         if self.is_cascaded:
             self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
         super().initialize()
+        if self.device.type == "cpu" and not self.is_ddp:
+            # a student's few channels do not fill oneDNN's blocked layouts (docs/performance.md); DDP has seen the old layout
+            convert_conv2d_weight_memory_format(self.network, torch.channels_last)
+            convert_conv3d_weight_memory_format(self.network, torch.channels_last_3d)
         if self.settings.seed is not None and self.local_rank > 0:
             # nnU-Net's augmentation draws from this one too, and must differ between processes
             torch.manual_seed(self.settings.seed + self.local_rank)

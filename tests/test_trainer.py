@@ -31,6 +31,23 @@ def test_a_real_step_and_its_terms(tiny: dict) -> None:
     assert means["dcd"] == pytest.approx(sum(means[term] for term in terms[2:]), rel=1e-5)
 
 
+def test_a_cpu_has_the_students_weights_with_channels_last(tiny: dict) -> None:
+    made = ready("nnUNetTrainerDCD", tiny)
+    made.network.eval()
+    kernels = [weight for weight in made.network.parameters() if weight.dim() == 5 and weight.shape[1] > 1]
+    assert kernels
+    assert all(weight.is_contiguous(memory_format=torch.channels_last_3d) for weight in kernels)
+    # the optimizer has the weights of the network, and they answer as in any other layout
+    held = {id(weight) for group in made.optimizer.param_groups for weight in group["params"]}
+    assert held >= {id(weight) for weight in made.network.parameters()}
+    image = random_batch(made)["data"]
+    with torch.no_grad():
+        answer = made.network(image)[0]
+        for weight in kernels:
+            weight.data = weight.data.contiguous()
+        torch.testing.assert_close(answer, made.network(image)[0], rtol=1e-4, atol=1e-5)
+
+
 def test_distillation_alone_reaches_the_encoder_and_only_it(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny)
     before = {name: value.clone() for name, value in made.network.state_dict().items()}
