@@ -97,12 +97,15 @@ def sweep(
     states = {run: run.state() for run in runs}
     console = Console()
     _print_table(console, states, folder)
-    waiting = [run for run, state in states.items() if state in ("todo", "failed")]
-    if dry_run or not waiting:
+    missing = [run for run, state in states.items() if state != "done"]
+    if dry_run or not missing:
         return
     folder.mkdir(parents=True, exist_ok=True)
     write_atomically(folder / DESCRIPTION_FILE, lambda target: target.write(description.as_yaml()))
     if description.slurm is not None:
+        waiting = [run for run in missing if states[run] != "running"]
+        if not waiting:
+            return
         jobs = cluster.submit(waiting, description.slurm, folder / "submitit")
         _say(
             console,
@@ -111,7 +114,7 @@ def sweep(
         _say(console, "The same command with --dry-run shows how far they are.")
         return
     try:
-        failures = train_all(waiting, console)
+        failures = train_all(missing, console)
     except Stopped as error:
         _say(console, f"Stopped ({error}). The same command again continues.")
         raise typer.Exit(_INTERRUPTED) from error
@@ -123,8 +126,12 @@ def sweep(
             for line in failure.lines:
                 _say(console, f"  {line}")
             _say(console, f"The whole output: {failure.run.folder / 'sweep_run.log'}")
-        _say(console, f"\n{len(failures)} of {len(waiting)} runs failed. The same command again tries them once more.")
+        _say(console, f"\n{len(failures)} of {len(missing)} runs failed. The same command again tries them once more.")
         raise typer.Exit(1)
+    if others := [run for run in runs if not run.done]:
+        _say(
+            console, f"{len(others)} of {len(runs)} runs are still trained by other processes; --dry-run shows how far."
+        )
     _say(console, f"Compare them: nnunet-kd compare --sweep {folder} --reference {next(iter(description.rows()))}")
 
 

@@ -50,6 +50,10 @@ class Failure:
     lines: tuple[str, ...] = ()
 
 
+class TrainedElsewhere(Exception):
+    """Another process trains this very run."""
+
+
 def train(
     run: PlannedRun, on_line: Callable[[str], None] = lambda line: None, program: Sequence[str] = NNUNET_KD
 ) -> Failure | None:
@@ -65,13 +69,16 @@ def train(
 
     Returns:
         What went wrong; ``None`` if nothing did.
+
+    Raises:
+        TrainedElsewhere: the run's lock is held.
     """
     run.folder.mkdir(parents=True, exist_ok=True)
     try:
         with run.lock(_LOCK_WAIT):
             return None if run.done else _train_locked(run, on_line, program)
-    except Timeout:
-        return Failure(run, "is being trained by another process")
+    except Timeout as error:
+        raise TrainedElsewhere(f"{run} is being trained by another process") from error
 
 
 def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequence[str]) -> Failure | None:
@@ -190,6 +197,8 @@ class Stopped(Exception):
 def train_all(runs: Sequence[PlannedRun], console: Console, program: Sequence[str] = NNUNET_KD) -> list[Failure]:
     """Train one after another, under a progress bar; a run that fails does not stop the others.
 
+    Another process may work on the same list at the same time: what it trains is left to it, unless it stops before the end.
+
     Args:
         runs: those that are to be trained.
         console: for progress and messages.
@@ -202,7 +211,7 @@ def train_all(runs: Sequence[PlannedRun], console: Console, program: Sequence[st
         Stopped: after the training under way has ended.
     """
     failures = []
-    missing = [max(1, run.epochs - run.epochs_finished()) for run in runs]
+    missing = {run: max(1, run.epochs - run.epochs_finished()) for run in runs}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with (
         _stop_signals(),
@@ -214,21 +223,32 @@ def train_all(runs: Sequence[PlannedRun], console: Console, program: Sequence[st
             speed_estimate_period=3600,
         ) as progress,
     ):
-        whole = progress.add_task("sweep", total=sum(missing), state="")
-        done_before = 0
-        for number, (run, epochs) in enumerate(zip(runs, missing, strict=True), 1):
-            progress.update(whole, state=f"run {number} of {len(runs)}")
-            one = progress.add_task(escape(str(run)), total=epochs, state="starting")
-            watch = _EpochWatch(progress, one, whole, run.epochs)
-            failure = train(run, watch, program)
-            done_before += epochs
-            progress.update(whole, completed=done_before)
-            progress.remove_task(one)
-            if failure is None:
-                console.print(f"[green]done[/]   {escape(str(run))}", highlight=False)
-            else:
-                failures.append(failure)
-                console.print(f"[red]failed[/] {escape(str(run))}: {escape(failure.reason)}", highlight=False)
+        whole = progress.add_task("sweep", total=sum(missing.values()), state="")
+        handled, waiting = 0, list(runs)
+        while waiting:
+            left = []
+            for number, run in enumerate(waiting, 1):
+                progress.update(whole, state=f"run {number} of {len(waiting)}")
+                name = escape(str(run))
+                one = progress.add_task(name, total=missing[run], state="starting")
+                try:
+                    failure = train(run, _EpochWatch(progress, one, whole, run.epochs), program)
+                except TrainedElsewhere:
+                    left.append(run)
+                    outcome = f"[yellow]left[/]   {name}: another process trains it"
+                else:
+                    failures += [] if failure is None else [failure]
+                    outcome = (
+                        f"[green]done[/]   {name}"
+                        if failure is None
+                        else f"[red]failed[/] {name}: {escape(failure.reason)}"
+                    )
+                console.print(outcome, highlight=False)
+                handled += missing[run]
+                progress.update(whole, completed=handled)
+                progress.remove_task(one)
+            waiting = [run for run in left if run.state() == "todo"]  # what the other process gave up
+            handled -= sum(missing[run] for run in waiting)
     return failures
 
 

@@ -9,7 +9,7 @@ from typing import Any
 
 from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
-from nnunet_kd.sweep.execution import NNUNET_KD, train
+from nnunet_kd.sweep.execution import NNUNET_KD, TrainedElsewhere, train
 from nnunet_kd.sweep.runs import PlannedRun
 
 SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name", "stderr_to_stdout")
@@ -32,7 +32,11 @@ class TrainJob:
             NnunetKdError: the run failed, so that SLURM shows the job as failed.
         """
         os.environ.update(variables)
-        failure = train(run, lambda line: print(line, end="", flush=True), program)
+        try:
+            failure = train(run, lambda line: print(line, end="", flush=True), program)
+        except TrainedElsewhere as elsewhere:
+            print(f"{elsewhere}; left to it.")
+            return
         if failure is not None:
             raise NnunetKdError(f"{run} {failure.reason}.")
 

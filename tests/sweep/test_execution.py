@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from nnunet_kd.cli.sweep import sweep
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.sweep import execution, slurm
-from nnunet_kd.sweep.execution import Stopped, train, train_all
+from nnunet_kd.sweep.execution import Stopped, TrainedElsewhere, train, train_all
 from nnunet_kd.sweep.record import read_record
 from nnunet_kd.sweep.runs import PlannedRun
 from tests.sweep.test_runs import plan
@@ -134,16 +134,35 @@ def test_a_killed_training_whose_workers_linger(tiny: dict, fake: Callable, monk
     assert is_gone(int((run.folder / "worker.pid").read_text()))
 
 
-def test_two_sweeps_do_not_train_the_same_run(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_two_sweeps_share_the_runs(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_LOCK_WAIT", 0.1)
-    run = plan()[0]
-    run.folder.mkdir(parents=True)
-    with run.lock(0):
-        assert run.state() == "running"
-        failure = train(run, program=fake([run]))
-    assert failure is not None
-    assert "another process" in failure.reason
-    assert not (run.folder / "calls.txt").exists()
+    runs = plan(seeds=[0, 1])
+    program = fake(runs)
+    console = quiet()
+    runs[0].results.mkdir(parents=True)
+    with runs[0].lock(0):
+        assert runs[0].state() == "running"
+        with pytest.raises(TrainedElsewhere, match="student, fold 0, seed 0"):
+            train(runs[0], program=program)
+        assert train_all(runs, console, program) == []
+    assert "left   student, fold 0, seed 0: another process trains it" in console.file.getvalue()
+    assert [run.state() for run in runs] == ["todo", "done", "done", "done"]
+    assert not (runs[0].folder / "calls.txt").exists()
+
+
+def test_what_the_other_sweep_gives_up_is_taken_over(
+    tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(execution, "_LOCK_WAIT", 0.1)
+    runs = plan()
+    runs[0].results.mkdir(parents=True)
+    lock = runs[0].lock(0)
+    lock.acquire()
+    monkeypatch.setattr(
+        execution._EpochWatch, "__call__", lambda *_: lock.release()
+    )  # the other process ends while this one trains the next run
+    assert train_all(runs, quiet(), fake(runs)) == []
+    assert [run.state() for run in runs] == ["done", "done"]
 
 
 def test_the_command(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
