@@ -1,8 +1,11 @@
 """How hard each objective pulls on the student, against the segmentation loss, on real batches.
 
 For every model: the norm of the gradient of its weighted distillation loss over that of the segmentation loss, both to the
-student's encoder, and the cosine between them; medians over batches. A ratio far below 1 means that the weight makes no
-difference, one far above 1 that the labels do not count; a negative cosine means that the two disagree.
+student's encoder, and the cosine between them: medians over batches, and of the gradients' means over batches. The
+optimizer's momentum (0.99) follows such means, in which what differs from batch to batch cancels. A ratio far below 1 means
+that the weight makes no difference, one far above 1 that the labels do not count; a negative cosine means that the two
+disagree. *Steady*: the share of a gradient that is left in its mean, norm of the mean over mean norm; 1 over the square root
+of the number of batches is what pure noise leaves.
 
 Needs:   nnU-Net's three variables; model folders of distilled students, for example those of ``benchmarks/every_trainer.sh``,
          whose learned projections are used.
@@ -62,8 +65,8 @@ def batches_of(trainer: nnUNetTrainer, count: int) -> list[dict[str, Any]]:
     return [next(loader) for _ in range(count)]
 
 
-def pull(trainer: DistillationTrainer, batch: dict[str, Any]) -> tuple[float, float]:
-    """Ratio of gradient norms (distillation to segmentation) and their cosine, for one batch."""
+def gradients(trainer: DistillationTrainer, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(N,)`` each: the distillation's and the segmentation's gradient to all of the encoder's parameters, for one batch."""
     assert trainer.advice is not None
     parameters = [p for p in find_encoder(plain_module(trainer.network)).parameters() if p.requires_grad]
     trainer.network.train()
@@ -72,17 +75,38 @@ def pull(trainer: DistillationTrainer, batch: dict[str, Any]) -> tuple[float, fl
     found = trainer.advice.loss(output, batch["target"])
     assert found is not None
     segmentation = trainer.loss.segmentation(output, batch["target"])
-    gradients = [
+    distillation, own = (
         torch.cat([
             (torch.zeros_like(p) if g is None else g).flatten()
             for p, g in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True)
         ])
         for loss in (found[0], segmentation)
-    ]  # fmt: skip
+    )  # fmt: skip
     trainer.advice.finish_step()
-    distillation, own = gradients
+    return distillation, own
+
+
+def ratio_and_cosine(distillation: torch.Tensor, own: torch.Tensor) -> tuple[float, float]:
+    """Of two gradients."""
     ratio = float(distillation.norm() / own.norm())
     return ratio, float(torch.nn.functional.cosine_similarity(distillation, own, dim=0))
+
+
+def row(trainer: DistillationTrainer, batches: list[dict[str, Any]]) -> list[str]:
+    """The figures of one model: ratio and cosine per batch, of the means, and how steady either gradient is."""
+    found = [gradients(trainer, batch) for batch in batches]
+    each = [ratio_and_cosine(*pair) for pair in found]
+    ratio, cosine = (statistics.median(values) for values in zip(*each, strict=True))
+    all_of_one = [torch.stack(one) for one in zip(*found, strict=True)]
+    mean_ratio, mean_cosine = ratio_and_cosine(*(one.mean(0) for one in all_of_one))
+    steady = [float(one.mean(0).norm() / one.norm(dim=1).mean()) for one in all_of_one]
+    return [
+        f"{ratio:.3g}",
+        f"{cosine:+.2f}",
+        f"{mean_ratio:.3g}",
+        f"{mean_cosine:+.2f}",
+        *(f"{value:.2f}" for value in steady),
+    ]
 
 
 def main() -> None:
@@ -94,18 +118,16 @@ def main() -> None:
     parser.add_argument("--batches", type=int, default=5)
     options = parser.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
-    print("| trainer | state | gradient ratio | cosine |\n| --- | --- | ---: | ---: |")
+    columns = "ratio | cosine | ratio of means | cosine of means | steady | steady, segmentation"
+    print(f"| trainer | state | {columns} |\n| --- | --- |{' ---: |' * 6}")
     for model in options.models:
         with trainer_of(model, options.fold, options.fresh) as trainer:
             if trainer.advice is None:
                 continue
-            found = [pull(trainer, batch) for batch in batches_of(trainer, options.batches)]
-        ratio, cosine = (statistics.median(values) for values in zip(*found, strict=True))
+            figures = row(trainer, batches_of(trainer, options.batches))
         state = "fresh" if options.fresh else f"after {trainer.current_epoch} epochs"
-        print(
-            f"| {model.name.split('__')[0].removeprefix('nnUNetTrainer')} | {state} | {ratio:.3g} | {cosine:+.2f} |",
-            flush=True,
-        )
+        name = model.name.split("__")[0].removeprefix("nnUNetTrainer")
+        print(f"| {name} | {state} | {' | '.join(figures)} |", flush=True)
 
 
 if __name__ == "__main__":
