@@ -8,17 +8,20 @@ Commands, each of which goes on where it stopped when it is given again:
         the student without a teacher and with every objective, trained and compared.
     ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,1``
         some of them with more seeds.
+    ``python benchmarks/hippocampus.py weights``
+        how heavy DCD should be, on a part of the training cases.
     ``python benchmarks/hippocampus.py ablation``
-        the same for DCD's choices.
+        the same as ``methods`` for DCD's choices.
 
 Needs nnU-Net's three variables. Tables, report and values per case lie in
-``$nnUNet_results/Dataset004_Hippocampus/sweeps/hippocampus-comparison-WHAT``; with ``--keep FOLDER`` the small texts (tables, CSV
+``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``; with ``--keep FOLDER`` the small texts (tables, CSV
 files) and a list of the runs are copied there.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import shutil
 import subprocess
@@ -27,12 +30,19 @@ from pathlib import Path
 
 import yaml
 
+from nnunet_kd.files import write_atomically
 from nnunet_kd.sweep.record import read_record
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
 HERE = Path(__file__).resolve().parent
-DESCRIPTIONS = {"methods": HERE / "hippocampus.yaml", "ablation": HERE / "hippocampus-ablation.yaml"}
+DESCRIPTIONS = {
+    "methods": HERE / "hippocampus.yaml",
+    "weights": HERE / "hippocampus-weights.yaml",
+    "ablation": HERE / "hippocampus-ablation.yaml",
+}
+SEARCH_SHARE = 5
+"""Every so manieth training case of fold 0 is a validation case of the search for weights."""
 
 
 def folder_of(variable: str) -> Path:
@@ -64,6 +74,18 @@ def prepare(data: Path, teacher: Path) -> None:
         run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_fullres")
     if not (results / TEACHER).is_dir():
         shutil.copytree(teacher / TEACHER, results / TEACHER)
+    add_search_fold(preprocessed / "splits_final.json")
+
+
+def add_search_fold(path: Path) -> None:
+    """Fold 5: a part of fold 0's training cases is what the search for weights is validated on."""
+    splits = json.loads(path.read_text())
+    cases = sorted(splits[0]["train"])
+    validated = cases[::SEARCH_SHARE]
+    search = {"train": [case for case in cases if case not in validated], "val": validated}
+    if search not in splits:
+        content = json.dumps([*splits, search], indent=4).encode()
+        write_atomically(path, lambda file: file.write(content))
 
 
 def train_and_compare(what: str, options: argparse.Namespace) -> None:
@@ -76,9 +98,9 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *chosen)
     described = yaml.safe_load(description.read_text())
     variants = options.methods or ",".join([*described["methods"], *described.get("variants", {})])
-    sweep = results / "sweeps" / "hippocampus"
+    sweep = results / "sweeps" / described.get("name", description.stem)
     label = f"{what}-seeds" if options.seeds else what
-    output = sweep.with_name(f"hippocampus-comparison-{label}")
+    output = sweep.with_name(f"comparison-{label}")
     run(
         "nnunet-kd",
         "compare",
@@ -89,7 +111,7 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         "--reference",
         "student",
         "--fold",
-        "0",
+        str(described.get("folds", [0])[0]),
         "-o",
         output,
     )
@@ -104,7 +126,7 @@ def keep(sweep: Path, comparison: Path, target: Path) -> None:
         if path.suffix in (".md", ".csv"):
             shutil.copyfile(path, target / path.name)
     lines = ["variant,seed,checkpoint_sha256,training_seconds,command"]
-    for path in sorted(sweep.glob("*/seed_*/*/*/fold_0/sweep_run.json")):
+    for path in sorted(sweep.glob("*/seed_*/*/*/fold_*/sweep_run.json")):
         record = read_record(path.parent)
         if record is not None and record.checkpoint_sha256:
             command = " ".join(Path(part).name if Path(part).is_absolute() else part for part in record.command)
