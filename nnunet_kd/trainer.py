@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import contextlib
 import random
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -32,14 +31,19 @@ from nnunet_kd.files import write_atomically
 from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
 from nnunet_kd.objectives.base import NetworkPair
-from nnunet_kd.plans import MARK, provenance, reduce_plans, stage_channels
+from nnunet_kd.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.resumable import ResumableTrainer
-from nnunet_kd.settings import Settings, TeacherSettings, resolve_settings, saved_settings
+from nnunet_kd.settings import Settings, resolve_settings, saved_settings
 from nnunet_kd.skipped_steps import poisoned_unless_finite
-from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher, pin_teacher
+from nnunet_kd.teacher import found_teacher, load_teacher
+from nnunet_kd.teacher_source import locate_teacher
 
 SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
+
+
+def _results_folder() -> Path | None:
+    return Path(nnUNet_results.require()) if nnUNet_results.is_set() else None
 
 
 class _LossWithAdvice(nn.Module):
@@ -107,9 +111,10 @@ class DistillationTrainer(ResumableTrainer):
         if nnUNet_preprocessed.is_set():
             dataset_folder = Path(nnUNet_preprocessed.require()) / plans["dataset_name"]
         saved = None
-        if continued and nnUNet_results.is_set():
+        results = _results_folder()
+        if continued and results is not None:
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
-            folder = Path(nnUNet_results.require()) / plans["dataset_name"] / model / f"fold_{fold}"
+            folder = results / plans["dataset_name"] / model / f"fold_{fold}"
             saved = saved_settings(folder / SETTINGS_FILE)
         return resolve_settings(self.recipe, self.objectives, dataset_folder, saved=saved)
 
@@ -132,7 +137,8 @@ class DistillationTrainer(ResumableTrainer):
             torch.manual_seed(self.settings.seed + self.local_rank)
 
     def _previous_stage_segmentations(self) -> Path:
-        source = self._locate_teacher(self.settings.teachers()[0], None)
+        wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
+        source = locate_teacher(wanted, _results_folder(), plans, self.configuration_name, self.fold)
         previous = self.configuration_manager.previous_stage_name
         model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
         folder: Path = source.model_folder.with_name(model) / "predicted_next_stage" / self.configuration_name
@@ -146,26 +152,13 @@ class DistillationTrainer(ResumableTrainer):
 
     # start ------------------------------------------------------------------------------------------------------------
 
-    def _locate_teacher(self, settings: TeacherSettings, unpack_to: Path | None) -> TeacherSource:
-        marked = self.configuration_manager.configuration[MARK]
-        return locate_teacher(
-            settings,
-            Path(nnUNet_results.require()) if nnUNet_results.is_set() else None,
-            self.plans_manager.dataset_name,
-            marked["teacher_plans_name"],
-            self.configuration_name,
-            self.fold,
-            unpack_to,
-        )
-
     def _prepare_teachers(self) -> Teachers:
         """Find, check and load the teachers; the settings then say exactly which they are."""
         members, pinned = [], []
+        plans, configuration = self.plans_manager.plans, self.configuration_name
         for wanted in self.settings.teachers():
-            with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as folder:
-                source = self._locate_teacher(wanted, Path(folder))
-                check_teacher(source, self.plans_manager.plans, self.configuration_name, self.dataset_json)
-                exact = pin_teacher(source, wanted)
+            found = found_teacher(wanted, _results_folder(), plans, configuration, self.fold, self.dataset_json)
+            with found as (source, exact):
                 members.append(load_teacher(source, self.device, self._do_i_compile(), wanted.trusted))
             pinned.append(exact)
             self.print_to_log_file(f"Teacher: {source} (SHA-256 {exact.sha256})")

@@ -17,7 +17,8 @@ from nnunet_kd.errors import TeacherError
 from nnunet_kd.files import sha256
 from nnunet_kd.plans import reduce_plans
 from nnunet_kd.settings import TeacherSettings
-from nnunet_kd.teacher import TeacherSource, check_teacher, load_teacher, locate_teacher
+from nnunet_kd.teacher import check_teacher, load_teacher
+from nnunet_kd.teacher_source import TeacherSource, locate_teacher
 from tests.conftest import REAL_TEACHER, make_plans, needs_real_teacher
 
 
@@ -26,9 +27,8 @@ def results() -> Path:
 
 
 def locate(settings: TeacherSettings | None = None, fold: int = 0, unpack_to: Path | None = None) -> TeacherSource:
-    return locate_teacher(
-        settings or TeacherSettings(), results(), "Dataset998_Tiny", "nnUNetPlans", "3d_fullres", fold, unpack_to
-    )
+    student = reduce_plans(make_plans(), 4)
+    return locate_teacher(settings or TeacherSettings(), results(), student, "3d_fullres", fold, unpack_to)
 
 
 def model(trainer: str = "nnUNetTrainer") -> Path:
@@ -72,7 +72,7 @@ def test_none_says_what_was_found_and_what_to_do(tiny: dict) -> None:
         locate()
     assert locate(TeacherSettings(checkpoint="checkpoint_best.pth")).checkpoint == "checkpoint_best.pth"
     with pytest.raises(TeacherError, match="nnUNet_results is not set"):
-        locate_teacher(TeacherSettings(), None, "Dataset998_Tiny", "nnUNetPlans", "3d_fullres", 0)
+        locate_teacher(TeacherSettings(), None, reduce_plans(tiny, 4), "3d_fullres", 0)
 
 
 def test_pointed_at(tiny: dict, tmp_path: Path) -> None:
@@ -183,7 +183,7 @@ def test_region_based_teacher(folders: Path) -> None:
 
 @needs_real_teacher
 def test_the_real_teacher() -> None:
-    source = locate_teacher(TeacherSettings(path=str(REAL_TEACHER)), None, "", "", "3d_fullres", 0)
+    source = locate_teacher(TeacherSettings(path=str(REAL_TEACHER)), None, {}, "3d_fullres", 0)
     check_teacher(source, reduce_plans(source.plans(), 4), "3d_fullres", source.dataset_json())
     teacher = load_teacher(source, torch.device("cpu"))
     shapes = [tuple(feature.shape[1:]) for feature in teacher.features(torch.randn(1, 1, 40, 56, 40))]

@@ -105,33 +105,20 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
 
 
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
-    import tempfile
-
     import torch
 
-    from nnunet_kd.plans import provenance, read_plans, reduce_plans
+    from nnunet_kd.plans import read_plans, reduce_plans
     from nnunet_kd.settings import TeacherSettings, resolve_settings
-    from nnunet_kd.teacher import check_teacher, load_teacher, locate_teacher, pin_teacher
+    from nnunet_kd.teacher import found_teacher, load_teacher
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
     settings = resolve_settings("student", (), folder)
     student = reduce_plans(plans, settings.reduction, required=configuration)
-    origin = provenance(student, configuration) or {}
     results = Path(os.environ["nnUNet_results"]) if os.environ.get("nnUNet_results") else None
     found = []
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
-        with tempfile.TemporaryDirectory() as unpack_to:
-            source = locate_teacher(
-                chosen,
-                results,
-                plans["dataset_name"],
-                origin["teacher_plans_name"],
-                configuration,
-                fold,
-                Path(unpack_to),
-            )
-            check_teacher(source, student, configuration, dataset_json)
+        with found_teacher(chosen, results, student, configuration, fold, dataset_json) as (source, exact):
             load_teacher(source, torch.device("cpu"), trusted=chosen.trusted)
-            found.append(f"{source}, SHA-256 {pin_teacher(source, chosen).sha256}")
+            found.append(f"{source}, SHA-256 {exact.sha256}")
     return "; ".join(found)

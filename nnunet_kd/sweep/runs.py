@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -18,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.environment import dataset_name, find_trainer, method_trainer, preprocessed_dataset, required_folder
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
-from nnunet_kd.plans import provenance, read_plans, reduce_plans
+from nnunet_kd.plans import read_plans, reduce_plans
 from nnunet_kd.settings import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
@@ -31,7 +30,7 @@ from nnunet_kd.settings import (
 )
 from nnunet_kd.sweep.description import SweepDescription, Variant
 from nnunet_kd.sweep.record import read_record
-from nnunet_kd.teacher import check_teacher, locate_teacher, pin_teacher
+from nnunet_kd.teacher import found_teacher
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 NNUNET_EPOCHS = 1000
@@ -147,7 +146,7 @@ def plan_sweep(description: SweepDescription) -> list[PlannedRun]:
     plans = read_plans(folder / f"{description.plans}.json")
     required_folder("nnUNet_raw")
     _check_folds(description, folder)
-    teachers = _Teachers(description, folder.name, dataset_json)
+    teachers = _Teachers(description, dataset_json)
     runs = [
         _plan_run(description, name, variant, fold, seed, folder, plans, teachers)
         for (name, variant), fold, seed in product(description.rows().items(), description.folds, description.seeds)
@@ -231,9 +230,8 @@ def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
 class _Teachers:
     """Finds, checks and hashes every teacher once, however many runs have it."""
 
-    def __init__(self, description: SweepDescription, dataset: str, dataset_json: Mapping[str, Any]) -> None:
+    def __init__(self, description: SweepDescription, dataset_json: Mapping[str, Any]) -> None:
         self._description = description
-        self._dataset = dataset
         self._dataset_json = dataset_json
         self._pinned: dict[str, TeacherSettings] = {}
 
@@ -242,20 +240,9 @@ class _Teachers:
         configuration = self._description.configuration
         key = f"{fold} {wanted.model_dump_json()}"
         if key not in self._pinned:
-            marked = provenance(student, configuration)
-            assert marked is not None  # the plan was reduced
-            with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked:
-                source = locate_teacher(
-                    wanted,
-                    required_folder("nnUNet_results"),
-                    self._dataset,
-                    marked["teacher_plans_name"],
-                    configuration,
-                    fold,
-                    Path(unpacked),
-                )
-                check_teacher(source, student, configuration, self._dataset_json)
-                self._pinned[key] = pin_teacher(source, wanted)
+            results = required_folder("nnUNet_results")
+            with found_teacher(wanted, results, student, configuration, fold, self._dataset_json) as (_, exact):
+                self._pinned[key] = exact
         return self._pinned[key]
 
 
