@@ -2,8 +2,9 @@
 
 Commands, each of which goes on where it stopped when it is given again:
     ``python benchmarks/hippocampus.py prepare --data .../Task04_Hippocampus --teacher .../Dataset004_Hippocampus``
-        nnU-Net's dataset, preprocessed with the teacher's plan and split, and the teacher. ``--teacher`` is the folder that holds
-        the model folder ``nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres`` and its ``splits_final.json``.
+        nnU-Net's dataset, preprocessed with the teacher's plan and split, the teacher and its predictions.
+        ``--teacher`` is the folder that holds the model folder ``nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres`` and its
+        ``splits_final.json``.
     ``python benchmarks/hippocampus.py methods``
         the student without a teacher and with every objective, trained and compared.
     ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,1``
@@ -60,8 +61,8 @@ def run(*command: str | Path) -> None:
         sys.exit(finished.returncode)
 
 
-def prepare(data: Path, teacher: Path) -> None:
-    """Dataset, plan, split and teacher; what is there already is kept."""
+def prepare(data: Path, teacher: Path, device: str) -> None:
+    """Dataset, plan, split, teacher and its predictions; what is there already is kept."""
     preprocessed, results = folder_of("nnUNet_preprocessed"), folder_of("nnUNet_results")
     if not (preprocessed / "nnUNetPlans_3d_fullres").is_dir():
         run("nnUNetv2_convert_MSD_dataset", "-i", data)
@@ -74,6 +75,8 @@ def prepare(data: Path, teacher: Path) -> None:
         run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_fullres")
     if not (results / TEACHER).is_dir():
         shutil.copytree(teacher / TEACHER, results / TEACHER)
+    if not any((results / TEACHER / "fold_0" / "validation").glob("*.nii.gz")):  # for the table's first row
+        run("nnUNetv2_train", "4", "3d_fullres", "0", "-tr", TEACHER.split("__")[0], "--val", "-device", device)
     add_search_fold(preprocessed / "splits_final.json")
 
 
@@ -150,7 +153,7 @@ def main() -> None:
     if options.what != "prepare":
         train_and_compare(options.what, options)
     elif options.data and options.teacher:
-        prepare(options.data, options.teacher)
+        prepare(options.data, options.teacher, options.device)
     else:
         parser.error("prepare needs --data and --teacher")
 

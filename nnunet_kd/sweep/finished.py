@@ -17,6 +17,7 @@ from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.settings import read_settings_file
 from nnunet_kd.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.sweep.record import read_record
+from nnunet_kd.sweep.runs import EPOCH_FINISHED
 
 TEACHER = "teacher"
 Place = tuple[str, int, str]
@@ -50,6 +51,10 @@ class FinishedSweep:
     @cached_property
     def teacher_folders(self) -> dict[str, Path]:
         """The teacher's validation predictions by fold; empty unless all distilled runs had one and the same in each."""
+        found = {fold: place for fold, place in self._teachers_of_their_folds().items() if _has_predictions(place)}
+        return found if len(found) == len(self.folds) and TEACHER not in self.variants else {}
+
+    def _teachers_of_their_folds(self) -> dict[str, Path]:
         found: dict[str, Path] = {}
         for fold in self.folds:
             of_fold = [run.teachers for (_, _, own), run in self.runs.items() if own == fold and run.teachers]
@@ -60,10 +65,8 @@ class FinishedSweep:
                 if str(teacher.get("fold")) == fold
             }
             if len(places) == 1 and all(len(teachers) == 1 for teachers in of_fold):
-                (place,) = places
-                if (place / "summary.json").is_file():
-                    found[fold] = place
-        return found if len(found) == len(self.folds) and TEACHER not in self.variants else {}
+                (found[fold],) = places
+        return found
 
     def methods(self, reference: str, apart: bool) -> dict[str, list[list[tuple[Path, str | None]]]]:
         """The rows of the comparison: by name, for every seed, every fold's predictions with the fold.
@@ -99,6 +102,12 @@ class FinishedSweep:
     def warnings(self, splits: Sequence[Split] | None) -> list[str]:
         """What a reader must know: what was left out, and models that had seen their validation cases."""
         found = list(self.left_out)
+        if not self.teacher_folders and TEACHER not in self.variants:
+            found += [
+                f"the teacher is not shown: {place} holds no predictions. nnUNetv2_train with --val makes them."
+                for place in self._teachers_of_their_folds().values()
+                if not _has_predictions(place)
+            ]
         for seed, fold in product(self.seeds, self.folds):
             methods = [
                 Method(name, self.fold_folders[name, seed, fold], self.runs[name, seed, fold]) for name in self.variants
@@ -124,13 +133,27 @@ class FinishedSweep:
             hours = np.array([record.training_seconds / 3600 for record in records if record is not None])
             if not hours.size:
                 continue
+            epochs = [
+                float(seconds)
+                for (name, _, _), folder in self.fold_folders.items()
+                if name == variant
+                for log in folder.glob("training_log_*.txt")
+                for seconds in EPOCH_FINISHED.findall(log.read_text(errors="replace"))
+            ]
+            epoch = f"{np.median(epochs):.3g}" if epochs else DASH
             spread = f"{hours.min():.3g} to {hours.max():.3g}" if hours.size > 1 else DASH
-            rows.append((variant, str(hours.size), f"{hours.mean():.3g}", spread, f"{hours.sum():.3g}"))
-        header = ("Method", "Runs", "Hours per run", "Range", "Hours in all")
+            rows.append((variant, str(hours.size), f"{hours.mean():.3g}", spread, f"{hours.sum():.3g}", epoch))
+        header = ("Method", "Runs", "Hours per run", "Range", "Hours in all", "Median epoch (s)")
         note = (
-            "nnU-Net's epoch times over all restarts, without start and validation; other load on the machine counts."
+            "nnU-Net's epoch times over all restarts, without start and validation; other load on the machine counts, in the "
+            "median epoch the least."
         )
         return Table("Training time", header, tuple(rows), note) if rows else None
+
+
+def _has_predictions(place: Path) -> bool:
+    """Whether nnU-Net's validation left more than its summary."""
+    return (place / "summary.json").is_file() and any(path.suffix != ".json" for path in place.iterdir())
 
 
 def find_finished(

@@ -17,6 +17,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
 from nnunet_kd.evaluation.pooling import average_seeds, partly_defined, pool_folds
 from nnunet_kd.evaluation.results import Evaluation
+from nnunet_kd.evaluation.tables import DASH
 from nnunet_kd.sweep.finished import find_finished
 from nnunet_kd.sweep.record import RunRecord
 from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
@@ -79,6 +80,9 @@ def finished(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
                 state="done", training_seconds=1800.0 * (1 + seed),
             )  # fmt: skip
             record.write(model / f"fold_{fold}")
+            if variant == "dcd":  # the first epoch had the machine for itself, the last did not
+                log = "".join(f"Epoch time: {seconds} s\n" for seconds in (20.0, 30.0, 900.0))
+                (model / f"fold_{fold}" / "training_log_2026.txt").write_text(log)
     (sweep / "sweep.yaml").write_text("methods: [student, dcd]\n")
     return sweep
 
@@ -112,7 +116,8 @@ def test_variants_are_compared_over_all_folds_and_seeds(finished: Path) -> None:
     assert "warning" not in output
     assert "Seeds: 0, 1 (averaged per case" in output
     tables = (finished.parent / "out" / "tables.md").read_text()
-    assert "| dcd | 4 | 0.75 | 0.5 to 1 | 3 |" in tables
+    assert "| dcd | 4 | 0.75 | 0.5 to 1 | 3 | 30 |" in tables
+    assert f"| student | 4 | 0.75 | 0.5 to 1 | 3 | {DASH} |" in tables
     assert "0, 1 (cases pooled)" in (finished.parent / "out" / "report.html").read_text()
 
     _, apart = run_compare(finished, "--seeds")
@@ -134,6 +139,15 @@ def test_a_teacher_of_another_fold_is_told_and_not_shown(finished: Path) -> None
     output, rows = run_compare(finished)
     assert "teacher" not in {row["method"] for row in rows}
     assert "fold 1: the teacher of dcd (fold 0) had seen 2 of the 2 cases" in output
+
+
+def test_a_teacher_without_predictions_is_told_and_not_shown(finished: Path) -> None:
+    teacher = finished.parents[1] / "teacher__nnUNetPlans__3d_fullres" / "fold_1" / "validation"
+    for prediction in teacher.glob("*.nii.gz"):
+        prediction.unlink()
+    output, rows = run_compare(finished)
+    assert {row["method"] for row in rows} == {"student", "dcd"}
+    assert f"the teacher is not shown: {teacher} holds no predictions" in output.replace("\n", "")
 
 
 def test_what_is_not_finished_is_told(finished: Path) -> None:
