@@ -22,11 +22,14 @@ files) and a list of the runs are copied there.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import yaml
@@ -119,24 +122,25 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         output,
     )
     if options.keep is not None:
-        keep(sweep, output, options.keep / label)
+        keep(sweep, output, options.keep / label, variants.split(","))
 
 
-def keep(sweep: Path, comparison: Path, target: Path) -> None:
+def keep(sweep: Path, comparison: Path, target: Path, variants: Sequence[str]) -> None:
     """Copy the texts that are small enough to be kept with the code, without this machine's paths."""
     target.mkdir(parents=True, exist_ok=True)
+    root = str(folder_of("nnUNet_results").parent)
     for path in sorted(comparison.iterdir()):
         if path.suffix in (".md", ".csv"):
-            shutil.copyfile(path, target / path.name)
-    lines = ["variant,seed,checkpoint_sha256,training_seconds,command"]
-    for path in sorted(sweep.glob("*/seed_*/*/*/fold_*/sweep_run.json")):
-        record = read_record(path.parent)
-        if record is not None and record.checkpoint_sha256:
-            command = " ".join(Path(part).name if Path(part).is_absolute() else part for part in record.command)
-            lines.append(
-                f'{record.variant},{record.seed},{record.checkpoint_sha256},{record.training_seconds:.0f},"{command}"'
-            )
-    (target / "runs.csv").write_text("\n".join(lines) + "\n")
+            (target / path.name).write_text(path.read_text().replace(root, "$nnUNet_results"))
+    with (target / "runs.csv").open("w", newline="") as file:
+        writer = csv.writer(file, lineterminator="\n")
+        writer.writerow(["variant", "seed", "checkpoint_sha256", "training_seconds", "command"])
+        for path in sorted(sweep.glob("*/seed_*/*/*/fold_*/sweep_run.json")):
+            record = read_record(path.parent)
+            if record is not None and record.checkpoint_sha256 and record.variant in variants:
+                command = shlex.join(record.command).replace(root, "$nnUNet_results")
+                seconds = round(record.training_seconds)
+                writer.writerow([record.variant, record.seed, record.checkpoint_sha256, seconds, command])
 
 
 def main() -> None:
