@@ -20,6 +20,8 @@ from nnunet_kd.sweep.record import read_record
 from nnunet_kd.sweep.runs import EPOCH_FINISHED
 
 TEACHER = "teacher"
+ONE_TRAINING = "one training per method: intervals and p are of these networks; another training may differ by more"
+"""Cases say how sure a difference between two networks is, not how far two trainings of one method lie apart."""
 Place = tuple[str, int, str]
 """Variant, seed and fold."""
 
@@ -121,7 +123,7 @@ class FinishedSweep:
         how = "shown apart" if apart else "averaged per case, over those in which a value is defined"
         facts = {"Sweep": self.folder.name}
         if len(self.seeds) == 1:
-            return facts | {"Seeds": str(self.seeds[0])}
+            return facts | {"Seeds": f"{self.seeds[0]} ({ONE_TRAINING})"}
         shown = "" if apart else f"; pictures, curves and runs: those of seed {self.seeds[0]}"
         return facts | {"Seeds": f"{', '.join(map(str, self.seeds))} ({how}{shown})"}
 

@@ -156,6 +156,7 @@ def test_what_is_not_finished_is_told(finished: Path) -> None:
     sweep = find_finished(finished)
     assert sweep.seeds == (0,)
     assert sweep.left_out[0] == "not finished: dcd, seed 1, fold 0."
+    assert "0 (one training per method" in sweep.facts(False)["Seeds"]
     assert find_finished(finished, "1").seeds == (0, 1)
     next(finished.glob("student/seed_0/*/*/fold_1/checkpoint_final.pth")).unlink()
     with pytest.raises(DataError, match=r"no seed .*student, seed 0, fold 1.*--fold"):
