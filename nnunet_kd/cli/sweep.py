@@ -128,10 +128,12 @@ def sweep(
             _say(console, f"The whole output: {failure.run.folder / 'sweep_run.log'}")
         _say(console, f"\n{len(failures)} of {len(missing)} runs failed. The same command again tries them once more.")
         raise typer.Exit(1)
-    if others := [run for run in runs if not run.done]:
-        _say(
-            console, f"{len(others)} of {len(runs)} runs are still trained by other processes; --dry-run shows how far."
-        )
+    left = Counter(run.state() for run in runs)
+    if left["running"]:
+        _say(console, f"Still trained by other processes: {left['running']}; --dry-run shows how far they are.")
+    if left["failed"]:
+        _say(console, f"Failed in other processes: {left['failed']}. The same command again tries them once more.")
+        raise typer.Exit(1)
     _say(console, f"Compare them: nnunet-kd compare --sweep {folder} --reference {next(iter(description.rows()))}")
 
 

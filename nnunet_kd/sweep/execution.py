@@ -22,8 +22,8 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from nnunet_kd.files import sha256
 from nnunet_kd.settings import CONFIG_VARIABLE
-from nnunet_kd.sweep.record import LOG_FILE, RunRecord, read_record, software
-from nnunet_kd.sweep.runs import EPOCH_FINISHED, EPOCH_STARTED, FINAL_CHECKPOINT, PlannedRun
+from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, LOG_FILE, RunRecord, read_record, software
+from nnunet_kd.sweep.runs import FINAL_CHECKPOINT, PlannedRun
 
 NNUNET_KD = (sys.executable, "-c", "from nnunet_kd.cli import main; main()")
 """The command of this very Python, wherever its scripts are."""

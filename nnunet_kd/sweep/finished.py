@@ -16,8 +16,7 @@ from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_ca
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.settings import read_settings_file
 from nnunet_kd.sweep.description import DESCRIPTION_FILE
-from nnunet_kd.sweep.record import read_record
-from nnunet_kd.sweep.runs import EPOCH_FINISHED
+from nnunet_kd.sweep.record import epoch_seconds, read_record
 
 TEACHER = "teacher"
 ONE_TRAINING = "one training per method: intervals and p are of these networks; another training may differ by more"
@@ -136,11 +135,10 @@ class FinishedSweep:
             if not hours.size:
                 continue
             epochs = [
-                float(seconds)
+                seconds
                 for (name, _, _), folder in self.fold_folders.items()
                 if name == variant
-                for log in folder.glob("training_log_*.txt")
-                for seconds in EPOCH_FINISHED.findall(log.read_text(errors="replace"))
+                for seconds in epoch_seconds(folder)
             ]
             epoch = f"{np.median(epochs):.3g}" if epochs else DASH
             spread = f"{hours.min():.3g} to {hours.max():.3g}" if hours.size > 1 else DASH

@@ -1,8 +1,9 @@
-"""``sweep_run.json``: what a sweep knows of a run beyond what nnU-Net leaves behind."""
+"""``sweep_run.json``: what a sweep knows of a run beyond what nnU-Net leaves behind; and what nnU-Net's logs tell."""
 
 from __future__ import annotations
 
 import platform
+import re
 from importlib.metadata import version
 from pathlib import Path
 from typing import Literal
@@ -16,6 +17,9 @@ from nnunet_kd.settings_model import SettingsModel
 
 RECORD_FILE = "sweep_run.json"
 LOG_FILE = "sweep_run.log"
+EPOCH_FINISHED = re.compile(r"Epoch time: ([0-9.]+) s")
+"""nnU-Net's line at an epoch's end, in its log and on the console."""
+EPOCH_STARTED = re.compile(r": Epoch ([0-9]+)\s*$", re.MULTILINE)
 
 
 def software() -> dict[str, str]:
@@ -69,3 +73,9 @@ def read_record(folder: Path) -> RunRecord | None:
         raise DataError(
             f"{path} is not a sweep's record ({error.error_count()} problems). Delete it: only the run's training time is lost."
         ) from error
+
+
+def epoch_seconds(folder: Path) -> list[float]:
+    """Duration of every epoch in a fold's folder that nnU-Net's logs tell of, repeated ones included."""
+    logs = (path.read_text(errors="replace") for path in sorted(folder.glob("training_log_*.txt")))
+    return [float(seconds) for log in logs for seconds in EPOCH_FINISHED.findall(log)]

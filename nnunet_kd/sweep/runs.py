@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import product
@@ -29,15 +28,12 @@ from nnunet_kd.settings import (
     validate_settings,
 )
 from nnunet_kd.sweep.description import SweepDescription, Variant
-from nnunet_kd.sweep.record import read_record
+from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 from nnunet_kd.teacher import found_teacher
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 NNUNET_EPOCHS = 1000
 """``nnUNetTrainer.num_epochs``, where the settings name none."""
-EPOCH_FINISHED = re.compile(r"Epoch time: ([0-9.]+) s")
-"""nnU-Net's line at an epoch's end, in its log and on the console."""
-EPOCH_STARTED = re.compile(r": Epoch ([0-9]+)\s*$", re.MULTILINE)
 
 State = Literal["todo", "running", "done", "failed"]
 

@@ -196,6 +196,29 @@ def test_the_command(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch
         CliRunner().invoke(app, [*command, "--set", "epochs=9"], catch_exceptions=False)
 
 
+def test_the_command_tells_what_others_do(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(execution, "_LOCK_WAIT", 0.1)
+    student, _ = runs = plan(name="mine")
+    monkeypatch.setattr(execution, "train_all", partial(train_all, program=fake(runs)))
+    command = ["998", "3d_fullres", "--methods", "student,dcd", "--name", "mine", "-device", "cpu"]
+    student.results.mkdir(parents=True)
+    with student.lock(0):
+        result = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert result.exit_code == 0
+    assert "Still trained by other processes: 1" in result.output
+    assert [run.state() for run in runs] == ["todo", "done"]
+
+    def fails_elsewhere(*_: object) -> list:
+        failure = train(student, program=fake(runs, **{str(student): "fail"}))
+        assert failure is not None
+        return []
+
+    monkeypatch.setattr(execution, "train_all", fails_elsewhere)
+    result = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
+    assert result.exit_code == 1
+    assert "Failed in other processes: 1" in result.output
+
+
 @pytest.mark.slow
 def test_an_array_through_submitit(tiny: dict, fake: Callable, tmp_path: Path) -> None:
     runs = plan()
