@@ -210,7 +210,7 @@ def train_all(runs: Sequence[PlannedRun], console: Console, program: Sequence[st
     Raises:
         Stopped: after the training under way has ended.
     """
-    failures = []
+    failures: list[Failure] = []
     missing = {run: max(1, run.epochs - run.epochs_finished()) for run in runs}
     columns = (TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
     with (
@@ -237,12 +237,10 @@ def train_all(runs: Sequence[PlannedRun], console: Console, program: Sequence[st
                     left.append(run)
                     outcome = f"[yellow]left[/]   {name}: another process trains it"
                 else:
-                    failures += [] if failure is None else [failure]
-                    outcome = (
-                        f"[green]done[/]   {name}"
-                        if failure is None
-                        else f"[red]failed[/] {name}: {escape(failure.reason)}"
-                    )
+                    outcome = f"[green]done[/]   {name}"
+                    if failure is not None:
+                        failures.append(failure)
+                        outcome = f"[red]failed[/] {name}: {escape(failure.reason)}"
                 console.print(outcome, highlight=False)
                 handled += missing[run]
                 progress.update(whole, completed=handled)

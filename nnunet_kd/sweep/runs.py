@@ -192,10 +192,8 @@ def _plan_run(
     # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
     if settings.active_objectives() or stage.previous_stage_name is not None:
         pinned = [teachers.pin(one, student, fold) for one in settings.teachers()]
-        settings = settings.model_copy(update={"teacher": pinned})
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
-    else:
-        settings = resolved(wanted)  # the training is not told of a teacher, so its record names none
+    settings = resolved(wanted)  # what the training is told, and nothing else
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []
