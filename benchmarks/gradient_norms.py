@@ -31,7 +31,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.environment import find_trainer
 from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
 
 

@@ -15,19 +15,25 @@ from nnunet_kd.shipped import shipped_folder
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 
+def optional_folder(variable: str) -> Path | None:
+    """The folder that one of nnU-Net's variables names; ``None`` if it is not set."""
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
 def required_folder(variable: str) -> Path:
     """The folder that one of nnU-Net's variables names.
 
     Raises:
         MissingRequirement: the variable is not set.
     """
-    value = os.environ.get(variable)
-    if not value:
+    folder = optional_folder(variable)
+    if folder is None:
         raise MissingRequirement(
             f"the environment variable {variable} is not set, so nnU-Net's folders cannot be found. Set it as nnU-Net's "
             f"documentation says, for example `export {variable}=/path/to/{variable}`. `nnunet-kd doctor` checks all three."
         )
-    return Path(value)
+    return folder
 
 
 def dataset_name(name_or_id: str) -> str:
@@ -43,9 +49,9 @@ def dataset_name(name_or_id: str) -> str:
     prefix = f"Dataset{int(name_or_id):03d}_"
     names = {
         folder.name
-        for variable in VARIABLES
-        if os.environ.get(variable)
-        for folder in Path(os.environ[variable]).glob(f"{prefix}*")
+        for place in map(optional_folder, VARIABLES)
+        if place is not None
+        for folder in place.glob(f"{prefix}*")
     }
     if len(names) != 1:
         found = f"several: {', '.join(sorted(names))}; give the name" if names else "none; convert the dataset first"

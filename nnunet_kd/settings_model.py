@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import difflib
 import math
 from typing import Literal
 
@@ -34,3 +35,9 @@ class Schedule(SettingsModel):
         if self.kind == "constant":
             return 1.0
         return progress if self.kind == "linear" else 0.5 * (1.0 - math.cos(math.pi * progress))
+
+
+def did_you_mean(name: str, known: list[str]) -> str:
+    """`` (did you mean 'nearest'?)`` for a name that is not known; empty if none of the known ones is near."""
+    match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
+    return f" (did you mean {match[0]!r}?)" if match else ""

@@ -171,6 +171,27 @@ def _from_zip(
     return TeacherSource(folder, fold, settings.checkpoint, origin=path)
 
 
+def previous_stage_segmentations(source: TeacherSource, previous: str, configuration: str) -> Path:
+    """Where nnU-Net puts what a cascade's first stage hands on to its second, beside the teacher.
+
+    Args:
+        source: the teacher of the second stage.
+        previous, configuration: the two stages.
+
+    Raises:
+        TeacherError: there is no such folder.
+    """
+    model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
+    folder = source.model_folder.with_name(model) / "predicted_next_stage" / configuration
+    if not folder.is_dir():
+        raise TeacherError(
+            f"{configuration} is the second stage of a cascade and needs the first stage's segmentations in {folder}, which does "
+            f"not exist. They are written when the teacher's {previous} finishes its validation on every fold "
+            f"(nnUNetv2_train ... {previous} FOLD --val)."
+        )
+    return folder
+
+
 @contextlib.contextmanager
 def errors_of_a_teacher() -> Iterator[None]:
     """What is wrong with a model is wrong with the teacher."""

@@ -7,43 +7,36 @@ clipping and synchronisation hold for both.
 
 from __future__ import annotations
 
-import contextlib
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
 import numpy as np
 import torch
 import yaml
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_results
 from torch import nn
 from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 import nnunet_kd
 from nnunet_kd.advice import Advice
-from nnunet_kd.averaging import StudentAverage
+from nnunet_kd.averaged import AveragedTrainer
 from nnunet_kd.checkpoint import add_learned_parameters
 from nnunet_kd.distillation import Distillation
-from nnunet_kd.errors import SettingsError, TeacherError
-from nnunet_kd.features import plain_module
+from nnunet_kd.environment import optional_folder
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.files import write_atomically
 from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
 from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.plans import provenance, reduce_plans, stage_channels
-from nnunet_kd.resumable import ResumableTrainer
-from nnunet_kd.settings import Settings, resolve_settings, saved_settings
+from nnunet_kd.settings import Settings
+from nnunet_kd.settings_sources import resolve_settings, saved_settings
 from nnunet_kd.skipped_steps import poisoned_unless_finite
 from nnunet_kd.teacher import found_teacher, load_teacher
-from nnunet_kd.teacher_source import locate_teacher
+from nnunet_kd.teacher_source import locate_teacher, previous_stage_segmentations
 
 SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
-
-
-def _results_folder() -> Path | None:
-    return Path(nnUNet_results.require()) if nnUNet_results.is_set() else None
 
 
 class _LossWithAdvice(nn.Module):
@@ -58,11 +51,7 @@ class _LossWithAdvice(nn.Module):
         return self._add(self.segmentation(output, target), output, target)
 
 
-class _StoppedEarly(Exception):
-    """Leaves nnU-Net's loop over epochs."""
-
-
-class DistillationTrainer(ResumableTrainer):
+class DistillationTrainer(AveragedTrainer):
     """Trains a reduced network, with the objectives that the settings name.
 
     Attributes:
@@ -99,7 +88,6 @@ class DistillationTrainer(ResumableTrainer):
             self.initial_lr = self.settings.learning_rate
         self.history = LossHistory()
         self.advice: Advice | None = None
-        self._average: StudentAverage | None = None
         self._in_train_step = False
 
     # settings and plan ------------------------------------------------------------------------------------------------
@@ -107,11 +95,9 @@ class DistillationTrainer(ResumableTrainer):
     def _resolve_settings(
         self, plans: dict[str, Any], configuration: str, fold: int | str, continued: bool
     ) -> Settings:
-        dataset_folder = None
-        if nnUNet_preprocessed.is_set():
-            dataset_folder = Path(nnUNet_preprocessed.require()) / plans["dataset_name"]
+        preprocessed, results = optional_folder("nnUNet_preprocessed"), optional_folder("nnUNet_results")
+        dataset_folder = None if preprocessed is None else preprocessed / plans["dataset_name"]
         saved = None
-        results = _results_folder()
         if continued and results is not None:
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             folder = results / plans["dataset_name"] / model / f"fold_{fold}"
@@ -138,17 +124,10 @@ class DistillationTrainer(ResumableTrainer):
 
     def _previous_stage_segmentations(self) -> Path:
         wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
-        source = locate_teacher(wanted, _results_folder(), plans, self.configuration_name, self.fold)
-        previous = self.configuration_manager.previous_stage_name
-        model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
-        folder: Path = source.model_folder.with_name(model) / "predicted_next_stage" / self.configuration_name
-        if not folder.is_dir():
-            raise TeacherError(
-                f"{self.configuration_name} is the second stage of a cascade and needs the first stage's segmentations in "
-                f"{folder}, which does not exist. They are written when the teacher's {previous} finishes its validation on "
-                f"every fold (nnUNetv2_train ... {previous} FOLD --val)."
-            )
-        return folder
+        source = locate_teacher(wanted, optional_folder("nnUNet_results"), plans, self.configuration_name, self.fold)
+        return previous_stage_segmentations(
+            source, self.configuration_manager.previous_stage_name, self.configuration_name
+        )
 
     # start ------------------------------------------------------------------------------------------------------------
 
@@ -157,7 +136,9 @@ class DistillationTrainer(ResumableTrainer):
         members, pinned = [], []
         plans, configuration = self.plans_manager.plans, self.configuration_name
         for wanted in self.settings.teachers():
-            found = found_teacher(wanted, _results_folder(), plans, configuration, self.fold, self.dataset_json)
+            found = found_teacher(
+                wanted, optional_folder("nnUNet_results"), plans, configuration, self.fold, self.dataset_json
+            )
             with found as (source, exact):
                 members.append(load_teacher(source, self.device, self._do_i_compile(), wanted.trusted))
             pinned.append(exact)
@@ -185,7 +166,7 @@ class DistillationTrainer(ResumableTrainer):
         teachers = self._prepare_teachers() if objectives else None
         if not self.was_initialized:
             self.initialize()
-        self._restore_average()
+        self.prepare_average()
         if teachers is not None:
             self._start_distillation(teachers)
 
@@ -234,14 +215,6 @@ class DistillationTrainer(ResumableTrainer):
         if self.is_ddp:
             self.advice.synchronise(self.device)
 
-    def _restore_average(self) -> None:
-        """Put the weights in training back into the network if the checkpoint held their average."""
-        network = plain_module(self.network)
-        if self.settings.ema is not None:
-            self._average = StudentAverage(network, self.settings.ema)
-        if "training_weights" in self.restored:
-            network.load_state_dict(self.restored["training_weights"])
-
     # step -------------------------------------------------------------------------------------------------------------
 
     def _build_loss(self) -> nn.Module:
@@ -265,8 +238,6 @@ class DistillationTrainer(ResumableTrainer):
             if self.advice is not None:
                 self.advice.finish_step()
         self.history.add({**terms, **explored})
-        if self._average is not None and not result["skipped"]:
-            self._average.update()
         return result
 
     def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
@@ -288,37 +259,7 @@ class DistillationTrainer(ResumableTrainer):
         own = [f"objectives (now {', '.join(active)})"] if active else []
         return own + ([f"objectives.dcd.levels (now {levels})"] if levels is not None else []) + super().memory_users()
 
-    @contextlib.contextmanager
-    def deployed_weights(self) -> Iterator[None]:
-        """With EMA, the average."""
-        before = self._average is not None and self._average.in_use
-        self._use_average(True)
-        try:
-            yield
-        finally:
-            self._use_average(before)
-
-    def _use_average(self, wanted: bool) -> None:
-        if self._average is not None and self._average.in_use != wanted:
-            self._average.swap()
-
     # epoch ------------------------------------------------------------------------------------------------------------
-
-    def run_training(self) -> None:
-        """nnU-Net's loop, which `patience` may end before its last epoch."""
-        if self._is_out_of_patience():
-            self.print_to_log_file(f"Training had stopped early, after {self.current_epoch} epochs.")
-            return
-        try:
-            super().run_training()
-        except _StoppedEarly:
-            self.on_train_end()
-
-    def _is_out_of_patience(self) -> bool:
-        if self.settings.patience is None or self.current_epoch == 0:
-            return False
-        validated = self.logger.get_value("ema_fg_dice", step=None)[: self.current_epoch]
-        return len(validated) - 1 - int(np.argmax(validated)) >= self.settings.patience
 
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """Also tell the epoch's losses apart: log file, and loggers such as W&B."""
@@ -331,24 +272,14 @@ class DistillationTrainer(ResumableTrainer):
                 for name, value in means.items():
                     logger.log(f"kd/{name}", value, self.current_epoch)
 
-    def on_validation_epoch_start(self) -> None:
-        """With EMA, the average is what is validated and saved."""
-        self._use_average(True)
-        super().on_validation_epoch_start()
-
     def on_epoch_end(self) -> None:
         """Also draw the losses."""
-        super().on_epoch_end()
-        self._use_average(False)
         if self.local_rank == 0:
             self.history.draw(Path(self.output_folder) / CURVES_FILE)
-        if self._is_out_of_patience() and self.current_epoch < self.num_epochs:
-            self.print_to_log_file(f"Stopping early: no better validation for {self.settings.patience} epochs.")
-            raise _StoppedEarly
+        super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """Let go of everything that only training needed; with EMA, the average stays in the network."""
-        self._use_average(True)
+        """Also let go of everything that only training needed."""
         super().on_train_end()
         if self.advice is not None:
             self.advice.remove()
@@ -357,7 +288,7 @@ class DistillationTrainer(ResumableTrainer):
     # checkpoint -------------------------------------------------------------------------------------------------------
 
     def checkpoint_entry(self) -> dict[str, Any]:
-        """Also settings, history, what distillation learned, and with EMA the weights in training."""
+        """Also settings, history and what distillation learned."""
         entry: dict[str, Any] = {
             **super().checkpoint_entry(),
             "version": nnunet_kd.__version__,
@@ -366,8 +297,6 @@ class DistillationTrainer(ResumableTrainer):
         }
         if self.advice is not None:
             entry["distillation"] = self.advice.distillation.state_dict()
-        if self._average is not None and self._average.in_use:
-            entry["training_weights"] = self._average.other_weights()
         return entry
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:

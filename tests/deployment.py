@@ -17,7 +17,7 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_kd.bench.pair import make_trainer, nnunet_folders, write_untrained_teacher
 from nnunet_kd.cli import main
-from nnunet_kd.settings import SET_VARIABLE
+from nnunet_kd.settings_sources import SET_VARIABLE
 from tests.conftest import make_plans
 
 DATASET: dict[str, Any] = {

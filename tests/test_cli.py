@@ -15,7 +15,7 @@ import pytest
 from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
 from nnunet_kd.cli import main
 from nnunet_kd.plans import read_plans, stage_channels
-from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from tests.conftest import make_plans
 
 

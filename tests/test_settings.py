@@ -9,17 +9,16 @@ import pytest
 import yaml
 
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.settings import (
+from nnunet_kd.settings import Settings, validate_settings
+from nnunet_kd.settings_model import Schedule
+from nnunet_kd.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
-    Settings,
     parse_assignments,
     read_settings_file,
     recipe_names,
     resolve_settings,
-    validate_settings,
 )
-from nnunet_kd.settings_model import Schedule
 
 
 @pytest.mark.parametrize("name", recipe_names())

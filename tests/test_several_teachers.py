@@ -15,7 +15,7 @@ import torch
 from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
 from nnunet_kd.errors import SettingsError, TeacherError
 from nnunet_kd.frozen_teacher import FrozenTeacher, Teachers
-from nnunet_kd.settings import DATASET_FILE, SET_VARIABLE
+from nnunet_kd.settings_sources import DATASET_FILE, SET_VARIABLE
 from nnunet_kd.trainer import SETTINGS_FILE
 from tests.conftest import make_plans
 from tests.objectives.steps import TinyNetwork

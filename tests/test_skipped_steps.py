@@ -42,12 +42,12 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: dict, value: float) -> 
     made = ready("nnUNetTrainerDCD", tiny, "ema=0.5")
     steps(made, 2)
     before = state(made)
-    average = {key: tensor.clone() for key, tensor in made._average.other_weights().items()}
+    average = {key: tensor.clone() for key, tensor in made.average.other_weights().items()}
     real = poison(made, "dcd", value)
     steps(made, 3)
     assert before.keys() == state(made).keys()
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(made).items())
-    assert all(torch.equal(tensor, average[key]) for key, tensor in made._average.other_weights().items())
+    assert all(torch.equal(tensor, average[key]) for key, tensor in made.average.other_weights().items())
     made.advice.distillation.objectives["dcd"].forward = real
     steps(made, 1)
     assert not any(torch.equal(tensor, before[key]) for key, tensor in state(made).items() if "momentum" in key)
@@ -117,7 +117,7 @@ def test_with_ema_the_average_is_what_is_saved_at_a_stop(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "max_skipped_steps=1", "ema=0.5")
     steps(made, 2)
     name = next(iter(made.network.state_dict()))
-    average, own = made._average.other_weights()[name].clone(), made.network.state_dict()[name].clone()
+    average, own = made.average.other_weights()[name].clone(), made.network.state_dict()[name].clone()
     poison(made, "dcd")
     with pytest.raises(TrainingStopped):
         steps(made, 1)

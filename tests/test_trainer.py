@@ -189,8 +189,8 @@ def test_resumed_training_goes_on_as_if_nothing_had_happened(tiny: dict, options
     close_epoch(whole)
     whole.on_validation_epoch_start()
     path = save(whole)
-    if whole._average is not None:
-        whole._average.swap()
+    if whole.average is not None:
+        whole.average.swap()
     whole.network.train()
     expected = steps(whole, 3, first_seed=10)
 
@@ -221,7 +221,7 @@ def test_ema_is_what_is_saved_and_deployed(tiny: dict) -> None:
     checkpoint = torch.load(save(made), weights_only=False)
     torch.testing.assert_close(checkpoint["network_weights"][name], expected)
     torch.testing.assert_close(checkpoint[ENTRY]["training_weights"][name], trajectory[-1])
-    made._average.swap()
+    made.average.swap()
     assert torch.equal(made.network.state_dict()[name], trajectory[-1])
 
 

@@ -19,7 +19,7 @@ from nnunetv2.training.logging.nnunet_logger import LocalLogger
 
 from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
 from nnunet_kd.history import LossHistory
-from nnunet_kd.settings import SET_VARIABLE
+from nnunet_kd.settings_sources import SET_VARIABLE
 from nnunet_kd.trainer import DistillationTrainer
 from tests.conftest import make_plans
 

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 
 from nnunet_kd.bench.pair import DATASET_JSON, make_trainer, random_batch
-from nnunet_kd.settings import SET_VARIABLE
+from nnunet_kd.settings_sources import SET_VARIABLE
 from nnunet_kd.trainer import DistillationTrainer
 
 CPU = torch.device("cpu")

@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.environment import find_trainer
 from nnunet_kd.plans import read_plans
-from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.shipped import shipped_folder
 
 DATASET_JSON: dict[str, Any] = {

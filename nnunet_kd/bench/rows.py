@@ -16,7 +16,7 @@ import torch
 
 from nnunet_kd.bench.pair import Shape, make_trainer, nnunet_folders, write_untrained_teacher
 from nnunet_kd.environment import find_trainer, trainer_names
-from nnunet_kd.settings import SET_VARIABLE
+from nnunet_kd.settings_sources import SET_VARIABLE
 from nnunet_kd.trainer import DistillationTrainer
 
 CONFIGURATION = "3d_fullres"

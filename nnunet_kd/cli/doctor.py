@@ -6,14 +6,20 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nnunet_kd.environment import VARIABLES, find_trainer, preprocessed_dataset, required_folder, trainer_names
+from nnunet_kd.environment import (
+    VARIABLES,
+    find_trainer,
+    optional_folder,
+    preprocessed_dataset,
+    required_folder,
+    trainer_names,
+)
 from nnunet_kd.errors import MissingRequirement, NnunetKdError
 
 PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
@@ -85,7 +91,7 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_kd.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
-    from nnunet_kd.settings import resolve_settings
+    from nnunet_kd.settings_sources import resolve_settings
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
@@ -108,14 +114,15 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     import torch
 
     from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings import TeacherSettings, resolve_settings
+    from nnunet_kd.settings import TeacherSettings
+    from nnunet_kd.settings_sources import resolve_settings
     from nnunet_kd.teacher import found_teacher, load_teacher
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
     settings = resolve_settings("student", (), folder)
     student = reduce_plans(plans, settings.reduction, required=configuration)
-    results = Path(os.environ["nnUNet_results"]) if os.environ.get("nnUNet_results") else None
+    results = optional_folder("nnUNet_results")
     found = []
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
         with found_teacher(chosen, results, student, configuration, fold, dataset_json) as (source, exact):

@@ -65,7 +65,7 @@ def sweep(
 ) -> None:
     """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
     from nnunet_kd.files import write_atomically
-    from nnunet_kd.settings import parse_assignments
+    from nnunet_kd.settings_sources import parse_assignments
     from nnunet_kd.sweep import slurm as cluster
     from nnunet_kd.sweep.description import DESCRIPTION_FILE, describe_sweep, parse_numbers, parse_variant
     from nnunet_kd.sweep.execution import Stopped, train_all

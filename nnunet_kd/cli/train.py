@@ -53,7 +53,7 @@ def train(
 
     from nnunet_kd.distributed import launched_by_torchrun, process_group
     from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
+    from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
 
     trainer = method_trainer(method)
     if device not in ("cuda", "cpu", "mps"):

@@ -6,7 +6,6 @@ Everything here is optional for a comparison: a folder of predictions is enough,
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -15,6 +14,7 @@ from typing import Any
 import yaml
 
 from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.environment import optional_folder
 from nnunet_kd.errors import CheckpointError, DataError, ModelError
 from nnunet_kd.files import sha256
 from nnunet_kd.model_folder import open_model
@@ -182,8 +182,8 @@ def _curves(checkpoint: Mapping[str, Any]) -> dict[str, list[float]]:
 
 def nnunet_folder(variable: str, dataset_name: str) -> Path | None:
     """The dataset's folder below ``nnUNet_raw`` or ``nnUNet_preprocessed``, if there is one."""
-    base = os.environ.get(variable)
-    folder = Path(base) / dataset_name if base else None
+    base = optional_folder(variable)
+    folder = None if base is None else base / dataset_name
     return folder if folder is not None and folder.is_dir() else None
 
 

@@ -13,8 +13,8 @@ from pydantic import Field, ValidationError, field_validator, model_validator
 
 from nnunet_kd.environment import method_trainer
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.settings import merge, parse_assignments, read_settings_file
 from nnunet_kd.settings_model import SettingsModel
+from nnunet_kd.settings_sources import merge, parse_assignments, read_settings_file
 
 DESCRIPTION_FILE = "sweep.yaml"
 Fold = int | Literal["all"]

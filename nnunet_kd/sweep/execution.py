@@ -21,7 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.files import sha256
-from nnunet_kd.settings import CONFIG_VARIABLE
+from nnunet_kd.settings_sources import CONFIG_VARIABLE
 from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, LOG_FILE, RunRecord, read_record, software
 from nnunet_kd.sweep.runs import FINAL_CHECKPOINT, PlannedRun
 

@@ -14,7 +14,7 @@ import numpy as np
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_cases, read_run
 from nnunet_kd.evaluation.tables import DASH, Table
-from nnunet_kd.settings import read_settings_file
+from nnunet_kd.settings_sources import read_settings_file
 from nnunet_kd.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.sweep.record import epoch_seconds, read_record
 

@@ -17,16 +17,8 @@ from nnunet_kd.environment import dataset_name, find_trainer, method_trainer, pr
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
 from nnunet_kd.plans import read_plans, reduce_plans
-from nnunet_kd.settings import (
-    CONFIG_VARIABLE,
-    SET_VARIABLE,
-    Settings,
-    TeacherSettings,
-    merge,
-    resolve_settings,
-    saved_settings,
-    validate_settings,
-)
+from nnunet_kd.settings import Settings, TeacherSettings, validate_settings
+from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge, resolve_settings, saved_settings
 from nnunet_kd.sweep.description import SweepDescription, Variant
 from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 from nnunet_kd.teacher import found_teacher

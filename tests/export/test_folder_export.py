@@ -23,7 +23,7 @@ from nnunet_kd.errors import MissingRequirement, ModelError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.export.weights import CHECKPOINT_OF
 from nnunet_kd.model_folder import open_model
-from nnunet_kd.settings import SET_VARIABLE
+from nnunet_kd.settings_sources import SET_VARIABLE
 from tests.conftest import make_plans
 from tests.deployment import run_command, segmentation, stock_prediction
 

@@ -12,7 +12,7 @@ import yaml
 
 from nnunet_kd.environment import find_trainer, method_trainer
 from nnunet_kd.errors import DataError, SettingsError, TeacherError
-from nnunet_kd.settings import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
+from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
 from nnunet_kd.sweep.description import describe_sweep
 from nnunet_kd.sweep.runs import PlannedRun, plan_sweep
 
