@@ -20,11 +20,9 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from nnunet_kd.blocks import block_bytes
 from nnunet_kd.wavelets import BandProjection, Bands, band_projection, dwt, working_dtype
 
-_BLOCK_BYTES = {"cpu": 4 << 20}
-_DEFAULT_BLOCK_BYTES = 256 << 20
-"""Size of one block of ``E``: on a CPU it should stay in cache, on an accelerator fill the device."""
 _SMALLEST_BLOCK = 4
 """Channels: every block reads and writes the whole student feature, so very large volumes still share that among four."""
 
@@ -39,8 +37,7 @@ class _StageLoss(torch.autograd.Function):
         channels, voxels = teacher.shape[1], shape.numel()
         scale = 1.0 / (teacher.numel() * len(projections))
         needs_student, needs_weight = ctx.needs_input_grad[:2]
-        limit = _BLOCK_BYTES.get(teacher.device.type, _DEFAULT_BLOCK_BYTES)
-        block = min(channels, max(_SMALLEST_BLOCK, limit // (voxels * dtype.itemsize)))
+        block = min(channels, max(_SMALLEST_BLOCK, block_bytes(teacher.device) // (voxels * dtype.itemsize)))
 
         with torch.autocast(teacher.device.type, enabled=False):
             matrix = weight.to(dtype)

@@ -132,7 +132,7 @@ def test_value_does_not_depend_on_the_block_size(monkeypatch: pytest.MonkeyPatch
     teacher, student, weight = inputs(8, 8, 8, teacher=7)
     student.requires_grad_()
     whole = torch.autograd.grad(detail_loss(teacher, student, weight, mode=mode), student)[0]
-    monkeypatch.setitem(module._BLOCK_BYTES, "cpu", 1)
+    monkeypatch.setattr(module, "block_bytes", lambda device: 1)
     monkeypatch.setattr(module, "_SMALLEST_BLOCK", 3)
     blocks = torch.autograd.grad(detail_loss(teacher, student, weight, mode=mode), student)[0]
     torch.testing.assert_close(blocks, whole, atol=1e-15, rtol=1e-10)

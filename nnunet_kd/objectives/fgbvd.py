@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
 from torch import nn
 from torch.nn import functional
+from torch.utils.checkpoint import checkpoint
 
+from nnunet_kd.blocks import block_bytes
 from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
 from nnunet_kd.objectives.fourier import back_to_space, butterworth, half_spectrum
-from nnunet_kd.objectives.projection import stage_projections
+from nnunet_kd.objectives.projection import ChannelProjection, stage_projections
 
 
 class FGBVDSettings(ObjectiveSettings):
@@ -39,18 +42,39 @@ class ExpectationGenerator(nn.Module):
         self.mix = convolution(hidden, hidden, 3, padding=1, groups=hidden)
         self.expand = convolution(hidden, channels, 1)
 
-    def forward(self, features: torch.Tensor) -> torch.Tensor:
-        """``(B, Ct, *spatial)`` to the same shape."""
-        expected: torch.Tensor = self.expand(functional.relu(self.mix(self.reduce(features))))
-        return expected
+    def hidden(self, features: torch.Tensor, projection: torch.Tensor) -> torch.Tensor:
+        """All but the last convolution, of ``projection (Ct, Cs)`` applied to ``features (B, Cs, *spatial)``.
+
+        Returns:
+            ``(B, hidden, *spatial)``.
+        """
+        reduced = _pointwise(self.reduce, features.flatten(2), after=projection)
+        return functional.relu(self.mix(reduced.unflatten(2, features.shape[2:])))
+
+    def expected(self, hidden: torch.Tensor) -> torch.Tensor:
+        """The last convolution, of voxels ``(B, hidden, voxels)``, to ``(B, Ct, voxels)``."""
+        return _pointwise(self.expand, hidden)
 
 
-def split_bands(features: torch.Tensor, cutoff: float, order: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """FID: ``(low, high)`` of ``(B, C, *spatial)``; they sum to the features."""
+def _pointwise(
+    convolution: nn.Conv2d | nn.Conv3d, voxels: torch.Tensor, after: torch.Tensor | None = None
+) -> torch.Tensor:
+    """A 1x1(x1) convolution of ``(B, C, voxels)``, ``after`` a matrix: multiplied with it, so that nothing is between."""
+    assert convolution.bias is not None
+    matrix = convolution.weight.flatten(1)
+    return torch.matmul(matrix if after is None else matrix @ after, voxels) + convolution.bias[:, None]
+
+
+def low_band(features: torch.Tensor, cutoff: float, order: int) -> torch.Tensor:
+    """FID's low frequencies of ``(B, C, *spatial)``, without gradient; what is missing to the features are the high ones."""
     shape = tuple(features.shape[2:])
-    spectrum = half_spectrum(features)
-    low = back_to_space(spectrum.mul_(butterworth(shape, cutoff, order, features.device, features.dtype)), shape)
-    return low, features - low
+    gain = butterworth(shape, cutoff, order, features.device, features.dtype)
+    low = torch.empty_like(features, memory_format=torch.contiguous_format)
+    block = max(1, block_bytes(features.device) // (features[:, 0].numel() * features.element_size()))
+    with torch.no_grad():
+        for some, of_features in zip(low.split(block, 1), features.split(block, 1), strict=True):
+            some.copy_(back_to_space(half_spectrum(of_features).mul_(gain), shape))
+    return low
 
 
 class FGBVD(Objective):
@@ -79,15 +103,54 @@ class FGBVD(Objective):
         terms = {}
         stages = zip(step.student_features, step.teacher_features, self.projections, self.generators, strict=True)
         for index, (student, teacher, projection, generator) in enumerate(stages):
+            assert isinstance(projection, ChannelProjection)
+            assert isinstance(generator, ExpectationGenerator)
             student = student.to(torch.promote_types(student.dtype, torch.float32))
-            low, high = split_bands(teacher.to(student.dtype), self.settings.cutoff, self.settings.order)
-            expected = generator(projection(self._with_frequencies_hidden(student, random)))
-            bias = self._divergence(low, expected)
-            variance = self._divergence(high, projection(student) - expected)
-            certain = self.settings.alpha + (1 - self.settings.alpha) * torch.exp(-variance)
-            terms[f"stage{index}_bias"] = (bias * certain).mean()
-            terms[f"stage{index}_variance"] = self.settings.beta * variance.mean()
+            teacher = teacher.to(student.dtype)
+            hidden = generator.hidden(self._with_frequencies_hidden(student, random), projection.weight)
+            bias, variance = self._compare(teacher, student, hidden, projection, generator)
+            terms[f"stage{index}_bias"] = bias
+            terms[f"stage{index}_variance"] = self.settings.beta * variance
         return terms
+
+    def _compare(
+        self,
+        teacher: torch.Tensor,
+        student: torch.Tensor,
+        hidden: torch.Tensor,
+        projection: ChannelProjection,
+        generator: ExpectationGenerator,
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Means of bias and variance, voxels in blocks: maps with the teacher's channels are made again for backward."""
+        low = low_band(teacher, self.settings.cutoff, self.settings.order)
+        block = max(1, block_bytes(teacher.device) // (teacher.shape[:2].numel() * teacher.element_size()))
+        sums = torch.zeros(2, dtype=student.dtype, device=student.device)
+        # split, because a slice's gradient would be as large as the whole
+        for of_teacher, of_low, *of_student in zip(
+            *(one.flatten(2).split(block, 2) for one in (teacher, low, student, hidden)), strict=True
+        ):
+            # bound, because arguments are saved for backward, which a teacher's features (inference tensors) cannot be
+            block_sums = partial(self._block_sums, projection, generator, of_teacher, of_low)
+            sums = sums + checkpoint(block_sums, *of_student, use_reentrant=False, preserve_rng_state=False)
+        maps = teacher.numel() if self.settings.divergence == "mse" else teacher[:, 0].numel()
+        bias, variance = sums / maps
+        return bias, variance
+
+    def _block_sums(
+        self,
+        projection: ChannelProjection,
+        generator: ExpectationGenerator,
+        teacher: torch.Tensor,
+        low: torch.Tensor,
+        student: torch.Tensor,
+        hidden: torch.Tensor,
+    ) -> torch.Tensor:
+        """Sums of bias and variance over voxels of ``(B, channels, voxels)``."""
+        expected = generator.expected(hidden)
+        bias = self._divergence(low, expected)
+        variance = self._divergence(teacher - low, projection(student) - expected)
+        certain = self.settings.alpha + (1 - self.settings.alpha) * torch.exp(-variance)
+        return torch.stack([(bias * certain).sum(), variance.sum()])
 
     def _with_frequencies_hidden(self, student: torch.Tensor, random: torch.Generator) -> torch.Tensor:
         spectrum = half_spectrum(student)

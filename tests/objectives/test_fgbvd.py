@@ -9,7 +9,7 @@ from scipy.ndimage import correlate
 from scipy.special import rel_entr, softmax
 
 from nnunet_kd.objectives.base import Objective
-from nnunet_kd.objectives.fgbvd import FGBVD, split_bands
+from nnunet_kd.objectives.fgbvd import FGBVD, low_band
 from tests.objectives.steps import HALF, SHAPE, check_gradients, make, make_step
 
 
@@ -74,13 +74,26 @@ def test_gradients() -> None:
     check_gradients(make("fgbvd", divergence="kl"), make_step())
 
 
-def test_the_two_bands_sum_to_the_feature_and_a_constant_is_low() -> None:
+def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    values = []
+    for size in (1, 1 << 11, 1 << 30):  # one voxel, some voxels and a rest, everything
+        monkeypatch.setattr("nnunet_kd.objectives.fgbvd.block_bytes", lambda device, size=size: size)
+        step, objective = make_step(), make("fgbvd")
+        for feature in step.student_features:
+            feature.requires_grad_()
+        terms = objective(step)
+        learned = [*step.student_features, *objective.parameters()]
+        values.append([*terms.values(), *torch.autograd.grad(torch.stack([*terms.values()]).sum(), learned)])
+    for small, some, whole in zip(*values, strict=True):
+        torch.testing.assert_close(small, whole)
+        torch.testing.assert_close(some, whole)
+
+
+def test_a_constant_is_low() -> None:
     features = torch.randn(2, 3, 7, 6, 5, dtype=torch.float64)
-    low, high = split_bands(features, 0.25, 4)
-    torch.testing.assert_close(low + high, features)
-    assert 0 < low.square().sum() < features.square().sum()
+    assert 0 < low_band(features, 0.25, 4).square().sum() < features.square().sum()
     constant = torch.full((1, 1, 6, 6, 6), 3.0, dtype=torch.float64)
-    torch.testing.assert_close(split_bands(constant, 0.25, 4)[0], constant)
+    torch.testing.assert_close(low_band(constant, 0.25, 4), constant)
 
 
 def test_learned_parts_and_the_same_random_numbers_after_resuming() -> None:

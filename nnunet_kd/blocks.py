@@ -1,0 +1,13 @@
+"""How much of a feature to work on at a time, so that what lies between input and loss never exists at full size."""
+
+from __future__ import annotations
+
+import torch
+
+_BYTES = {"cpu": 4 << 20}
+_DEFAULT_BYTES = 256 << 20
+
+
+def block_bytes(device: torch.device) -> int:
+    """Size of one block of float values: on a CPU it should stay in cache, on an accelerator fill the device."""
+    return _BYTES.get(device.type, _DEFAULT_BYTES)
