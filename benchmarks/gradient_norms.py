@@ -42,6 +42,9 @@ def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrai
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["init_args"]
     with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
+        os.environ["nnUNet_results"] = str(
+            model.parents[1]
+        )  # where the run's own settings are looked for, a sweep's for example
         os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
         os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
         trainer = find_trainer(checkpoint["trainer_name"])(

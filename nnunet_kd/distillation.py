@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from functools import partial
 
 import torch
 from torch import nn
@@ -26,6 +27,16 @@ class Distillation(nn.Module):
         super().__init__()
         self._settings = dict(settings)
         self.objectives = nn.ModuleDict({name: OBJECTIVES[name](chosen, networks) for name, chosen in settings.items()})
+        self._epoch = 0
+        for name, chosen in settings.items():
+            learned = [parameter for parameter in self.objectives[name].parameters() if parameter.requires_grad]
+            for parameter in learned if chosen.learns_at_full_weight else []:
+                # a small weight would slow a projection down by as much, and the student would be shown a teacher through a
+                # projection that has not found it (docs/results.md)
+                parameter.register_hook(partial(self._without_weight, name))
+
+    def _without_weight(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+        return gradient / self.weight(name, self._epoch)
 
     def weight(self, name: str, epoch: int) -> float:
         """The weight of an objective in an epoch (counted from 0)."""
@@ -48,6 +59,7 @@ class Distillation(nn.Module):
 
         Objectives whose weight is zero in this epoch are not computed. Outside of autocast: objectives work in float32.
         """
+        self._epoch = step.epoch
         total = step.student_logits.new_zeros(())
         log: dict[str, torch.Tensor] = {}
         with torch.autocast(step.student_logits.device.type, enabled=False):

@@ -26,6 +26,11 @@ class ObjectiveSettings(SettingsModel):
 
     weight: float = Field(1.0, ge=0, description="factor of the objective in the total loss")
     schedule: Schedule = Field(default=Schedule(), description="the weight's course over epochs")
+    learns_at_full_weight: bool = Field(
+        False,
+        description="true: weight and schedule hold for the student only, and what the objective itself learns follows its "
+        "loss as if the weight were 1",
+    )
 
 
 @dataclass(frozen=True)
