@@ -40,7 +40,8 @@ class Products:
 
     def best(self) -> torch.Tensor:
         """The least-squares projection ``(Ct, Cs)``."""
-        return torch.linalg.lstsq(self.student, self.mixed.T).solution.T
+        solution: torch.Tensor = torch.linalg.lstsq(self.student, self.mixed.T).solution
+        return solution.T
 
     def explained(self, weight: torch.Tensor) -> float:
         """Share of the teacher's energy that ``weight (Ct, Cs)`` explains."""
