@@ -25,7 +25,7 @@ from gradient_norms import batches_of, trainer_of
 
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.objectives.dcd import DCDSettings
+from nnunet_kd.objectives.dcd import DCD, DCDSettings
 from nnunet_kd.trainer import DistillationTrainer
 from nnunet_kd.wavelets import detail_projection
 
@@ -91,7 +91,9 @@ def main() -> None:
     rows: list[tuple[str, list[str]]] = []
     with trainer_of(options.distilled, options.fold, fresh=False) as trainer:
         assert trainer.advice is not None
-        learned = [one.weight for one in trainer.advice.distillation.all_objectives()["dcd"].projections]
+        objective = trainer.advice.distillation.all_objectives()["dcd"]
+        assert isinstance(objective, DCD)
+        learned = [projection.get_parameter("weight") for projection in objective.projections]
         batches = batches_of(trainer, options.batches)
         for model in (options.distilled, *options.students):
             checkpoint = read_checkpoint(model / f"fold_{options.fold}" / "checkpoint_final.pth")
