@@ -3,12 +3,13 @@
 Per encoder stage, the share of the energy of the teacher's detail ``P_D(T)`` that ``P_D(phi(S))`` explains, on real batches:
 1 minus DCD's stage loss over the loss of a student whose features are zero. *Learned*: with the projection that was
 trained beside the student; *best*: with the least-squares projection, fitted on one half of the batches; both measured on the
-other half. Best minus learned is what the projection still has to learn, 1 minus best what no projection can make up
-for. Below 0 is worse than nothing.
+other half. Best minus learned is what the projection still has to learn. *Any student*: what no student with so few channels
+can exceed, the share of the teacher's leading principal components, as many as the student has channels. Below 0 is worse
+than nothing.
 
 Needs:   nnU-Net's three variables; the model folder of a student distilled with DCD, whose teacher, settings and projections are
          used; any number of other students of the same plan, whose features are looked at beside it.
-Usage:   ``python benchmarks/projection_fit.py [--fold F] [--batches N] DCD_MODEL [STUDENT_MODEL...]``
+Usage:   ``python benchmarks/projection_fit.py [--fold F] [--batches N] NAME=DCD_MODEL [NAME=STUDENT_MODEL...]``
 """
 
 from __future__ import annotations
@@ -32,11 +33,11 @@ from nnunet_kd.wavelets import detail_projection
 
 @dataclass
 class Products:
-    """Sums over batches and voxels of one stage: ``S S^T (Cs, Cs)``, ``T S^T (Ct, Cs)`` and ``|T|^2`` of their details."""
+    """Sums over batches and voxels of one stage's details: ``S S^T (Cs, Cs)``, ``T S^T (Ct, Cs)``, ``T T^T (Ct, Ct)``."""
 
     student: torch.Tensor
     mixed: torch.Tensor
-    teacher: float
+    teacher: torch.Tensor
 
     def best(self) -> torch.Tensor:
         """The least-squares projection ``(Ct, Cs)``."""
@@ -47,7 +48,12 @@ class Products:
         """Share of the teacher's energy that ``weight (Ct, Cs)`` explains."""
         weight = weight.to(self.student.dtype)
         gained = 2 * (weight * self.mixed).sum() - (weight @ self.student * weight).sum()
-        return float(gained.detach()) / self.teacher
+        return float(gained.detach() / self.teacher.trace())
+
+    def possible(self) -> float:
+        """Share of the teacher's energy in its ``Cs`` leading principal components."""
+        energies = torch.linalg.eigvalsh(self.teacher)
+        return float(energies[-len(self.student) :].sum() / energies.sum())
 
 
 @torch.no_grad()
@@ -69,7 +75,7 @@ def products(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) ->
                 .double()
                 for one in features
             )
-            new = Products(student @ student.T, teacher @ student.T, float(teacher.square().sum()))
+            new = Products(student @ student.T, teacher @ student.T, teacher @ teacher.T)
             if stage == len(found):
                 found.append(new)
             else:
@@ -82,32 +88,32 @@ def products(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) ->
 def main() -> None:
     """Print one row per model."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("distilled", type=Path)
-    parser.add_argument("students", nargs="*", type=Path)
+    parser.add_argument("models", nargs="+", metavar="NAME=MODEL", help="the first one distilled with DCD")
     parser.add_argument("--fold", default="0")
     parser.add_argument("--batches", type=int, default=16)
     options = parser.parse_args()
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
-    rows: list[tuple[str, list[str]]] = []
-    with trainer_of(options.distilled, options.fold, fresh=False) as trainer:
+    models = {name: Path(folder) for name, _, folder in (one.partition("=") for one in options.models)}
+    distilled = next(iter(models))
+    rows: dict[str, list[float]] = {}
+    with trainer_of(models[distilled], options.fold, fresh=False) as trainer:
         assert trainer.advice is not None
         objective = trainer.advice.distillation.all_objectives()["dcd"]
         assert isinstance(objective, DCD)
         learned = [projection.get_parameter("weight") for projection in objective.projections]
         batches = batches_of(trainer, options.batches)
-        for model in (options.distilled, *options.students):
+        for name, model in models.items():
             checkpoint = read_checkpoint(model / f"fold_{options.fold}" / "checkpoint_final.pth")
             plain_module(trainer.network).load_state_dict(checkpoint["network_weights"])
             fit, test = (products(trainer, half) for half in (batches[::2], batches[1::2]))
-            best = [one.explained(other.best()) for one, other in zip(test, fit, strict=True)]
-            rows.append((f"{model.parent.parent.parent.name}, best", [f"{value:.1%}" for value in best]))
-            if model is options.distilled:
-                own = [one.explained(weight) for one, weight in zip(test, learned, strict=True)]
-                rows.insert(0, (f"{model.parent.parent.parent.name}, learned", [f"{value:.1%}" for value in own]))
-    stages = range(len(rows[0][1]))
+            if name == distilled:
+                rows[f"{name}, learned"] = [one.explained(weight) for one, weight in zip(test, learned, strict=True)]
+            rows[f"{name}, best"] = [one.explained(other.best()) for one, other in zip(test, fit, strict=True)]
+    rows["any student"] = [one.possible() for one in test]
+    stages = range(len(learned))
     print(f"| projection | {' | '.join(f'stage {stage}' for stage in stages)} |\n| --- |{' ---: |' * len(stages)}")
-    for name, shares in rows:
-        print(f"| {name} | {' | '.join(shares)} |")
+    for name, shares in rows.items():
+        print(f"| {name} | {' | '.join(f'{share:.1%}' for share in shares)} |")
 
 
 if __name__ == "__main__":
