@@ -25,7 +25,10 @@ def sweep(
         str, typer.Argument(help="Dataset number or name, or a sweep's YAML file.", metavar="DATASET|FILE.yaml")
     ],
     configuration: Annotated[Optional[str], typer.Argument(help="2d, 3d_fullres, ...")] = None,  # noqa: UP045
-    methods: Annotated[Optional[str], typer.Option(help="As in train -m: student,dcd,logits.")] = None,  # noqa: UP045
+    methods: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(help="As in train -m, or the file's variants: student,dcd,logits."),
+    ] = None,
     variants: Annotated[
         Optional[list[str]],  # noqa: UP045
         typer.Option(

@@ -141,7 +141,7 @@ def describe_sweep(file: Path | None, given: Mapping[str, Any]) -> SweepDescript
     Args:
         file: the YAML file, if there is one.
         given: fields of :class:`SweepDescription`; ``settings`` and ``variants`` are merged with the file's, the others
-            replace them.
+            replace them. ``methods`` without ``variants`` is a choice of rows: methods, and variants that the file describes.
 
     Raises:
         SettingsError: lists every problem.
@@ -150,8 +150,12 @@ def describe_sweep(file: Path | None, given: Mapping[str, Any]) -> SweepDescript
     if file is not None:
         values = read_settings_file(file)
         values.setdefault("name", file.stem)
+    given = dict(given)
     if "methods" in given and "variants" not in given:
-        values.pop("variants", None)
+        described = values.pop("variants", None)
+        described = described if isinstance(described, Mapping) else {}
+        given["variants"] = {name: described[name] for name in given["methods"] if name in described}
+        given["methods"] = [name for name in given["methods"] if name not in described]
     settings = merge(values.get("settings") or {}, given.get("settings") or {})
     variants = {**(values.get("variants") or {}), **(given.get("variants") or {})}
     values = {**values, **given, "settings": settings, "variants": variants}

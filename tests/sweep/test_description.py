@@ -51,6 +51,9 @@ def test_the_command_line_lies_over_the_file(tmp_path: Path) -> None:
     assert described.settings == {"epochs": 7, "ema": 0.9}
     assert (described.folds, described.seeds) == ([0, 1], [3])
     assert list(describe_sweep(file, {"methods": ["logits"]}).rows()) == ["logits"]
+    chosen = describe_sweep(file, {"methods": ["logits", "dcd-S"]})
+    assert (chosen.methods, chosen.variants) == (["logits"], {"dcd-S": described.variants["dcd-S"]})
+    assert describe_sweep(file, {"methods": ["dcd-S"]}).rows() == {"dcd-S": described.variants["dcd-S"]}
     again = tmp_path / "again.yaml"
     again.write_bytes(described.as_yaml())
     assert describe_sweep(again, {}) == described
