@@ -45,7 +45,9 @@ def compare(
     ] = None,
     variants: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="With --sweep: only these, student,dcd for example; default: all that have a finished run."),
+        typer.Option(
+            help="With --sweep: only these, in this order, such as student,dcd; default: all with a finished run."
+        ),
     ] = None,
     seeds: Annotated[bool, typer.Option("--seeds", help="With --sweep: one row per seed, not their average.")] = False,
     model: Annotated[

@@ -31,7 +31,7 @@ class FinishedSweep:
 
     Attributes:
         folder: the sweep's.
-        variants: in the order of its description, others behind them.
+        variants: in the order asked for, else of its description, others behind them.
         seeds, folds: those that all variants have.
         fold_folders: nnU-Net's folder of the fold, by variant, seed and fold.
         left_out: what is not compared, in words.
@@ -164,7 +164,7 @@ def find_finished(
     Args:
         folder: ``nnUNet_results/DATASET/sweeps/NAME``.
         only_fold: leave the other folds out.
-        only_variants: leave the other variants out, finished or not.
+        only_variants: leave the other variants out, finished or not; this is then the rows' order.
 
     Raises:
         DataError: no sweep, or no seed that all variants have finished in all folds; tells what is missing; or one of
@@ -187,7 +187,7 @@ def find_finished(
         if unknown := [variant for variant in only_variants if variant not in known]:
             raise DataError(f"--sweep {folder} has no variant {unknown[0]!r}; it has {', '.join(sorted(known))}.")
         found = {place: path for place, path in found.items() if place[0] in only_variants}
-    variants = _in_order(folder, {variant for variant, _, _ in found})
+    variants = list(dict.fromkeys(only_variants or _in_order(folder, known)))
     folds = sorted({fold for _, _, fold in found}, key=lambda fold: (len(fold), fold))
     finished = {
         place

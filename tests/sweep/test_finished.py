@@ -173,6 +173,7 @@ def test_a_few_variants_may_have_more_seeds_than_the_others(finished: Path) -> N
     shutil.copytree(finished / "dcd" / "seed_0", finished / "cwd" / "seed_0")
     assert find_finished(finished).seeds == (0,)
     assert find_finished(finished, only_variants=["dcd", "student"]).seeds == (0, 1)
+    assert find_finished(finished, only_variants=["dcd", "student", "dcd"]).variants == ("dcd", "student")
     output, rows = run_compare(finished, "--variants", "student, dcd")
     assert list(dict.fromkeys(row["method"] for row in rows)) == ["teacher", "student", "dcd"]
     assert "Seeds: 0, 1 (averaged per case" in output
