@@ -42,9 +42,8 @@ def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrai
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["init_args"]
     with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
-        os.environ["nnUNet_results"] = str(
-            model.parents[1]
-        )  # where the run's own settings are looked for, a sweep's for example
+        # where the run's own settings are looked for: of a sweep's run, not below the user's own results
+        os.environ["nnUNet_results"] = str(model.parents[1])
         os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
         os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
         trainer = find_trainer(checkpoint["trainer_name"])(

@@ -8,6 +8,7 @@ from functools import partial
 import torch
 from torch import nn
 
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.objectives import OBJECTIVES
 from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
 
@@ -21,6 +22,9 @@ class Distillation(nn.Module):
     Args:
         settings: of every objective in use, by name.
         networks: see :class:`~nnunet_kd.objectives.base.NetworkPair`.
+
+    Raises:
+        SettingsError: ``learns_at_full_weight`` for an objective that learns nothing.
     """
 
     def __init__(self, settings: Mapping[str, ObjectiveSettings], networks: NetworkPair) -> None:
@@ -29,11 +33,19 @@ class Distillation(nn.Module):
         self.objectives = nn.ModuleDict({name: OBJECTIVES[name](chosen, networks) for name, chosen in settings.items()})
         self._epoch = 0
         for name, chosen in settings.items():
-            learned = [parameter for parameter in self.objectives[name].parameters() if parameter.requires_grad]
-            for parameter in learned if chosen.learns_at_full_weight else []:
-                # a small weight would slow a projection down by as much, and the student would be shown a teacher through a
-                # projection that has not found it (docs/results.md)
-                parameter.register_hook(partial(self._without_weight, name))
+            if chosen.learns_at_full_weight:
+                self._spare_the_weight(name)
+
+    def _spare_the_weight(self, name: str) -> None:
+        """A small weight would slow a projection down by as much as it spares the student (docs/results.md)."""
+        learned = [parameter for parameter in self.objectives[name].parameters() if parameter.requires_grad]
+        if not learned:
+            raise SettingsError(
+                f"objectives.{name}.learns_at_full_weight is set, but with these settings {name} learns nothing of its own. "
+                f"Leave it out."
+            )
+        for parameter in learned:
+            parameter.register_hook(partial(self._without_weight, name))
 
     def _without_weight(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         return gradient / self.weight(name, self._epoch)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 from nnunet_kd.distillation import Distillation
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.objectives import OBJECTIVES
 from nnunet_kd.settings_model import Schedule
 from tests.objectives.steps import NETWORKS, make_step
@@ -41,7 +42,7 @@ def test_what_is_learned_may_be_spared_the_weight(name: str) -> None:
         assert got.abs().sum() > 0
 
 
-def test_a_fixed_projection_stays_fixed() -> None:
-    learned, student = gradients("dcd", 0, projection="fixed", learns_at_full_weight=True)
-    assert not learned
-    assert all(gradient.abs().sum() > 0 for gradient in student)
+@pytest.mark.parametrize(("name", "settings"), [("logits", {}), ("dcd", {"projection": "fixed"})])
+def test_what_learns_nothing_cannot_learn_at_full_weight(name: str, settings: dict) -> None:
+    with pytest.raises(SettingsError, match=rf"objectives\.{name}\.learns_at_full_weight"):
+        gradients(name, 0, learns_at_full_weight=True, **settings)
