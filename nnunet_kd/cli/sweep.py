@@ -44,6 +44,14 @@ def sweep(
         Optional[str],  # noqa: UP045
         typer.Option("-t", "--teacher", help="Model folder or exported zip; every fold takes its own fold's teacher."),
     ] = None,
+    pretrained_weights: Annotated[
+        Optional[str],  # noqa: UP045
+        typer.Option(
+            "-pretrained_weights",
+            "--pretrained-weights",
+            help="Checkpoint that every student starts from, or a model folder: every fold its own fold's checkpoint_final.pth.",
+        ),
+    ] = None,
     recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe's name or a YAML file.")] = None,  # noqa: UP045
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -84,6 +92,7 @@ def sweep(
         "folds": None if folds is None else parse_numbers(folds, "--folds", ("all",)),
         "seeds": None if seeds is None else parse_numbers(seeds, "--seeds"),
         "teacher": teacher,
+        "pretrained_weights": pretrained_weights,
         "recipe": recipe,
         "settings": parse_assignments(assignments) if assignments else None,
         "plans": plans,

@@ -57,6 +57,10 @@ class SweepDescription(SettingsModel):
     seeds: list[int] = Field(default=[0], min_length=1, description="one training per seed")
     plans: str = Field("nnUNetPlans", description="the teacher's plan, or a student's")
     teacher: str | None = Field(None, description="model folder or exported zip; default: found under nnUNet_results")
+    pretrained_weights: str | None = Field(
+        None,
+        description="checkpoint, or model folder with one per fold, that students start from; default: random weights",
+    )
     recipe: str | None = Field(None, description="a shipped recipe's name or a YAML file, for all variants")
     settings: dict[str, Any] = Field(default_factory=dict, description="any settings, for all variants")
     device: Literal["cuda", "cpu", "mps"] = Field("cuda", description="to train on")

@@ -82,7 +82,7 @@ def train(
 
 
 def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequence[str]) -> Failure | None:
-    arguments = [*run.arguments, "--val" if run.trained else "--c"]
+    arguments = [*run.arguments, *_how_to_start(run)]
     before = read_record(run.folder)
     record = RunRecord(
         variant=run.variant,
@@ -96,6 +96,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
         epochs_trained=before.epochs_trained if before else 0,
         training_seconds=before.training_seconds if before else 0.0,
         command_seconds=before.command_seconds if before else 0.0,
+        pretrained_sha256=run.pretrained.sha256 if run.pretrained else None,
     )
     record.write(run.folder)
     last: deque[str] = deque(maxlen=LAST_LINES)
@@ -139,6 +140,15 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
         if run.done
         else Failure(run, "ended without checkpoint_final.pth and validation/summary.json", tuple(last))
     )
+
+
+def _how_to_start(run: PlannedRun) -> list[str]:
+    if run.trained:
+        return ["--val"]
+    # nnU-Net refuses both at once; without a checkpoint --c starts a new training
+    if run.pretrained is not None and not any(run.folder.glob("checkpoint_*.pth")):
+        return ["-pretrained_weights", str(run.pretrained.path)]
+    return ["--c"]
 
 
 @contextlib.contextmanager

@@ -51,6 +51,7 @@ class RunRecord(SettingsModel):
     training_seconds: float = Field(0.0, description="nnU-Net's `Epoch time`, summed over all starts")
     command_seconds: float = Field(0.0, description="of the whole commands, with start and validation, over all starts")
     exit_code: int | None = Field(None, description="of the last start")
+    pretrained_sha256: str | None = Field(None, description="of the weights that it started from; none: random ones")
     checkpoint_sha256: str | None = Field(None, description="of checkpoint_final.pth")
 
     def write(self, folder: Path) -> None:

@@ -20,6 +20,7 @@ from nnunet_kd.plans import read_plans, reduce_plans
 from nnunet_kd.settings import Settings, TeacherSettings, validate_settings
 from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge, resolve_settings, saved_settings
 from nnunet_kd.sweep.description import SweepDescription, Variant
+from nnunet_kd.sweep.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 from nnunet_kd.teacher import found_teacher
 
@@ -42,8 +43,9 @@ class PlannedRun:
         device: to train on.
         results: its own ``nnUNet_results``.
         folder: nnU-Net's folder of the fold in it.
-        arguments: of ``nnunet-kd``, ``--c`` left out.
+        arguments: of ``nnunet-kd``, without ``--c``, ``--val`` or ``-pretrained_weights``, which depend on what is on disk.
         settings: what ``distillation_settings.yaml`` must say.
+        pretrained: what it starts from; ``None``: random weights.
     """
 
     variant: str
@@ -56,6 +58,7 @@ class PlannedRun:
     folder: Path
     arguments: tuple[str, ...]
     settings: Mapping[str, Any] = field(compare=False)
+    pretrained: PretrainedWeights | None = None
 
     def __str__(self) -> str:
         return f"{self.variant}, fold {self.fold}, seed {self.seed}"
@@ -134,9 +137,9 @@ def plan_sweep(description: SweepDescription) -> list[PlannedRun]:
     plans = read_plans(folder / f"{description.plans}.json")
     required_folder("nnUNet_raw")
     _check_folds(description, folder)
-    teachers = _Teachers(description, dataset_json)
+    checkpoints = _Checkpoints(description, dataset_json)
     runs = [
-        _plan_run(description, name, variant, fold, seed, folder, plans, teachers)
+        _plan_run(description, name, variant, fold, seed, folder, plans, checkpoints)
         for (name, variant), fold, seed in product(description.rows().items(), description.folds, description.seeds)
     ]
     if problems := [problem for run in runs for problem in _contradictions(run)]:
@@ -156,7 +159,7 @@ def _plan_run(
     seed: int,
     dataset_folder: Path,
     plans: Mapping[str, Any],
-    teachers: _Teachers,
+    checkpoints: _Checkpoints,
 ) -> PlannedRun:
     trainer = method_trainer(variant.method)
     trainer_class = find_trainer(trainer)
@@ -183,7 +186,7 @@ def _plan_run(
     wanted.pop("teacher", None)
     # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
     if settings.active_objectives() or stage.previous_stage_name is not None:
-        pinned = [teachers.pin(one, student, fold) for one in settings.teachers()]
+        pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
     settings = resolved(wanted)  # what the training is told, and nothing else
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
@@ -203,6 +206,7 @@ def _plan_run(
         folder=results / dataset_folder.name / model / f"fold_{fold}",
         arguments=tuple(arguments),
         settings=settings.as_dict(),
+        pretrained=checkpoints.start(student, fold),
     )
 
 
@@ -213,23 +217,34 @@ def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
             fold_cases(read_splits(splits), str(fold), "val")
 
 
-class _Teachers:
-    """Finds, checks and hashes every teacher once, however many runs have it."""
+class _Checkpoints:
+    """Finds, checks and hashes every teacher and every start once, however many runs have it."""
 
     def __init__(self, description: SweepDescription, dataset_json: Mapping[str, Any]) -> None:
         self._description = description
         self._dataset_json = dataset_json
-        self._pinned: dict[str, TeacherSettings] = {}
+        self._teachers: dict[str, TeacherSettings] = {}
+        self._starts: dict[str, PretrainedWeights] = {}
 
-    def pin(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
+    def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
         """Which checkpoint is meant for a student's fold."""
         configuration = self._description.configuration
         key = f"{fold} {wanted.model_dump_json()}"
-        if key not in self._pinned:
+        if key not in self._teachers:
             results = required_folder("nnUNet_results")
             with found_teacher(wanted, results, student, configuration, fold, self._dataset_json) as (_, exact):
-                self._pinned[key] = exact
-        return self._pinned[key]
+                self._teachers[key] = exact
+        return self._teachers[key]
+
+    def start(self, student: Mapping[str, Any], fold: int | str) -> PretrainedWeights | None:
+        """What a student of a fold starts from; ``None``: random weights."""
+        given, configuration = self._description.pretrained_weights, self._description.configuration
+        if given is None:
+            return None
+        key = f"{fold} {json.dumps(student['configurations'])}"
+        if key not in self._starts:
+            self._starts[key] = find_pretrained(given, student, configuration, self._dataset_json, fold)
+        return self._starts[key]
 
 
 def _assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:
@@ -258,6 +273,12 @@ def _contradictions(run: PlannedRun) -> Iterator[str]:
     if changed:
         listed = "; ".join(f"{key}: there {before.get(key)}, asked for {now.get(key)}" for key in changed)
         yield f"{run} ({run.folder}): {listed}"
+    if (record := read_record(run.folder)) is None:
+        return
+    started_from, asked_for = record.pretrained_sha256, run.pretrained.sha256 if run.pretrained else None
+    if started_from != asked_for:
+        random = "random weights"
+        yield f"{run} ({run.folder}): pretrained_weights: there {started_from or random}, asked for {asked_for or random}"
 
 
 def _flat(values: Mapping[str, Any], source: str) -> dict[str, str]:

@@ -100,3 +100,14 @@ def test_two_methods_two_seeds(folders: Path) -> None:
     page = (output / "report.html").read_text()
     assert "Training time" in page
     assert "Hours per run" in (output / "tables.md").read_text()
+
+    student = sweep / "student" / "seed_0" / DATASET / "nnUNetTrainerStudent__nnUNetPlans__3d_fullres"
+    still = [*command, "--name", "from-student", "--methods", "student", "--seeds", "1", "--set", "learning_rate=1e-60"]
+    run(*still, "-pretrained_weights", str(student))
+    (left,) = (sweep.parent / "from-student").rglob("checkpoint_final.pth")
+    before, after = (
+        torch.load(path, weights_only=False)["network_weights"] for path in (student / "fold_0" / left.name, left)
+    )
+    changed = {name for name, value in after.items() if not torch.equal(value, before[name])}
+    assert "decoder.seg_layers.1.weight" in changed  # nnU-Net draws the segmentation layers anew
+    assert not [name for name in changed if ".seg_layers." not in name]
