@@ -24,10 +24,19 @@ class FrozenTeacher:
 
     Attributes:
         channels: of every encoder stage, finest first.
+        mirror_axes: spatial axes, from 0, that its training mirrored.
     """
 
-    def __init__(self, network: nn.Module, channels: tuple[int, ...], device: torch.device, compiled: bool) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        channels: tuple[int, ...],
+        device: torch.device,
+        compiled: bool,
+        mirror_axes: tuple[int, ...] = (),
+    ) -> None:
         self.channels = channels
+        self.mirror_axes = mirror_axes
         self._network = network.to(device).eval().requires_grad_(False)
         self._device = device
         self._plain_encoder = find_encoder(self._network)
@@ -97,6 +106,11 @@ class Teachers:
                 f"teachers that take turns must have the same channels in every stage, but have {widths}. "
                 f"Use `feature_teacher: first`, or teachers of one plan."
             )
+
+    @property
+    def mirror_axes(self) -> tuple[int, ...]:
+        """Spatial axes that every teacher's training mirrored."""
+        return tuple(sorted(set.intersection(*(set(member.mirror_axes) for member in self.members))))
 
     def feature_teacher(self, iteration: int) -> FrozenTeacher:
         """The one that features come from in an iteration (counted from 0)."""

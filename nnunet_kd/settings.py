@@ -69,6 +69,11 @@ class Settings(SettingsModel):
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
     validation_iterations: int | None = Field(None, ge=1, description="per epoch; nnU-Net: 50")
     learning_rate: float | None = Field(None, gt=0, description="initial; nnU-Net: 0.01, polynomial decay")
+    mirror_axes: list[Literal[0, 1, 2]] | None = Field(
+        None,
+        description="spatial axes, from 0, that training and prediction mirror; []: none; default: those of the teacher's "
+        "training (of several, those they share), without a teacher nnU-Net's",
+    )
     seed: int | None = Field(None, ge=0, description="of weights, patches and augmentation; default: not seeded")
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
@@ -92,6 +97,11 @@ class Settings(SettingsModel):
     def _one_or_several(cls, value: Any) -> Any:
         several = value if isinstance(value, list) else [value]
         return [{"path": one} if isinstance(one, str) else one for one in several]
+
+    @field_validator("mirror_axes")
+    @classmethod
+    def _sorted_once(cls, value: list[Any] | None) -> list[Any] | None:
+        return None if value is None else sorted(set(value))
 
     def teachers(self) -> list[TeacherSettings]:
         """One entry per teacher."""

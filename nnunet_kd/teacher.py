@@ -19,10 +19,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.errors import ModelError, TeacherError
 from nnunet_kd.features import plain_module
 from nnunet_kd.files import sha256
-from nnunet_kd.frozen_teacher import FrozenTeacher
+from nnunet_kd.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.model_folder import load_predictor, new_predictor
 from nnunet_kd.plans import provenance, stage_channels
-from nnunet_kd.settings import TeacherSettings
+from nnunet_kd.settings import Settings, TeacherSettings
 from nnunet_kd.teacher_source import HOW_TO_POINT, TeacherSource, locate_teacher
 
 
@@ -145,4 +145,49 @@ def load_teacher(
             f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
         ) from error
     channels = stage_channels(source.plans(), source.configuration)
-    return FrozenTeacher(plain_module(predictor.network), channels, device, compiled)
+    mirror_axes = tuple(predictor.allowed_mirroring_axes or ())
+    return FrozenTeacher(plain_module(predictor.network), channels, device, compiled, mirror_axes)
+
+
+def load_teachers(
+    settings: Settings,
+    results_folder: Path | None,
+    student_plans: Mapping[str, Any],
+    configuration: str,
+    fold: int | str,
+    dataset_json: Mapping[str, Any],
+    device: torch.device,
+    compiled: bool = False,
+    log: Callable[[str], Any] = print,
+) -> tuple[Teachers, Settings]:
+    """Find, check and load every teacher that the settings name.
+
+    Args:
+        settings: the run's.
+        results_folder, student_plans, configuration, fold, dataset_json: see :func:`found_teacher`.
+        device, compiled: see :func:`load_teacher`.
+        log: told which teachers these are, and what a reader of the log must know of them.
+
+    Returns:
+        The teachers, and the settings with their teachers said exactly.
+
+    Raises:
+        TeacherError: see :func:`found_teacher` and :func:`load_teacher`.
+    """
+    members, pinned = [], []
+    for wanted in settings.teachers():
+        found = found_teacher(wanted, results_folder, student_plans, configuration, fold, dataset_json)
+        with found as (source, exact):
+            members.append(load_teacher(source, device, compiled, wanted.trusted))
+        pinned.append(exact)
+        log(f"Teacher: {source} (SHA-256 {exact.sha256})")
+        if wanted.trusted:
+            log("WARNING: teacher.trusted is set: whatever this checkpoint holds was loaded as code.")
+        if str(fold) != source.fold:
+            log(
+                f"WARNING: this teacher is of fold {source.fold}, the student of fold {fold}: the teacher has seen the student's "
+                f"validation cases in training, so validation results will look better than they are."
+            )
+    has_regions = PlansManager(dict(student_plans)).get_label_manager(dict(dataset_json)).has_regions
+    teachers = Teachers(members, settings.feature_teacher, has_regions)
+    return teachers, settings.model_copy(update={"teacher": pinned})

@@ -32,7 +32,7 @@ from nnunet_kd.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.settings import Settings
 from nnunet_kd.settings_sources import resolve_settings, saved_settings
 from nnunet_kd.skipped_steps import poisoned_unless_finite
-from nnunet_kd.teacher import found_teacher, load_teacher
+from nnunet_kd.teacher import load_teachers
 from nnunet_kd.teacher_source import locate_teacher, previous_stage_segmentations
 
 SETTINGS_FILE = "distillation_settings.yaml"
@@ -86,6 +86,9 @@ class DistillationTrainer(AveragedTrainer):
             self.num_val_iterations_per_epoch = self.settings.validation_iterations
         if self.settings.learning_rate is not None:
             self.initial_lr = self.settings.learning_rate
+        dimensions = len(self.configuration_manager.patch_size)
+        if any(axis >= dimensions for axis in self.settings.mirror_axes or ()):
+            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
         self.history = LossHistory()
         self.advice: Advice | None = None
         self._in_train_step = False
@@ -129,31 +132,25 @@ class DistillationTrainer(AveragedTrainer):
             source, self.configuration_manager.previous_stage_name, self.configuration_name
         )
 
-    # start ------------------------------------------------------------------------------------------------------------
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
+        """nnU-Net's own, but mirrored is what the settings say, else what the teachers' training mirrored.
 
-    def _prepare_teachers(self) -> Teachers:
-        """Find, check and load the teachers; the settings then say exactly which they are."""
-        members, pinned = [], []
-        plans, configuration = self.plans_manager.plans, self.configuration_name
-        for wanted in self.settings.teachers():
-            found = found_teacher(
-                wanted, optional_folder("nnUNet_results"), plans, configuration, self.fold, self.dataset_json
-            )
-            with found as (source, exact):
-                members.append(load_teacher(source, self.device, self._do_i_compile(), wanted.trusted))
-            pinned.append(exact)
-            self.print_to_log_file(f"Teacher: {source} (SHA-256 {exact.sha256})")
-            if wanted.trusted:
-                self.print_to_log_file(
-                    "WARNING: teacher.trusted is set: whatever this checkpoint holds was loaded as code."
-                )
-            if str(self.fold) != source.fold:
-                self.print_to_log_file(
-                    f"WARNING: this teacher is of fold {source.fold}, the student of fold {self.fold}: the teacher has seen "
-                    f"the student's validation cases in training, so validation results will look better than they are."
-                )
-        self.settings = self.settings.model_copy(update={"teacher": pinned})
-        return Teachers(members, self.settings.feature_teacher, self.label_manager.has_regions)
+        A teacher whose training did not mirror an axis may tell left from right, and is wrong on mirrored images.
+        """
+        rotation, dummy_2d, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        taught = None if self.advice is None else self.advice.teachers.mirror_axes
+        if self.settings.mirror_axes is not None:
+            axes = tuple(self.settings.mirror_axes)
+        elif taught is not None:
+            axes = taught
+        if taught is not None and (foreign := sorted(set(axes) - set(taught))):
+            listed = ", ".join(map(str, foreign))
+            self.print_to_log_file(f"WARNING: mirrored axes that the teacher's training did not mirror: {listed}")
+        self.print_to_log_file(f"Mirrored axes: {', '.join(map(str, axes)) or 'none'}")
+        self.inference_allowed_mirroring_axes = axes or None  # nnU-Net's prediction takes no empty ones
+        return rotation, dummy_2d, patch, self.inference_allowed_mirroring_axes
+
+    # start ------------------------------------------------------------------------------------------------------------
 
     def prepare_distillation(self) -> None:
         """Check the teachers, then build the networks and what objectives learn; needs no training data."""
@@ -163,7 +160,19 @@ class DistillationTrainer(AveragedTrainer):
                 f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
                 f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
             )
-        teachers = self._prepare_teachers() if objectives else None
+        teachers = None
+        if objectives:
+            teachers, self.settings = load_teachers(
+                self.settings,
+                optional_folder("nnUNet_results"),
+                self.plans_manager.plans,
+                self.configuration_name,
+                self.fold,
+                self.dataset_json,
+                self.device,
+                self._do_i_compile(),
+                self.print_to_log_file,
+            )
         if not self.was_initialized:
             self.initialize()
         self.prepare_average()

@@ -113,6 +113,7 @@ def write_untrained_teacher(
     with contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(seed)
         teacher.initialize()
+        teacher.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # a trained one knows what it mirrored
         teacher.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 from collections.abc import Callable
@@ -112,6 +113,7 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
 
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
     import torch
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_kd.plans import read_plans, reduce_plans
     from nnunet_kd.settings import TeacherSettings
@@ -122,10 +124,16 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     plans = read_plans(folder / f"{plans_name}.json")
     settings = resolve_settings("student", (), folder)
     student = reduce_plans(plans, settings.reduction, required=configuration)
+    dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
     results = optional_folder("nnUNet_results")
     found = []
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
         with found_teacher(chosen, results, student, configuration, fold, dataset_json) as (source, exact):
-            load_teacher(source, torch.device("cpu"), trusted=chosen.trusted)
+            axes = load_teacher(source, torch.device("cpu"), trusted=chosen.trusted).mirror_axes
             found.append(f"{source}, SHA-256 {exact.sha256}")
+            if len(axes) < dimensions:
+                found[-1] += (
+                    f", mirrors {'axes ' + ', '.join(map(str, axes)) if axes else 'no axis'}, as its students will; for "
+                    f"nnUNetTrainerStudent say so: mirror_axes={json.dumps(axes)}"
+                )
     return "; ".join(found)

@@ -37,6 +37,7 @@ class Run:
         parameters: number of learned values, if there is a checkpoint.
         settings: what the distillation trainer resolved (``distillation_settings.yaml``); ``None`` for stock nnU-Net.
         curves: values per epoch, by name, from the checkpoint; NaN in epochs without one.
+        mirror_axes: spatial axes, from 0, that training and prediction mirror; ``None`` without a checkpoint.
     """
 
     model_folder: Path
@@ -47,6 +48,7 @@ class Run:
     parameters: int | None = None
     settings: Mapping[str, Any] | None = None
     curves: Mapping[str, list[float]] = field(default_factory=dict)
+    mirror_axes: tuple[int, ...] | None = None
 
     @property
     def teachers(self) -> tuple[Mapping[str, Any], ...]:
@@ -156,7 +158,17 @@ def read_run(model_folder: Path, fold: str) -> Run:
         parameters = open_network(checkpoint).parameters
     except ModelError as error:
         raise DataError(str(error)) from error
-    return Run(model_folder, fold, dataset_name, checkpoint, sha256(checkpoint), parameters, settings, _curves(content))
+    return Run(
+        model_folder,
+        fold,
+        dataset_name,
+        checkpoint,
+        sha256(checkpoint),
+        parameters,
+        settings,
+        _curves(content),
+        tuple(content.get("inference_allowed_mirroring_axes") or ()),
+    )
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -216,7 +228,7 @@ def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:
 
 
 def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
-    """What a reader of a comparison must know: models that had seen the cases, and students of different teachers."""
+    """What a reader of a comparison must know: models that had seen the cases, students of different teachers, mirroring."""
     warnings = []
     hashes: dict[str, tuple[str, ...]] = {}
     for method in methods:
@@ -235,7 +247,17 @@ def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Seque
             f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
         )
         warnings.append(f"the students were taught by different teachers (SHA-256 {listed}).")
-    return warnings
+    return warnings + _mirrored_otherwise(methods)
+
+
+def _mirrored_otherwise(methods: Sequence[Method]) -> list[str]:
+    axes = {m.name: m.run.mirror_axes for m in methods if m.run is not None and m.run.mirror_axes is not None}
+    if len(set(axes.values())) < 2:
+        return []
+    listed = "; ".join(f"{name} {', '.join(map(str, mirrored)) or 'none'}" for name, mirrored in axes.items())
+    return [
+        f"the models mirror different axes in training and prediction, so they differ in more than the method: {listed}."
+    ]
 
 
 def _known_fold(teacher: Mapping[str, Any]) -> bool:

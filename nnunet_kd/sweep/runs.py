@@ -17,12 +17,11 @@ from nnunet_kd.environment import dataset_name, find_trainer, method_trainer, pr
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
 from nnunet_kd.plans import read_plans, reduce_plans
-from nnunet_kd.settings import Settings, TeacherSettings, validate_settings
+from nnunet_kd.settings import Settings, validate_settings
 from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge, resolve_settings, saved_settings
+from nnunet_kd.sweep.checkpoints import PretrainedWeights, SweepCheckpoints
 from nnunet_kd.sweep.description import SweepDescription, Variant
-from nnunet_kd.sweep.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
-from nnunet_kd.teacher import found_teacher
 
 FINAL_CHECKPOINT = "checkpoint_final.pth"
 NNUNET_EPOCHS = 1000
@@ -137,7 +136,7 @@ def plan_sweep(description: SweepDescription) -> list[PlannedRun]:
     plans = read_plans(folder / f"{description.plans}.json")
     required_folder("nnUNet_raw")
     _check_folds(description, folder)
-    checkpoints = _Checkpoints(description, dataset_json)
+    checkpoints = SweepCheckpoints(description, dataset_json)
     runs = [
         _plan_run(description, name, variant, fold, seed, folder, plans, checkpoints)
         for (name, variant), fold, seed in product(description.rows().items(), description.folds, description.seeds)
@@ -159,7 +158,7 @@ def _plan_run(
     seed: int,
     dataset_folder: Path,
     plans: Mapping[str, Any],
-    checkpoints: _Checkpoints,
+    checkpoints: SweepCheckpoints,
 ) -> PlannedRun:
     trainer = method_trainer(variant.method)
     trainer_class = find_trainer(trainer)
@@ -188,6 +187,11 @@ def _plan_run(
     if settings.active_objectives() or stage.previous_stage_name is not None:
         pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
+    elif settings.mirror_axes is None and any(map(_distils, description.rows().values())):
+        # the others mirror what their teachers did; the student that they are compared with does the same
+        axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
+        if len(axes) < len(stage.patch_size):
+            wanted["mirror_axes"] = list(axes)
     settings = resolved(wanted)  # what the training is told, and nothing else
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
@@ -210,41 +214,15 @@ def _plan_run(
     )
 
 
+def _distils(variant: Variant) -> bool:
+    return bool(find_trainer(method_trainer(variant.method)).objectives != ())
+
+
 def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
     splits = dataset_folder / "splits_final.json"
     if splits.is_file():  # nnU-Net makes its own five folds where there is none
         for fold in description.folds:
             fold_cases(read_splits(splits), str(fold), "val")
-
-
-class _Checkpoints:
-    """Finds, checks and hashes every teacher and every start once, however many runs have it."""
-
-    def __init__(self, description: SweepDescription, dataset_json: Mapping[str, Any]) -> None:
-        self._description = description
-        self._dataset_json = dataset_json
-        self._teachers: dict[str, TeacherSettings] = {}
-        self._starts: dict[str, PretrainedWeights] = {}
-
-    def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
-        """Which checkpoint is meant for a student's fold."""
-        configuration = self._description.configuration
-        key = f"{fold} {wanted.model_dump_json()}"
-        if key not in self._teachers:
-            results = required_folder("nnUNet_results")
-            with found_teacher(wanted, results, student, configuration, fold, self._dataset_json) as (_, exact):
-                self._teachers[key] = exact
-        return self._teachers[key]
-
-    def start(self, student: Mapping[str, Any], fold: int | str) -> PretrainedWeights | None:
-        """What a student of a fold starts from; ``None``: random weights."""
-        given, configuration = self._description.pretrained_weights, self._description.configuration
-        if given is None:
-            return None
-        key = f"{fold} {json.dumps(student['configurations'])}"
-        if key not in self._starts:
-            self._starts[key] = find_pretrained(given, student, configuration, self._dataset_json, fold)
-        return self._starts[key]
 
 
 def _assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -1,20 +1,26 @@
-"""Weights that a sweep's students start from, instead of random ones."""
+"""What a sweep's students learn from and start from: teachers, and weights instead of random ones."""
 
 from __future__ import annotations
 
+import json
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import CheckpointError, SettingsError
 from nnunet_kd.files import sha256
 from nnunet_kd.plans import build_meta_network
+from nnunet_kd.settings import TeacherSettings
+from nnunet_kd.sweep.description import SweepDescription
+from nnunet_kd.teacher import found_teacher, load_teacher
 
 _NOT_TAKEN_OVER = ".seg_layers."
 """nnU-Net's ``load_pretrained_weights`` leaves these as they are."""
@@ -75,3 +81,63 @@ def find_pretrained(
                 f"{'missing' if there is None else there} there. Plan, configuration and reduction must be the same."
             )
     return PretrainedWeights(path, sha256(path))
+
+
+class SweepCheckpoints:
+    """Finds, loads and hashes every teacher and every start once, however many runs have it.
+
+    Args:
+        description: the sweep's.
+        dataset_json: the students'.
+    """
+
+    def __init__(self, description: SweepDescription, dataset_json: Mapping[str, Any]) -> None:
+        self._description = description
+        self._dataset_json = dataset_json
+        self._teachers: dict[str, tuple[TeacherSettings, tuple[int, ...]]] = {}
+        self._starts: dict[str, PretrainedWeights] = {}
+
+    def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
+        """Which checkpoint is meant for a student's fold.
+
+        Raises:
+            TeacherError: there is none, it does not fit, or it cannot be loaded.
+        """
+        return self._load(wanted, student, fold)[0]
+
+    def mirror_axes(
+        self, wanted: Sequence[TeacherSettings], student: Mapping[str, Any], fold: int | str
+    ) -> tuple[int, ...]:
+        """Spatial axes, from 0, that every teacher's training mirrored.
+
+        Raises:
+            TeacherError: see :meth:`teacher`.
+        """
+        return tuple(sorted(set.intersection(*(set(self._load(one, student, fold)[1]) for one in wanted))))
+
+    def _load(
+        self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str
+    ) -> tuple[TeacherSettings, tuple[int, ...]]:
+        configuration = self._description.configuration
+        key = f"{fold} {wanted.model_dump_json()}"
+        if key not in self._teachers:
+            results = required_folder("nnUNet_results")
+            found = found_teacher(wanted, results, student, configuration, fold, self._dataset_json)
+            with found as (source, exact):
+                loaded = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
+                self._teachers[key] = (exact, loaded.mirror_axes)
+        return self._teachers[key]
+
+    def start(self, student: Mapping[str, Any], fold: int | str) -> PretrainedWeights | None:
+        """What a student of a fold starts from; ``None``: random weights.
+
+        Raises:
+            SettingsError: see :func:`find_pretrained`.
+        """
+        given, configuration = self._description.pretrained_weights, self._description.configuration
+        if given is None:
+            return None
+        key = f"{fold} {json.dumps(student['configurations'])}"
+        if key not in self._starts:
+            self._starts[key] = find_pretrained(given, student, configuration, self._dataset_json, fold)
+        return self._starts[key]
