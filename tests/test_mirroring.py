@@ -83,6 +83,8 @@ def test_a_sweeps_student_mirrors_what_the_others_mirror(tiny: dict) -> None:
     assert "mirror_axes=[]" in student.arguments
     assert distilled.settings["mirror_axes"] is None
     assert plan(settings={"mirror_axes": [0]})[0].settings["mirror_axes"] == [0]
+    assert plan(methods=["student"])[0].settings == student.settings
+    shutil.rmtree(fold_of_the_teacher())
     assert plan(methods=["student"])[0].settings["mirror_axes"] is None
 
 

@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.environment import required_folder
-from nnunet_kd.errors import CheckpointError, SettingsError
+from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.files import sha256
 from nnunet_kd.plans import build_meta_network
 from nnunet_kd.settings import TeacherSettings
@@ -107,13 +107,18 @@ class SweepCheckpoints:
 
     def mirror_axes(
         self, wanted: Sequence[TeacherSettings], student: Mapping[str, Any], fold: int | str
-    ) -> tuple[int, ...]:
-        """Spatial axes, from 0, that every teacher's training mirrored.
+    ) -> tuple[int, ...] | None:
+        """What a student without a teacher is to mirror, so that it can be compared with distilled ones.
 
-        Raises:
-            TeacherError: see :meth:`teacher`.
+        Returns:
+            Spatial axes, from 0, that the training of every teacher mirrored that distilled students of this fold would have;
+            ``None`` if there is none.
         """
-        return tuple(sorted(set.intersection(*(set(self._load(one, student, fold)[1]) for one in wanted))))
+        try:
+            each = [set(self._load(one, student, fold)[1]) for one in wanted]
+        except TeacherError:  # whoever needs one says so
+            return None
+        return tuple(sorted(set.intersection(*each)))
 
     def _load(
         self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str

@@ -187,10 +187,9 @@ def _plan_run(
     if settings.active_objectives() or stage.previous_stage_name is not None:
         pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
-    elif settings.mirror_axes is None and any(map(_distils, description.rows().values())):
-        # the others mirror what their teachers did; the student that they are compared with does the same
+    elif settings.mirror_axes is None:
         axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
-        if len(axes) < len(stage.patch_size):
+        if axes is not None and len(axes) < len(stage.patch_size):
             wanted["mirror_axes"] = list(axes)
     settings = resolved(wanted)  # what the training is told, and nothing else
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
@@ -212,10 +211,6 @@ def _plan_run(
         settings=settings.as_dict(),
         pretrained=checkpoints.start(student, fold),
     )
-
-
-def _distils(variant: Variant) -> bool:
-    return bool(find_trainer(method_trainer(variant.method)).objectives != ())
 
 
 def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
