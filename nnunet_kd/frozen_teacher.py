@@ -83,6 +83,11 @@ class FrozenTeacher:
         return logits
 
 
+def shared_axes(each: Sequence[Sequence[int]]) -> tuple[int, ...]:
+    """The axes that all of at least one name, in order."""
+    return tuple(sorted(set(each[0]).intersection(*each)))
+
+
 class Teachers:
     """One or several teachers as one: features of one of them, logits of all.
 
@@ -110,7 +115,7 @@ class Teachers:
     @property
     def mirror_axes(self) -> tuple[int, ...]:
         """Spatial axes that every teacher's training mirrored."""
-        return tuple(sorted(set.intersection(*(set(member.mirror_axes) for member in self.members))))
+        return shared_axes([member.mirror_axes for member in self.members])
 
     def feature_teacher(self, iteration: int) -> FrozenTeacher:
         """The one that features come from in an iteration (counted from 0)."""

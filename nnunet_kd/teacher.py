@@ -157,8 +157,8 @@ def load_teachers(
     fold: int | str,
     dataset_json: Mapping[str, Any],
     device: torch.device,
-    compiled: bool = False,
-    log: Callable[[str], Any] = print,
+    compiled: bool,
+    log: Callable[[str], Any],
 ) -> tuple[Teachers, Settings]:
     """Find, check and load every teacher that the settings name.
 

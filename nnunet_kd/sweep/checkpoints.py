@@ -17,6 +17,7 @@ from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.files import sha256
+from nnunet_kd.frozen_teacher import shared_axes
 from nnunet_kd.plans import build_meta_network
 from nnunet_kd.settings import TeacherSettings
 from nnunet_kd.sweep.description import SweepDescription
@@ -115,10 +116,9 @@ class SweepCheckpoints:
             ``None`` if there is none.
         """
         try:
-            each = [set(self._load(one, student, fold)[1]) for one in wanted]
+            return shared_axes([self._load(one, student, fold)[1] for one in wanted])
         except TeacherError:  # whoever needs one says so
             return None
-        return tuple(sorted(set.intersection(*each)))
 
     def _load(
         self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str
