@@ -7,7 +7,7 @@ Commands, each of which goes on where it stopped when it is given again:
         ``splits_final.json``.
     ``python benchmarks/hippocampus.py methods``
         the student without a teacher and with every objective, trained and compared.
-    ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,1``
+    ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,12345``
         some of them with more seeds.
     ``python benchmarks/hippocampus.py weights``
         how heavy DCD should be, on a part of the training cases.
@@ -150,7 +150,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="prepare: the task in MSD layout")
     parser.add_argument("--teacher", type=Path, help="prepare: the folder with the teacher's model folder and split")
     parser.add_argument("--methods", help="only these of the description, such as student,dcd")
-    parser.add_argument("--seeds", help="such as 0,1; default: the description's")
+    parser.add_argument("--seeds", help="such as 0,12345; default: the description's")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--keep", type=Path, help="copy tables and CSV files to this folder")
     options = parser.parse_args()
