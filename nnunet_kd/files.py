@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import re
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
@@ -42,6 +44,21 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: P
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
+    """A header and rows as comma-separated values, lines ending as on Unix everywhere."""
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(header)
+    writer.writerows(rows)
+    return text.getvalue()
+
+
+def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[object]]) -> None:
+    """:func:`csv_text` through :func:`write_atomically`, which see."""
+    content = csv_text(header, rows).encode()
+    write_atomically(path, lambda file: file.write(content))
 
 
 def _keep(path: Path, other: Path) -> None:

@@ -8,10 +8,10 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
+import rich.table
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
 from nnunet_kd.cli.evaluate import (
     DatasetJson,
@@ -28,6 +28,7 @@ from nnunet_kd.errors import DataError
 
 if TYPE_CHECKING:
     from nnunet_kd.evaluation.runs import Method, Split
+    from nnunet_kd.evaluation.tables import Table
 
 Rows = Mapping[str, Sequence[Sequence[tuple[Path, str | None]]]]
 """A method's predictions: for every seed, every fold's folder with the fold; one of each where there is no sweep."""
@@ -95,6 +96,7 @@ def compare(
         parse_method,
         read_splits,
     )
+    from nnunet_kd.evaluation.seeds import Trainings
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
     from nnunet_kd.files import write_atomically
     from nnunet_kd.parallel import worker_pool
@@ -158,8 +160,13 @@ def compare(
     output.mkdir(parents=True, exist_ok=True)
     result.write_csv(output / "comparison.csv")
     result.write_cases_csv(output / "cases.csv")
+    by_training: list[Table] = []
+    if swept is not None and len(swept.seeds) > 1 and not seeds:
+        trainings = Trainings(swept.seeds, by_method, reference)
+        trainings.write_cases_csv(output / "cases_by_seed.csv")
+        by_training = trainings.tables()
     training = swept.training_table() if swept is not None else None
-    tables = [*comparison_tables(result), *([training] if training is not None else [])]
+    tables = [*comparison_tables(result), *by_training, *([training] if training is not None else [])]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
         text = joined(tables, form).encode()
         write_atomically(output / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
@@ -169,22 +176,28 @@ def compare(
         warnings, facts = [*swept.warnings(known_splits), *partly_defined(by_method)], swept.facts(seeds)
         fold = ", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else "")
     reader = reader_for(read_dataset_json(labels_from), pairs[0].reference)
-    given = ReportInput(result, found, labels, reader, image_of, focus, fold, warnings, profiles, facts, training)
+    given = ReportInput(
+        result, found, labels, reader, image_of, focus, fold, warnings, profiles, facts, training, by_training
+    )
     write_report(given, output / "report.html")
+    written = [str(output / "report.html"), "tables.md", "tables.tex", "comparison.csv", "cases.csv"]
+    if by_training:
+        written.append("cases_by_seed.csv")
+    _print([overall_table(result), *by_training[:1]], facts, warnings, written)
 
+
+def _print(tables: list[Table], facts: Mapping[str, str], warnings: list[str], written: list[str]) -> None:
     console = Console()
-    overall = overall_table(result)
-    shown = Table(*overall.header, title=overall.title, caption=overall.note)
-    for row in overall.rows:
-        shown.add_row(*(escape(cell) for cell in row))
-    console.print(shown)
+    for table in tables:
+        shown = rich.table.Table(*table.header, title=table.title, caption=table.note)
+        for row in table.rows:
+            shown.add_row(*(escape(cell) for cell in row))
+        console.print(shown)
     for name, fact in facts.items():
         console.print(f"{name}: {escape(fact)}", soft_wrap=True, highlight=False)
     for warning in warnings:
         console.print(f"[bold]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-    console.print(
-        f"Written: {output / 'report.html'}, tables.md, tables.tex, comparison.csv, cases.csv", soft_wrap=True
-    )
+    console.print(f"Written: {', '.join(written)}", soft_wrap=True)
 
 
 def _check_output(folder: Path) -> None:

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import tempfile
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -28,7 +26,7 @@ from nnunet_kd.datasets.splits import (
 from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case
 from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
-from nnunet_kd.files import write_atomically
+from nnunet_kd.files import write_atomically, write_csv
 from nnunet_kd.parallel import as_finished, worker_pool
 
 SKIPPED = "skipped.csv"
@@ -266,11 +264,8 @@ def _write_skipped(folder: Path, bad: list[BadCase]) -> None:
     if not bad:
         (folder / SKIPPED).unlink(missing_ok=True)
         return
-    text = io.StringIO()
-    writer = csv.writer(text)
-    writer.writerow(["case", "why", "found_in"])
-    writer.writerows([case.name, "; ".join(case.problems), case.folder] for case in bad)
-    write_atomically(folder / SKIPPED, lambda file: file.write(text.getvalue().encode()))
+    rows = ([case.name, "; ".join(case.problems), case.folder] for case in bad)
+    write_csv(folder / SKIPPED, ["case", "why", "found_in"], rows)
 
 
 def _warnings(

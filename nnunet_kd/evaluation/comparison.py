@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,10 +9,10 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.metrics import COUNTS, METRICS, Metric
-from nnunet_kd.evaluation.results import OVERALL, Evaluation, Summary, Values, paired_values
+from nnunet_kd.evaluation.metrics import METRICS, Metric
+from nnunet_kd.evaluation.results import CASE_COLUMNS, OVERALL, Evaluation, Summary, Values, paired_values
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired, gap_recovered, holm
-from nnunet_kd.files import write_atomically
+from nnunet_kd.files import write_csv
 
 _CSV_COLUMNS = (
     *("method", "metric", "class", "mean", "standard_error", "cases", "left_out", "reference", "difference"),
@@ -86,9 +84,7 @@ class Comparison:
 
     def write_csv(self, path: Path) -> None:
         """Every row at full precision, in the units of storage (fractions, mm, ml)."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(_CSV_COLUMNS)
+        rows = []
         for row in self.rows:
             s, p = row.summary, row.paired
             numbers: list[float] = [s.mean, s.standard_error, s.cases, s.left_out]
@@ -105,17 +101,13 @@ class Comparison:
                     row.gap,
                 ]
             cells = [row.method, row.metric.name, row.class_name, *numbers, self.reference, *compared]
-            writer.writerow("" if isinstance(cell, float) and np.isnan(cell) else cell for cell in cells)
-        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+            rows.append(["" if isinstance(cell, float) and np.isnan(cell) else cell for cell in cells])
+        write_csv(path, _CSV_COLUMNS, rows)
 
     def write_cases_csv(self, path: Path) -> None:
         """One row per method, case and class."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["method", "case", "class", *(metric.name for metric in METRICS), *COUNTS])
-        for method, evaluation in self.evaluations.items():
-            writer.writerows([method, *cells] for cells in evaluation.case_rows())
-        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        rows = ([method, *cells] for method, found in self.evaluations.items() for cells in found.case_rows())
+        write_csv(path, ["method", *CASE_COLUMNS], rows)
 
 
 def check_roles(names: Sequence[str], reference: str, teacher: str | None = None) -> None:

@@ -61,6 +61,7 @@ class ReportInput:
         profiles: by method, from ``nnunet-kd profile``; may be empty.
         facts: further lines for the head of the page.
         training: what training took; ``None`` if not known.
+        by_training: differences seed by seed; empty unless methods were trained more than once.
     """
 
     comparison: Comparison
@@ -74,6 +75,7 @@ class ReportInput:
     profiles: Mapping[str, Profile]
     facts: Mapping[str, str] = field(default_factory=dict)
     training: Table | None = None
+    by_training: Sequence[Table] = ()
 
 
 def write_report(given: ReportInput, path: Path) -> None:
@@ -98,6 +100,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         "overall": overall_table(comparison),
         "class_tables": class_tables(comparison),
         "difference_tables": difference_tables(comparison),
+        "by_training": given.by_training,
         "boxes": [_svg(charts.box_plot(comparison, m), f"{m.title} by case") for m in CHARTED],
         "differences": [
             _svg(charts.difference_plot(comparison, m), f"{m.title}: difference to {comparison.reference} by case")

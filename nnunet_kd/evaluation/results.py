@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 import math
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,10 +13,12 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_kd.evaluation.metrics import COUNTS, METRICS, MetricOptions
-from nnunet_kd.files import write_atomically
+from nnunet_kd.files import write_atomically, write_csv
 
 Values = npt.NDArray[np.float64]
 OVERALL = "overall"
+CASE_COLUMNS = ("case", "class", *(metric.name for metric in METRICS), *COUNTS)
+"""Of a CSV file with one row per case and class."""
 
 
 @dataclass(frozen=True)
@@ -84,23 +84,18 @@ class Evaluation:
 
     def case_rows(self) -> Iterator[list[str]]:
         """Cells of :meth:`write_csv`, row by row."""
-        names = [*(metric.name for metric in METRICS), *COUNTS]
         for row, case in enumerate(self.cases):
             for column, class_name in enumerate(self.classes):
-                cells = [self.values[name][row, column] for name in names]
+                cells = [self.values[name][row, column] for name in CASE_COLUMNS[2:]]
                 yield [case, class_name, *("" if np.isnan(cell) else f"{cell:.10g}" for cell in cells)]
 
     def write_csv(self, path: Path) -> None:
         """One row per case and class, all metrics and counts as columns; undefined values are left blank."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(["case", "class", *(metric.name for metric in METRICS), *COUNTS])
-        writer.writerows(self.case_rows())
-        write_atomically(path, lambda file: file.write(text.getvalue().encode()))
+        write_csv(path, CASE_COLUMNS, self.case_rows())
 
     def as_dict(self) -> dict[str, Any]:
         """Everything, as JSON takes it: undefined values are ``null``."""
-        names = [*(metric.name for metric in METRICS), *COUNTS]
+        names = CASE_COLUMNS[2:]
         return {
             "prediction_folder": str(self.prediction_folder),
             "reference_folder": str(self.reference_folder),

@@ -12,6 +12,8 @@ from scipy import stats
 from nnunet_kd.evaluation.results import Values
 
 BOOTSTRAP_RESAMPLES = 9999
+Interval = tuple[float, float]
+"""Lower and upper end; NaN where it is not defined."""
 
 
 @dataclass(frozen=True)
@@ -28,7 +30,7 @@ class PairedComparison:
 
     cases: int
     difference: float
-    interval: tuple[float, float]
+    interval: Interval
     t_p: float
     wilcoxon_p: float
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +9,8 @@ from dataclasses import dataclass
 from nnunet_kd.evaluation.comparison import Comparison, Row
 from nnunet_kd.evaluation.metrics import DICE, HD95, LESION_F1, METRICS, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
+from nnunet_kd.evaluation.statistics import Interval
+from nnunet_kd.files import csv_text
 
 TESTED = (DICE, HD95, NSD, LESION_F1)
 """Metrics with tables of their own; all of them are in the CSV."""
@@ -57,11 +57,7 @@ class Table:
 
     def csv(self) -> str:
         """Header and rows as shown."""
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        writer.writerow(self.header)
-        writer.writerows(self.rows)
-        return text.getvalue()
+        return csv_text(self.header, self.rows)
 
 
 def _latex(text: str) -> str:
@@ -140,7 +136,7 @@ def difference_cells(row: Row) -> tuple[str, ...]:
     assert paired is not None  # the reference has no row of differences
     low, high = paired.interval
     digits = decimals(row.metric)
-    interval = DASH if math.isnan(low) else f"{signed(low * scale, digits)} to {signed(high * scale, digits)}"
+    interval = interval_text((low * scale, high * scale), digits)
     gap = DASH if math.isnan(row.gap) else f"{round(row.gap * 100)}%".replace("-", MINUS)
     return (
         str(paired.cases),
@@ -178,6 +174,12 @@ def fixed(value: float, digits: int = 2) -> str:
 def signed(value: float, digits: int = 2) -> str:
     """As :func:`fixed`, with its sign."""
     return DASH if math.isnan(value) else f"{value:+.{digits}f}".replace("-", MINUS)
+
+
+def interval_text(interval: Interval, digits: int = 2) -> str:
+    """Both ends with their signs, or a dash for NaN."""
+    low, high = interval
+    return DASH if math.isnan(low) else f"{signed(low, digits)} to {signed(high, digits)}"
 
 
 def p_value(p: float) -> str:

@@ -118,13 +118,22 @@ def test_variants_are_compared_over_all_folds_and_seeds(finished: Path) -> None:
     tables = (finished.parent / "out" / "tables.md").read_text()
     assert "| dcd | 4 | 0.75 | 0.5 to 1 | 3 | 30 |" in tables
     assert f"| student | 4 | 0.75 | 0.5 to 1 | 3 | {DASH} |" in tables
-    assert "0, 1 (cases pooled)" in (finished.parent / "out" / "report.html").read_text()
+    report = (finished.parent / "out" / "report.html").read_text()
+    assert "0, 1 (cases pooled)" in report
+    assert "Another training" in report
+    assert "Dice (%) ↑: difference to student by training" in tables
+    assert "difference to student by training" in " ".join(output.split())
+    with (finished.parent / "out" / "cases_by_seed.csv").open() as file:
+        by_seed = list(csv.DictReader(file))
+    assert {row["seed"] for row in by_seed if row["method"] == "teacher"} == {""}
 
     _, apart = run_compare(finished, "--seeds")
     names = ["teacher", "student", "student, seed 0", "student, seed 1", "dcd, seed 0", "dcd, seed 1"]
     assert list(dict.fromkeys(row["method"] for row in apart)) == names
     first, second, mean = dice(apart, "dcd, seed 0"), dice(apart, "dcd, seed 1"), dice(averaged, "dcd")
     assert first != second
+    assert first == dice([row for row in by_seed if row["seed"] == "0"], "dcd")
+    assert second == dice([row for row in by_seed if row["seed"] == "1"], "dcd")
     for place, value in mean.items():
         assert value == pytest.approx((first[place] + second[place]) / 2)
 
