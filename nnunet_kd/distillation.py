@@ -37,7 +37,10 @@ class Distillation(nn.Module):
                 self._spare_the_weight(name)
 
     def _spare_the_weight(self, name: str) -> None:
-        """A small weight would slow a projection down by as much as it spares the student (docs/results.md)."""
+        """A small weight would slow a projection down by as much as it spares the student.
+
+        Measured in docs/explanation-short-trainings.md.
+        """
         learned = [parameter for parameter in self.objectives[name].parameters() if parameter.requires_grad]
         if not learned:
             raise SettingsError(

@@ -27,7 +27,8 @@ DCD_FROM = 2
 LEARNING_RATE = 0.1
 """Ten times nnU-Net's, which is made for a thousand epochs: a few hundred iterations are to reach the thin structures."""
 SEED = 1
-"""Of the students' first weights. Those of seed 0 learn slowly, and chance then decides so short a training (docs/results.md)."""
+"""Of the students' first weights. Those of seed 0 learn slowly, and chance then decides so short a training
+(docs/explanation-short-trainings.md)."""
 MODELS = {"teacher": "nnUNetTrainer", "student": "nnUNetTrainerStudent", "student with DCD": "nnUNetTrainerDCD"}
 
 
