@@ -47,24 +47,6 @@ def default_workers() -> int:
     return max(1, min(int(default_num_processes), os.cpu_count() or 1))
 
 
-def find_dataset_json(given: Path | None, *beside: Path) -> Path:
-    """The file given, or the first ``dataset.json`` in a folder or the one above it.
-
-    Raises:
-        DataError: there is none.
-    """
-    if given is not None:
-        return given
-    candidates = [folder / "dataset.json" for place in beside for folder in (place, place.resolve().parent)]
-    for candidate in candidates:
-        if candidate.is_file():
-            return candidate
-    raise DataError(
-        f"no dataset.json in {', '.join(str(candidate.parent) for candidate in candidates)}; the labels are read from "
-        f"it. Give it with --dataset-json."
-    )
-
-
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted segmentations.", metavar="PRED")],
     reference: Annotated[Path, typer.Argument(help="Folder of reference segmentations.", metavar="GT")],
@@ -82,6 +64,7 @@ def evaluate(
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
     from nnunet_kd.evaluation.folders import evaluate_folder
     from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
+    from nnunet_kd.evaluation.references import find_dataset_json
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
