@@ -16,17 +16,17 @@ Commands, each of which goes on where it stopped when it is given again:
 
 Needs nnU-Net's three variables. Tables, report and values per case lie in
 ``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``; with ``--keep FOLDER`` the small texts (tables, CSV
-files) and a list of the runs are copied there.
+files) are copied there, with a list of the runs and their epochs; ``result_tables.py`` makes the documentation's tables of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
 import shlex
 import shutil
+import statistics
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -34,8 +34,10 @@ from pathlib import Path
 
 import yaml
 
-from nnunet_kd.files import write_atomically
-from nnunet_kd.sweep.record import read_record
+from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.files import write_atomically, write_csv
+from nnunet_kd.sweep.finished import find_finished
+from nnunet_kd.sweep.record import epoch_seconds, read_record
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
@@ -106,7 +108,7 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     variants = options.methods or ",".join([*described["methods"], *described.get("variants", {})])
     sweep = results / "sweeps" / described.get("name", description.stem)
     label = f"{what}-seeds" if options.seeds else what
-    output = sweep.with_name(f"comparison-{label}")
+    output, fold = sweep.with_name(f"comparison-{label}"), str(described.get("folds", [0])[0])
     run(
         "nnunet-kd",
         "compare",
@@ -117,30 +119,35 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         "--reference",
         "student",
         "--fold",
-        str(described.get("folds", [0])[0]),
+        fold,
         "-o",
         output,
     )
     if options.keep is not None:
-        keep(sweep, output, options.keep / label, variants.split(","))
+        keep(sweep, output, options.keep / label, fold, variants.split(","))
 
 
-def keep(sweep: Path, comparison: Path, target: Path, variants: Sequence[str]) -> None:
+def keep(sweep: Path, comparison: Path, target: Path, fold: str, variants: Sequence[str]) -> None:
     """Copy the texts that are small enough to be kept with the code, without this machine's paths."""
     target.mkdir(parents=True, exist_ok=True)
     root = str(folder_of("nnUNet_results").parent)
     for path in sorted(comparison.iterdir()):
         if path.suffix in (".md", ".csv"):
             (target / path.name).write_text(path.read_text().replace(root, "$nnUNet_results"))
-    with (target / "runs.csv").open("w", newline="") as file:
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(["variant", "seed", "checkpoint_sha256", "training_seconds", "command"])
-        for path in sorted(sweep.glob("*/seed_*/*/*/fold_*/sweep_run.json")):
-            record = read_record(path.parent)
-            if record is not None and record.checkpoint_sha256 and record.variant in variants:
-                command = shlex.join(record.command).replace(root, "$nnUNet_results")
-                seconds = round(record.training_seconds)
-                writer.writerow([record.variant, record.seed, record.checkpoint_sha256, seconds, command])
+    runs: list[tuple[object, ...]] = []
+    epochs: list[tuple[object, ...]] = []
+    for (variant, seed, _), folder in find_finished(sweep, fold, variants).fold_folders.items():
+        record = read_record(folder)
+        assert record is not None  # what is finished has one
+        command = shlex.join(record.command).replace(root, "$nnUNet_results")
+        median = f"{statistics.median(epoch_seconds(folder)):.3g}"
+        runs.append((variant, seed, record.checkpoint_sha256, round(record.training_seconds), median, command))
+        logged = read_checkpoint(folder / "checkpoint_final.pth", in_memory=False)["logging"]
+        values = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
+        epochs += ((variant, seed, epoch, f"{loss:.6f}", f"{dice:.6f}") for epoch, (loss, dice) in enumerate(values, 1))
+    columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", "command")
+    write_csv(target / "runs.csv", columns, runs)
+    write_csv(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
 
 
 def main() -> None:
