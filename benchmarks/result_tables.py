@@ -11,7 +11,7 @@ from pathlib import Path
 
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
-from nnunet_kd.evaluation.tables import MINUS, Table, interval_text, mean_and_error, signed
+from nnunet_kd.evaluation.tables import Table, gap_text, interval_text, mean_and_error, p_value, signed
 from nnunet_kd.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -55,13 +55,12 @@ def compared(row: dict[str, str]) -> tuple[str, str, str, str]:
     """Difference in Dice, interval, p and share of the gap of a row; empty for the reference."""
     if not row["difference"]:
         return ("", "", "", "")
-    low, high = (100 * float(row[f"interval_{end}"]) for end in ("low", "high"))
-    gap = f"{round(100 * float(row['gap_recovered']))}%".replace("-", MINUS) if row["gap_recovered"] else ""
+    low, high = (DICE.scale * float(row[f"interval_{end}"]) for end in ("low", "high"))
     return (
-        signed(100 * float(row["difference"])),
+        signed(DICE.scale * float(row["difference"])),
         interval_text((low, high)),
-        f"{float(row['wilcoxon_p_holm']):.2g}",
-        gap,
+        p_value(float(row["wilcoxon_p_holm"])),
+        gap_text(float(row["gap_recovered"])) if row["gap_recovered"] else "",
     )
 
 

@@ -146,18 +146,18 @@ def compare(
     _write_tables([*comparison_tables(result), *by_training, *([training] if training is not None else [])], output)
     reader = references.reader(pairs[0].reference)
     given = ReportInput(
-        result,
-        found,
-        references.labels,
-        reader,
-        image_of,
-        focus,
-        fold,
-        warnings,
-        profiles,
-        facts,
-        training,
-        by_training,
+        comparison=result,
+        methods=found,
+        labels=references.labels,
+        reader=reader,
+        images=image_of,
+        focus=focus,
+        fold=fold,
+        warnings=warnings,
+        profiles=profiles,
+        facts=facts,
+        training=training,
+        by_training=by_training,
     )
     write_report(given, output / "report.html")
     _print([overall_table(result), *by_training[:1]], facts, warnings, written)

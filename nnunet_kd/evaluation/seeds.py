@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -80,10 +79,8 @@ def interval_over_trainings(differences: Sequence[float]) -> Interval:
     """Student's 95% interval of the mean of (seeds,) differences; NaN if one is NaN or there are fewer than two."""
     if len(differences) < 2 or np.isnan(differences).any():
         return (float("nan"), float("nan"))
-    error = float(np.std(differences, ddof=1)) / math.sqrt(len(differences))
-    reach = float(stats.t.ppf(0.975, len(differences) - 1)) * error
-    mean = float(np.mean(differences))
-    return (mean - reach, mean + reach)
+    low, high = stats.t.interval(0.95, len(differences) - 1, np.mean(differences), stats.sem(differences))
+    return (float(low), float(high))
 
 
 def _cells(differences: Sequence[float], metric: Metric) -> tuple[str, ...]:

@@ -137,7 +137,6 @@ def difference_cells(row: Row) -> tuple[str, ...]:
     low, high = paired.interval
     digits = decimals(row.metric)
     interval = interval_text((low * scale, high * scale), digits)
-    gap = DASH if math.isnan(row.gap) else f"{round(row.gap * 100)}%".replace("-", MINUS)
     return (
         str(paired.cases),
         signed(paired.difference * scale, digits),
@@ -146,7 +145,7 @@ def difference_cells(row: Row) -> tuple[str, ...]:
         p_value(row.t_holm),
         p_value(paired.wilcoxon_p),
         p_value(row.wilcoxon_holm),
-        gap,
+        gap_text(row.gap),
     )
 
 
@@ -180,6 +179,11 @@ def interval_text(interval: Interval, digits: int = 2) -> str:
     """Both ends with their signs, or a dash for NaN."""
     low, high = interval
     return DASH if math.isnan(low) else f"{signed(low, digits)} to {signed(high, digits)}"
+
+
+def gap_text(gap: float) -> str:
+    """A share of the gap in whole percent, or a dash for NaN."""
+    return DASH if math.isnan(gap) else f"{round(gap * 100)}%".replace("-", MINUS)
 
 
 def p_value(p: float) -> str:
