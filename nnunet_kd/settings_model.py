@@ -6,7 +6,7 @@ import difflib
 import math
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, model_validator
 
 
 class SettingsModel(BaseModel):
@@ -16,24 +16,52 @@ class SettingsModel(BaseModel):
 
 
 class Schedule(SettingsModel):
-    """How an objective's weight develops over epochs: a factor between 0 and 1."""
+    """How an objective's weight develops over epochs: a factor between 0 and 1.
+
+    Attributes:
+        kind: the curve of rise and fall.
+        start, length: where the rise begins and how many epochs it takes.
+        end, fall: where the weight is 0 again and how many epochs it fell before.
+    """
 
     kind: Literal["constant", "linear", "cosine"] = Field(
         default="constant",
-        description="constant: 1 from `start` on; linear and cosine: rise from 0 to 1 over `length` epochs",
+        description="constant: 1 from `start` to `end`; linear and cosine: rise over `length` epochs, fall over `fall`",
     )
     start: int = Field(
         default=0, ge=0, description="first epoch with a weight above zero is the one after `start` in a ramp"
     )
     length: int = Field(default=0, ge=0, description="epochs the ramp takes")
+    end: int | None = Field(
+        default=None, ge=1, description="from this epoch on the weight is zero and labels alone teach; none: never"
+    )
+    fall: int = Field(default=0, ge=0, description="epochs before `end` over which the weight falls")
+
+    @model_validator(mode="after")
+    def _rises_before_it_falls(self) -> Schedule:
+        if self.fall and (self.end is None or self.kind == "constant"):
+            raise ValueError("`fall` needs `end`, and a kind that falls: linear or cosine")
+        if self.end is not None and self.end <= self.start:
+            raise ValueError(f"`end` ({self.end}) must be after `start` ({self.start})")
+        if self.end is not None and self.kind != "constant" and self.start + self.length > self.end - self.fall:
+            raise ValueError(
+                f"the weight rises until epoch {self.start + self.length} and falls from {self.end - self.fall} on: make "
+                f"`length` or `fall` shorter, or `end` later"
+            )
+        return self
 
     def factor(self, epoch: int) -> float:
-        """The factor in ``epoch`` (counted from 0): 0 before ``start``, 1 from ``start + length`` on."""
-        if epoch < self.start:
+        """The factor in ``epoch``, counted from 0.
+
+        0 before ``start``, 1 from ``start + length`` to ``end - fall``, 0 from ``end`` on.
+        """
+        if epoch < self.start or (self.end is not None and epoch >= self.end):
             return 0.0
-        progress = 1.0 if self.length == 0 else min(1.0, (epoch - self.start) / self.length)
         if self.kind == "constant":
             return 1.0
+        risen = 1.0 if self.length == 0 else min(1.0, (epoch - self.start) / self.length)
+        left = 1.0 if self.end is None or self.fall == 0 else min(1.0, (self.end - epoch) / self.fall)
+        progress = min(risen, left)
         return progress if self.kind == "linear" else 0.5 * (1.0 - math.cos(math.pi * progress))
 
 

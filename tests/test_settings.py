@@ -136,7 +136,27 @@ def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path
         (Schedule(start=2), [0, 0, 1, 1, 1, 1]),
         (Schedule(kind="linear", start=1, length=4), [0, 0, 0.25, 0.5, 0.75, 1]),
         (Schedule(kind="cosine", start=1, length=2), [0, 0, 0.5, 1, 1, 1]),
+        (Schedule(end=2), [1, 1, 0, 0, 0, 0]),
+        (Schedule(start=1, end=4), [0, 1, 1, 1, 0, 0]),
+        (Schedule(kind="linear", end=5, fall=4), [1, 1, 0.75, 0.5, 0.25, 0]),
+        (Schedule(kind="cosine", length=2, end=4, fall=2), [0, 0.5, 1, 0.5, 0, 0]),
+        (Schedule(kind="linear", end=3), [1, 1, 1, 0, 0, 0]),
     ],
 )
 def test_schedules(schedule: Schedule, expected: list[float]) -> None:
     assert [schedule.factor(epoch) for epoch in range(6)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("{kind: cosine, fall: 2}", "`fall` needs `end`"),
+        ("{end: 4, fall: 2}", "a kind that falls"),
+        ("{start: 4, end: 4}", r"`end` \(4\) must be after `start` \(4\)"),
+        ("{kind: linear, start: 1, length: 3, end: 5, fall: 2}", "rises until epoch 4 and falls from 3 on"),
+    ],
+)
+def test_schedules_that_contradict_themselves(schedule: str, message: str) -> None:
+    setting = f'["objectives.dcd.schedule={schedule}"]'
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings("paper", ("dcd",), environment={SET_VARIABLE: setting})

@@ -99,6 +99,20 @@ def test_before_its_schedule_starts_an_objective_costs_nothing(tiny: dict) -> No
     assert list(made.history.close_epoch(0)) == ["segmentation"]
 
 
+def test_after_its_schedule_ends_labels_alone_teach(tiny: dict) -> None:
+    made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.schedule={end: 1}")
+    steps(made, 1)
+    assert "dcd" in made.history.close_epoch(0)
+    made.advice.teachers.outputs = None  # would fail if called
+    learned = [parameter.clone() for parameter in made.advice.distillation.parameters()]
+    made.current_epoch = 1
+    steps(made, 2)  # with the momentum of the first step
+    assert list(made.history.close_epoch(1)) == ["segmentation"]
+    assert learned
+    for before, after in zip(learned, made.advice.distillation.parameters(), strict=True):
+        assert torch.equal(before, after)
+
+
 def test_evaluation_is_stock(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny)
     steps(made, 1)
