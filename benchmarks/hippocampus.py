@@ -100,29 +100,18 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     """Train what is missing of a sweep, then compare what is finished."""
     description = DESCRIPTIONS[what]
     results = folder_of("nnUNet_results")
-    chosen = [
+    parts = [
         part for name in ("methods", "seeds") if (value := getattr(options, name)) for part in (f"--{name}", value)
     ]
-    run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *chosen)
+    run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *parts)
     described = yaml.safe_load(description.read_text())
     variants = options.methods or ",".join([*described["methods"], *described.get("variants", {})])
     sweep = results / "sweeps" / described.get("name", description.stem)
     label = f"{what}-seeds" if options.seeds else what
     output, fold = sweep.with_name(f"comparison-{label}"), str(described.get("folds", [0])[0])
-    run(
-        "nnunet-kd",
-        "compare",
-        "--sweep",
-        sweep,
-        "--variants",
-        variants,
-        "--reference",
-        "student",
-        "--fold",
-        fold,
-        "-o",
-        output,
-    )
+    focus = ("--focus", "dcd") if "dcd" in variants.split(",") else ()  # whose best and worst cases the report shows
+    chosen = ("--variants", variants, "--reference", "student", *focus)
+    run("nnunet-kd", "compare", "--sweep", sweep, *chosen, "--fold", fold, "-o", output)
     if options.keep is not None:
         keep(sweep, output, options.keep / label, fold, variants.split(","))
 
