@@ -38,7 +38,8 @@ def main() -> None:
     parser.add_argument("models", nargs="+", type=Path)
     parser.add_argument("--fold", default="0")
     options = parser.parse_args()
-    print("| model | first convolution | last of the encoder | pace, encoder | pace, decoder |\n| --- |" + " ---: |" * 4)
+    columns = "first convolution | last of the encoder | pace, encoder | pace, decoder"
+    print(f"| model | {columns} |\n| --- |{' ---: |' * 4}")
     base: dict[str, float] = {}
     for model in options.models:
         found = norms(model, options.fold)
@@ -46,7 +47,8 @@ def main() -> None:
         encoder = [name for name in found if name.startswith("encoder")]
         decoder = [name for name in found if name not in encoder]
         paces = [
-            float(np.exp(np.mean([2 * np.log(base[name] / found[name]) for name in part]))) for part in (encoder, decoder)
+            float(np.exp(np.mean([2 * np.log(base[name] / found[name]) for name in part])))
+            for part in (encoder, decoder)
         ]
         name = model.name.split("__")[0].removeprefix("nnUNetTrainer")
         cells = [f"{found[encoder[0]]:.1f}", f"{found[encoder[-1]]:.1f}", *(f"{pace:.0%}" for pace in paces)]
