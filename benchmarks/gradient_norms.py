@@ -20,7 +20,7 @@ import io
 import json
 import os
 import statistics
-import tempfile
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.environment import find_trainer
-from nnunet_kd.features import find_encoder, plain_module
+from nnunet_kd.pull import encoder_gradients, leaving_nothing, ratio_and_cosine
 from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
 
@@ -41,23 +41,23 @@ def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrai
     path = model / f"fold_{fold}" / "checkpoint_final.pth"
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["init_args"]
-    with tempfile.TemporaryDirectory() as results, contextlib.redirect_stdout(io.StringIO()):
-        # where the run's own settings are looked for: of a sweep's run, not below the user's own results
-        os.environ["nnUNet_results"] = str(model.parents[1])
-        os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
-        os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
-        trainer = find_trainer(checkpoint["trainer_name"])(
-            {**arguments["plans"], "continue_training": not fresh},
+    os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
+    os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
+
+    def make() -> DistillationTrainer:
+        found: DistillationTrainer = find_trainer(checkpoint["trainer_name"])(
+            {**arguments["plans"], "continue_training": False},
             arguments["configuration"], arguments["fold"], arguments["dataset_json"], torch.device("cpu"),
         )  # fmt: skip
-        for name in ("output_folder_base", "output_folder"):
-            setattr(trainer, name, str(Path(results)))
-        trainer.log_file = str(Path(results) / "log.txt")
+        return found
+
+    with contextlib.redirect_stdout(io.StringIO()), leaving_nothing(make) as trainer:
         trainer.initialize()
         if not fresh:
             trainer.load_checkpoint(str(path))
         trainer.prepare_distillation()
-        yield trainer
+        with contextlib.redirect_stdout(sys.__stdout__):
+            yield trainer
 
 
 def batches_of(trainer: nnUNetTrainer, count: int) -> list[dict[str, Any]]:
@@ -67,36 +67,10 @@ def batches_of(trainer: nnUNetTrainer, count: int) -> list[dict[str, Any]]:
     return [next(loader) for _ in range(count)]
 
 
-def gradients(trainer: DistillationTrainer, batch: dict[str, Any]) -> tuple[torch.Tensor, torch.Tensor]:
-    """``(N,)`` each: the distillation's and the segmentation's gradient to all of the encoder's parameters, for one batch."""
-    assert trainer.advice is not None
-    parameters = [p for p in find_encoder(plain_module(trainer.network)).parameters() if p.requires_grad]
-    trainer.network.train()
-    trainer.advice.start_step(trainer.current_epoch, 10**6)
-    output = trainer.network(batch["data"])
-    found = trainer.advice.loss(output, batch["target"])
-    assert found is not None
-    segmentation = trainer.loss.segmentation(output, batch["target"])
-    distillation, own = (
-        torch.cat([
-            (torch.zeros_like(p) if g is None else g).flatten()
-            for p, g in zip(parameters, torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True), strict=True)
-        ])
-        for loss in (found[0], segmentation)
-    )  # fmt: skip
-    trainer.advice.finish_step()
-    return distillation, own
-
-
-def ratio_and_cosine(distillation: torch.Tensor, own: torch.Tensor) -> tuple[float, float]:
-    """Of two gradients."""
-    ratio = float(distillation.norm() / own.norm())
-    return ratio, float(torch.nn.functional.cosine_similarity(distillation, own, dim=0))
-
-
 def row(trainer: DistillationTrainer, batches: list[dict[str, Any]]) -> list[str]:
     """The figures of one model: ratio and cosine per batch, of the means, and how steady either gradient is."""
-    found = [gradients(trainer, batch) for batch in batches]
+    both = [encoder_gradients(trainer, batch) for batch in batches]
+    found = [(torch.stack(list(pulls.values())).sum(0), labels) for labels, pulls in both]
     each = [ratio_and_cosine(*pair) for pair in found]
     ratio, cosine = (statistics.median(values) for values in zip(*each, strict=True))
     all_of_one = [torch.stack(one) for one in zip(*found, strict=True)]

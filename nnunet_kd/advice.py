@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import zlib
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,7 +16,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_kd.distillation import Distillation
 from nnunet_kd.features import EncoderCapture
 from nnunet_kd.frozen_teacher import Teachers
-from nnunet_kd.objectives.base import StepOutputs
+from nnunet_kd.objectives.base import Objective, StepOutputs
 from nnunet_kd.targets import read_targets
 
 
@@ -50,6 +51,7 @@ class Advice:
         self._task_loss = segmentation.loss if isinstance(segmentation, DeepSupervisionWrapper) else segmentation
         self._labels = label_manager
         self._seed = 0 if seed is None else seed
+        self._objectives: Mapping[str, Objective] = {}
         self._epoch = self._iteration = 0
         self._last: StepOutputs | None = None
 
@@ -62,10 +64,16 @@ class Advice:
             # objectives without weight in an epoch leave their parameters unused
             self._called = DistributedDataParallel(self.distillation, device_ids=devices, find_unused_parameters=True)
 
-    def start_step(self, epoch: int, iteration: int) -> None:
-        """Watch the student's next pass if any objective counts; both are counted from 0."""
+    def start_step(self, epoch: int, iteration: int, objectives: Mapping[str, Objective] | None = None) -> None:
+        """Watch the student's next pass if any objective counts.
+
+        Args:
+            epoch, iteration: counted from 0.
+            objectives: to serve; default: those that count in this epoch.
+        """
         self._epoch, self._iteration = epoch, iteration
-        self._capture.enabled = bool(self.distillation.active(epoch))
+        self._objectives = self.distillation.active(epoch) if objectives is None else objectives
+        self._capture.enabled = bool(self._objectives)
 
     def loss(self, output: Any, target: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
         """The weighted distillation loss and its terms; ``None`` if no objective counts now.
@@ -75,7 +83,13 @@ class Advice:
         """
         if not self._capture.enabled:
             return None
-        objectives = self.distillation.active(self._epoch).values()
+        self._last = self.outputs(output, target)
+        loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._called(self._last)
+        return loss
+
+    def outputs(self, output: Any, target: Any) -> StepOutputs:
+        """What student and teacher made of the image that the student saw last; arguments as in :meth:`loss`."""
+        objectives = self._objectives.values()
         image = self._capture.image
         assert image is not None
         logits, finest = (value[0] if isinstance(value, (list, tuple)) else value for value in (output, target))
@@ -85,7 +99,7 @@ class Advice:
             features=any(objective.needs_teacher_features for objective in objectives),
             logits=any(objective.needs_teacher_logits for objective in objectives),
         )
-        self._last = StepOutputs(
+        return StepOutputs(
             image=image,
             student_features=self._capture.features,
             student_logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
@@ -98,8 +112,6 @@ class Advice:
             iteration=self._iteration,
             seed=self._step_seed(),
         )
-        loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._called(self._last)
-        return loss
 
     def explore(self) -> dict[str, torch.Tensor]:
         """Let objectives explore after the student's step; returns values for the log."""

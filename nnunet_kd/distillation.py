@@ -77,16 +77,21 @@ class Distillation(nn.Module):
         self._epoch = step.epoch
         total = step.student_logits.new_zeros(())
         log: dict[str, torch.Tensor] = {}
-        with torch.autocast(step.student_logits.device.type, enabled=False):
-            for name, objective in self.active(step.epoch).items():
-                terms = objective(step)
-                if not terms:
-                    continue
-                loss = torch.stack(list(terms.values())).sum()
-                total = total + self.weight(name, step.epoch) * loss
-                log[name] = loss.detach()
-                log.update({f"{name}/{term}": value.detach() for term, value in terms.items()})
+        for name in self.active(step.epoch):
+            terms = self.terms(name, step)
+            if not terms:
+                continue
+            loss = torch.stack(list(terms.values())).sum()
+            total = total + self.weight(name, step.epoch) * loss
+            log[name] = loss.detach()
+            log.update({f"{name}/{term}": value.detach() for term, value in terms.items()})
         return total, log
+
+    def terms(self, name: str, step: StepOutputs) -> dict[str, torch.Tensor]:
+        """One objective's unweighted terms, whatever its weight; their sum is its loss. Empty: it has none yet."""
+        with torch.autocast(step.student_logits.device.type, enabled=False):
+            found: dict[str, torch.Tensor] = self.all_objectives()[name](step)
+        return found
 
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """Let objectives train what is theirs alone, after the student's step; returns values for the log."""

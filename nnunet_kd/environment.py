@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -34,6 +35,25 @@ def required_folder(variable: str) -> Path:
             f"documentation says, for example `export {variable}=/path/to/{variable}`. `nnunet-kd doctor` checks all three."
         )
     return folder
+
+
+@contextlib.contextmanager
+def variables_set_to(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment variables with other values for a while; ``None``: not set."""
+    before = {name: os.environ.get(name) for name in values}
+    try:
+        _set_variables(values)
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
 
 
 def dataset_name(name_or_id: str) -> str:

@@ -77,6 +77,29 @@ def test_continue_validate_and_probabilities(demonstration: Path) -> None:
     assert len(checkpoint[ENTRY]["history"]) == EPOCHS + 1
 
 
+def test_weighing_measures_on_real_batches_and_leaves_nothing(demonstration: Path) -> None:
+    before = sorted(demonstration.rglob("*"))
+    options = ("-m", "kd", "--set", "objectives.dcd.weight=0.05", "--set", "objectives.cwd.weight=3", "--batches", "2")
+    output = command(
+        "nnunet-kd",
+        "weigh",
+        "999",
+        "3d_fullres",
+        "0",
+        "-device",
+        "cpu",
+        "--set",
+        "seed=1",
+        *options,
+        root=demonstration,
+    )
+    rows = {cells[0]: cells for line in output.splitlines() if len(cells := line.strip("│ ").split("│")) == 6}
+    pulls = {name.strip(): float(cells[2]) for name, cells in rows.items()}
+    assert pulls.keys() == {"dcd", "cwd"}
+    assert pulls["cwd"] > 10 * pulls["dcd"] > 0
+    assert sorted(demonstration.rglob("*")) == before
+
+
 def test_pretrained_weights_and_a_named_plan(demonstration: Path) -> None:
     command("nnunet-kd", "plan", "999", root=demonstration)
     weights = model(demonstration, "nnUNetTrainerStudent") / "fold_0" / "checkpoint_final.pth"

@@ -17,7 +17,7 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_kd.environment import find_trainer
+from nnunet_kd.environment import find_trainer, variables_set_to
 from nnunet_kd.plans import read_plans
 from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.shipped import shipped_folder
@@ -56,23 +56,10 @@ class Shape(Enum):
 def nnunet_folders(root: Path) -> Iterator[None]:
     """nnU-Net's three variables under ``root``, and no settings from the caller's environment."""
     names = {name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
-    changed = {**names, CONFIG_VARIABLE: None, SET_VARIABLE: None}
-    before = {name: os.environ.get(name) for name in changed}
-    try:
-        _set_variables(changed)
+    with variables_set_to({**names, CONFIG_VARIABLE: None, SET_VARIABLE: None}):
         for name in names.values():
             Path(name).mkdir(parents=True, exist_ok=True)
         yield
-    finally:
-        _set_variables(before)
-
-
-def _set_variables(values: Mapping[str, str | None]) -> None:
-    for name, value in values.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
 
 
 def write_dataset(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> Path:

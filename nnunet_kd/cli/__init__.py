@@ -34,11 +34,13 @@ def _register() -> None:
         split,
         sweep,
         train,
+        weigh,
     )
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("weigh")(weigh.weigh)
     app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)

@@ -1,0 +1,84 @@
+"""What commands that set a training up have in common: nnU-Net's arguments, and distillation's settings."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+
+from nnunet_kd.environment import find_trainer, preprocessed_dataset, required_folder
+from nnunet_kd.errors import SettingsError
+
+if TYPE_CHECKING:
+    from nnunet_kd.settings import Settings
+
+Dataset = Annotated[str, typer.Argument(help="Dataset number or name.")]
+Configuration = Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")]
+Fold = Annotated[str, typer.Argument(help="0 to 4, or all.")]
+Method = Annotated[str, typer.Option("-m", "--method", help="dcd, student, ...")]
+Teachers = Annotated[
+    Optional[list[str]],  # noqa: UP045  typer on Python 3.10
+    typer.Option(
+        "-t",
+        "--teacher",
+        help="Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
+    ),
+]
+Recipe = Annotated[Optional[str], typer.Option("--recipe", help="A shipped recipe's name or a YAML file.")]  # noqa: UP045
+Assignments = Annotated[
+    Optional[list[str]],  # noqa: UP045
+    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, for example --set epochs=300; repeatable."),
+]
+PlansName = Annotated[str, typer.Option("-p", "--plans", help="The teacher's plan, or a student's.")]
+Device = Annotated[str, typer.Option("-device", "--device", help="cuda, cpu or mps.")]
+
+
+def check_device_and_fold(device: str, fold: str) -> None:
+    """Before anything is read.
+
+    Raises:
+        SettingsError: no such device, or no such fold.
+    """
+    import torch
+
+    if device not in ("cuda", "cpu", "mps"):
+        raise SettingsError(f"-device must be cuda, cpu or mps, got {device!r}.")
+    if device == "cuda" and not torch.cuda.is_available():
+        raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
+    if fold != "all" and not fold.isdigit():
+        raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
+
+
+def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:
+    """Options to environment variables, which the trainer reads whoever builds it."""
+    from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+
+    given = list(assignments)
+    paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers]
+    if len(paths) == 1:
+        given.append(f"teacher.path={json.dumps(paths[0])}")
+    elif paths:
+        given.append(f"teacher={json.dumps(paths)}")
+    if recipe is not None:
+        os.environ[CONFIG_VARIABLE] = os.path.abspath(recipe) if os.path.isfile(recipe) else recipe
+    os.environ[SET_VARIABLE] = json.dumps(given)
+
+
+def check_settings(trainer: str, dataset: str, configuration: str, plans_name: str) -> Settings:
+    """The settings as the trainer will resolve them, with everything that can be wrong before it is built.
+
+    Raises:
+        NnunetKdError: folders, dataset, settings or plan.
+    """
+    from nnunet_kd.plans import read_plans, reduce_plans
+    from nnunet_kd.settings_sources import resolve_settings
+
+    required_folder("nnUNet_results")
+    folder, _ = preprocessed_dataset(dataset)
+    trainer_class = find_trainer(trainer)
+    settings = resolve_settings(trainer_class.recipe, trainer_class.objectives, folder)
+    reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
+    return settings
