@@ -11,7 +11,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.cli.training_options import check_device
 
 if TYPE_CHECKING:
     from nnunet_kd.sweep.runs import PlannedRun, State
@@ -103,7 +103,7 @@ def sweep(
     if description.slurm is not None:
         cluster.check_parameters(description.slurm)
     elif not dry_run:
-        _check_device(description.device)
+        check_device(description.device)
     runs = plan_sweep(description)
     folder = sweep_folder(description)
     states = {run: run.state() for run in runs}
@@ -147,13 +147,6 @@ def sweep(
         _say(console, f"Failed in other processes: {left['failed']}. The same command again tries them once more.")
         raise typer.Exit(1)
     _say(console, f"Compare them: nnunet-kd compare --sweep {folder} --reference {next(iter(description.rows()))}")
-
-
-def _check_device(device: str) -> None:
-    import torch
-
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
 
 
 def _print_table(console: Console, states: dict[PlannedRun, State], folder: Path) -> None:

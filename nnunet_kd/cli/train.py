@@ -7,34 +7,21 @@ from typing import Annotated, Optional
 
 import typer
 
-from nnunet_kd.cli.training_options import (
-    Assignments,
-    Configuration,
-    Dataset,
-    Device,
-    Fold,
-    Method,
-    PlansName,
-    Recipe,
-    Teachers,
-    check_device_and_fold,
-    check_settings,
-    pass_settings,
-)
+from nnunet_kd.cli import training_options as options
 from nnunet_kd.environment import method_trainer
 from nnunet_kd.errors import SettingsError
 
 
 def train(
-    dataset: Dataset,
-    configuration: Configuration,
-    fold: Fold,
-    method: Method = "dcd",
-    teachers: Teachers = None,
-    recipe: Recipe = None,
-    assignments: Assignments = None,
-    plans_name: PlansName = "nnUNetPlans",
-    device: Device = "cuda",
+    dataset: options.Dataset,
+    configuration: options.Configuration,
+    fold: options.Fold,
+    method: options.Method = "dcd",
+    teachers: options.Teachers = None,
+    recipe: options.Recipe = None,
+    assignments: options.Assignments = None,
+    plans_name: options.PlansName = "nnUNetPlans",
+    device: options.Device = "cuda",
     gpus: Annotated[int, typer.Option("-num_gpus", help="GPUs to train on.")] = 1,
     pretrained_weights: Annotated[
         Optional[str],  # noqa: UP045  typer on Python 3.10
@@ -51,15 +38,16 @@ def train(
     from nnunet_kd.distributed import launched_by_torchrun, process_group
 
     trainer = method_trainer(method)
-    check_device_and_fold(device, fold)
+    options.check_device(device)
+    options.check_fold(fold)
     if launched_by_torchrun() and gpus > 1:
         raise SettingsError("torchrun says how many processes there are (--nproc-per-node); leave -num_gpus out.")
     if launched_by_torchrun() and device == "mps":
         raise SettingsError("several processes need CUDA devices or -device cpu.")
     if gpus > 1 and device != "cuda":
         raise SettingsError("-num_gpus needs CUDA devices; for several processes on the CPU use torchrun.")
-    pass_settings(teachers or [], recipe, assignments or [])
-    check_settings(trainer, dataset, configuration, plans_name)
+    options.pass_settings(teachers or [], recipe, assignments or [])
+    options.check_settings(trainer, dataset, configuration, plans_name)
 
     from nnunetv2.run.run_training import run_training
 

@@ -36,18 +36,18 @@ PlansName = Annotated[str, typer.Option("-p", "--plans", help="The teacher's pla
 Device = Annotated[str, typer.Option("-device", "--device", help="cuda, cpu or mps.")]
 
 
-def check_device_and_fold(device: str, fold: str) -> None:
-    """Before anything is read.
-
-    Raises:
-        SettingsError: no such device, or no such fold.
-    """
+def check_device(device: str) -> None:
+    """Raises SettingsError: nnU-Net knows no such device, or it is not here."""
     import torch
 
     if device not in ("cuda", "cpu", "mps"):
         raise SettingsError(f"-device must be cuda, cpu or mps, got {device!r}.")
     if device == "cuda" and not torch.cuda.is_available():
         raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
+
+
+def check_fold(fold: str) -> None:
+    """Raises SettingsError: neither a number nor ``all``."""
     if fold != "all" and not fold.isdigit():
         raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
 

@@ -11,20 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nnunet_kd.cli.training_options import (
-    Assignments,
-    Configuration,
-    Dataset,
-    Device,
-    Fold,
-    Method,
-    PlansName,
-    Recipe,
-    Teachers,
-    check_device_and_fold,
-    check_settings,
-    pass_settings,
-)
+from nnunet_kd.cli import training_options as options
 from nnunet_kd.environment import method_trainer, variables_set_to
 from nnunet_kd.errors import SettingsError
 
@@ -34,22 +21,23 @@ if TYPE_CHECKING:
 
 
 def weigh(
-    dataset: Dataset,
-    configuration: Configuration,
-    fold: Fold,
-    method: Method = "dcd",
-    teachers: Teachers = None,
-    recipe: Recipe = None,
-    assignments: Assignments = None,
-    plans_name: PlansName = "nnUNetPlans",
-    device: Device = "cuda",
+    dataset: options.Dataset,
+    configuration: options.Configuration,
+    fold: options.Fold,
+    method: options.Method = "dcd",
+    teachers: options.Teachers = None,
+    recipe: options.Recipe = None,
+    assignments: options.Assignments = None,
+    plans_name: options.PlansName = "nnUNetPlans",
+    device: options.Device = "cuda",
     batches: Annotated[int, typer.Option(min=1, help="Batches of training data to measure on.")] = 8,
 ) -> None:
     """How hard a method pulls on a new student, against the labels, and which weight makes it pull as hard. Trains nothing."""
     trainer = method_trainer(method)
-    check_device_and_fold(device, fold)
-    pass_settings(teachers or [], recipe, assignments or [])
-    if not check_settings(trainer, dataset, configuration, plans_name).active_objectives():
+    options.check_device(device)
+    options.check_fold(fold)
+    options.pass_settings(teachers or [], recipe, assignments or [])
+    if not options.check_settings(trainer, dataset, configuration, plans_name).active_objectives():
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 
     import torch
