@@ -13,6 +13,11 @@ from nnunet_kd.objectives import OBJECTIVES
 from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
 
 
+def sum_of(terms: Mapping[str, torch.Tensor]) -> torch.Tensor:
+    """An objective's loss, from its terms (one or more)."""
+    return torch.stack(list(terms.values())).sum()
+
+
 class Distillation(nn.Module):
     """All objectives of a run with their weights and schedules.
 
@@ -81,7 +86,7 @@ class Distillation(nn.Module):
             terms = self.terms(name, step)
             if not terms:
                 continue
-            loss = torch.stack(list(terms.values())).sum()
+            loss = sum_of(terms)
             total = total + self.weight(name, step.epoch) * loss
             log[name] = loss.detach()
             log.update({f"{name}/{term}": value.detach() for term, value in terms.items()})

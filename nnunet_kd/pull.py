@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 
+from nnunet_kd.distillation import sum_of
 from nnunet_kd.environment import variables_set_to
 from nnunet_kd.features import find_encoder, plain_module
 from nnunet_kd.trainer import DistillationTrainer
@@ -102,7 +103,7 @@ def encoder_gradients(
         pulls = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):
-                pulls[name] = gradient(settings.weight * torch.stack(list(terms.values())).sum())
+                pulls[name] = gradient(settings.weight * sum_of(terms))
     finally:
         trainer.advice.finish_step()
     return labels, pulls
