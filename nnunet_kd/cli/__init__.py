@@ -22,6 +22,7 @@ app = typer.Typer(
 def _register() -> None:
     from nnunet_kd.cli import (
         bench,
+        combine,
         compare,
         convert,
         demo,
@@ -44,6 +45,7 @@ def _register() -> None:
     app.command("sweep")(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
+    app.command("combine")(combine.combine)
     app.command("profile")(profile.profile)
     app.add_typer(bench.app, name="bench")
     app.command("demo")(demo.demo)

@@ -2,16 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
-import rich.table
 import typer
-from rich.console import Console
-from rich.markup import escape
 
+from nnunet_kd.cli.comparison_output import check_output, write_and_show
 from nnunet_kd.cli.evaluate import (
     DatasetJson,
     Empty,
@@ -29,7 +26,6 @@ if TYPE_CHECKING:
     from nnunet_kd.evaluation.references import References
     from nnunet_kd.evaluation.results import Evaluation
     from nnunet_kd.evaluation.runs import Method
-    from nnunet_kd.evaluation.tables import Table
 
 Rows = Mapping[str, Sequence[Sequence[tuple[Path, str | None]]]]
 """A method's predictions: for every seed, every fold's folder with the fold; one of each where there is no sweep."""
@@ -88,10 +84,9 @@ def compare(
     from nnunet_kd.evaluation.pooling import average_seeds, partly_defined
     from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.references import find_references
-    from nnunet_kd.evaluation.report import ReportInput, write_report
+    from nnunet_kd.evaluation.report import Pictures, ReportInput
     from nnunet_kd.evaluation.runs import attach_runs, find_warnings, method_name, parse_method
     from nnunet_kd.evaluation.seeds import Trainings
-    from nnunet_kd.evaluation.tables import comparison_tables, overall_table
     from nnunet_kd.sweep.finished import find_finished
 
     if (sweep is None) != bool(methods) or (sweep is not None and model):
@@ -102,12 +97,12 @@ def compare(
     swept = find_finished(sweep, fold, chosen) if sweep is not None else None
     rows: Rows = swept.methods(reference, seeds) if swept is not None else {}
     names = list(rows) if swept is not None else [method_name(text) for text in methods or []]
-    teacher = teacher or ("teacher" if "teacher" in names else None)
+    teacher = teacher or comparing.teacher_among(names)
     focus = focus or next((name for name in reversed(names) if name not in (reference, teacher)), names[-1])
     comparing.check_roles(names, reference, teacher)
     if focus not in names:
         raise DataError(f"--focus {focus!r} is not among the methods: {', '.join(names)}.")
-    _check_output(output)
+    check_output(output)
     profiles = read_profiles(profile) if profile is not None else {}
 
     if swept is not None:
@@ -125,7 +120,7 @@ def compare(
     result = comparing.compare(
         {name: average_seeds(by_seed) for name, by_seed in by_method.items()}, reference, teacher
     )
-    by_training: list[Table] = []
+    trainings: Trainings | None = None
     if swept is None:
         training, facts = None, {}
         warnings = find_warnings(found, result.cases, references.splits)
@@ -133,34 +128,21 @@ def compare(
         training, facts = swept.training_table(), swept.facts(seeds)
         warnings = [*swept.warnings(references.splits), *partly_defined(by_method)]
         fold = ", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else "")
-
-    output.mkdir(parents=True, exist_ok=True)
-    result.write_csv(output / "comparison.csv")
-    result.write_cases_csv(output / "cases.csv")
-    written = [str(output / "report.html"), "tables.md", "tables.tex", "comparison.csv", "cases.csv"]
-    if swept is not None and len(swept.seeds) > 1 and not seeds:
-        trainings = Trainings(swept.seeds, by_method, reference)
-        by_training = trainings.tables()
-        trainings.write_cases_csv(output / "cases_by_seed.csv")
-        written.append("cases_by_seed.csv")
-    _write_tables([*comparison_tables(result), *by_training, *([training] if training is not None else [])], output)
-    reader = references.reader(pairs[0].reference)
+        if not seeds:  # else they are rows of their own
+            trained = {name: swept.by_seed(name, evaluations) for name, evaluations in by_method.items()}
+            trainings = Trainings(swept.seeds, trained, reference)
     given = ReportInput(
         comparison=result,
         methods=found,
-        labels=references.labels,
-        reader=reader,
-        images=image_of,
-        focus=focus,
+        pictures=Pictures(references.labels, references.reader(pairs[0].reference), image_of, focus),
         fold=fold,
         warnings=warnings,
         profiles=profiles,
         facts=facts,
         training=training,
-        by_training=by_training,
+        by_training=trainings.tables() if trainings is not None else [],
     )
-    write_report(given, output / "report.html")
-    _print([overall_table(result), *by_training[:1]], facts, warnings, written)
+    write_and_show(given, trainings, output)
 
 
 def _places(rows: Rows) -> list[tuple[Path, str | None]]:
@@ -179,36 +161,6 @@ def _measure(rows: Rows, references: References, options: MetricOptions, workers
     return {
         name: [pool_folds([measured[part] for part in parts]) for parts in by_seed] for name, by_seed in rows.items()
     }
-
-
-def _write_tables(tables: Sequence[Table], folder: Path) -> None:
-    from nnunet_kd.evaluation.tables import joined
-    from nnunet_kd.files import write_atomically
-
-    for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
-        text = joined(tables, form).encode()
-        write_atomically(folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
-
-
-def _print(tables: list[Table], facts: Mapping[str, str], warnings: list[str], written: list[str]) -> None:
-    console = Console()
-    for table in tables:
-        shown = rich.table.Table(*table.header, title=table.title, caption=table.note)
-        for row in table.rows:
-            shown.add_row(*(escape(cell) for cell in row))
-        console.print(shown)
-    for name, fact in facts.items():
-        console.print(f"{name}: {escape(fact)}", soft_wrap=True, highlight=False)
-    for warning in warnings:
-        console.print(f"[bold]warning:[/] {escape(warning)}", soft_wrap=True, highlight=False)
-    console.print(f"Written: {', '.join(written)}", soft_wrap=True)
-
-
-def _check_output(folder: Path) -> None:
-    """Whether a folder can be made or written to, known before hours of measuring."""
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise DataError(f"--output {folder}: {existing} is no folder that can be written to. Choose another place.")
 
 
 def _common_fold(methods: Sequence[Method]) -> str | None:

@@ -110,6 +110,11 @@ class Comparison:
         write_csv(path, ["method", *CASE_COLUMNS], rows)
 
 
+def teacher_among(names: Sequence[str]) -> str | None:
+    """The method that the gap is measured to unless another one is named: the one called ``teacher``."""
+    return "teacher" if "teacher" in names else None
+
+
 def check_roles(names: Sequence[str], reference: str, teacher: str | None = None) -> None:
     """What must hold of the methods' names before anything is measured.
 

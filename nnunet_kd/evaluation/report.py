@@ -46,16 +46,30 @@ class Figure:
 
 
 @dataclass(frozen=True)
+class Pictures:
+    """What pictures of cases are made of.
+
+    Attributes:
+        labels: of the dataset.
+        reader: nnU-Net's, for the segmentations and images.
+        images: a case's image file; ``None`` draws contours on black.
+        focus: the method whose worst, median and best cases are shown.
+    """
+
+    labels: LabelSet
+    reader: BaseReaderWriter
+    images: Callable[[str], Path] | None
+    focus: str
+
+
+@dataclass(frozen=True)
 class ReportInput:
     """What the report is made of.
 
     Attributes:
         comparison: the numbers.
-        methods: in the order of the comparison.
-        labels: of the dataset.
-        reader: nnU-Net's, for the segmentations and images.
-        images: a case's image file; ``None`` draws contours on black.
-        focus: the method whose worst, median and best cases are shown.
+        methods: in the order of the comparison; empty where nothing but values was kept.
+        pictures: of the cases; ``None`` where there are no predictions any more.
         fold: of which these cases are the validation set; ``None`` if not known.
         warnings: what a reader must know.
         profiles: by method, from ``nnunet-kd profile``; may be empty.
@@ -66,13 +80,10 @@ class ReportInput:
 
     comparison: Comparison
     methods: Sequence[Method]
-    labels: LabelSet
-    reader: BaseReaderWriter
-    images: Callable[[str], Path] | None
-    focus: str
+    pictures: Pictures | None
     fold: str | None
     warnings: Sequence[str]
-    profiles: Mapping[str, Profile]
+    profiles: Mapping[str, Profile] = field(default_factory=dict)
     facts: Mapping[str, str] = field(default_factory=dict)
     training: Table | None = None
     by_training: Sequence[Table] = ()
@@ -106,10 +117,9 @@ def _content(given: ReportInput) -> dict[str, Any]:
             _svg(charts.difference_plot(comparison, m), f"{m.title}: difference to {comparison.reference} by case")
             for m in CHARTED
         ],
-        "cases": list(_cases(given)),
-        "focus": given.focus,
+        "cases": list(_cases(comparison, given.pictures)) if given.pictures is not None else [],
+        "pictured": given.pictures,
         "reference": comparison.reference,
-        "with_images": given.images is not None,
         "legend": class_colours(comparison.classes),
         "costs": list(_costs(given)),
         "profile": profile_table(profiles) if profiles else None,
@@ -129,7 +139,7 @@ def _facts(given: ReportInput) -> dict[str, str]:
     both = "left out and counted" if options.empty == "nan" else "1 (HD95: 0 mm)"
     one = "left out and counted" if options.hd95_penalty is None else f"{options.hd95_penalty:g} mm"
     return {
-        "Dataset": ", ".join(datasets) or "not known (predictions without a model folder)",
+        "Dataset": ", ".join(datasets) or "not known (no model folder)",
         "Cases": str(len(comparison.cases)),
         "Fold": given.fold if given.fold is not None else "not known",
         "Classes": ", ".join(comparison.classes),
@@ -143,8 +153,7 @@ def _facts(given: ReportInput) -> dict[str, str]:
     }
 
 
-def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
-    comparison = given.comparison
+def _cases(comparison: Comparison, given: Pictures) -> Iterator[dict[str, Any]]:
     values = {name: evaluation.per_case(DICE.name) * DICE.scale for name, evaluation in comparison.evaluations.items()}
     pair = [comparison.evaluations[name] for name in (given.focus, comparison.reference)]
     own, base = (found * DICE.scale for found in paired_values(pair, DICE.name))
@@ -159,7 +168,7 @@ def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
         disable=not console.is_terminal,
     ):
         case = comparison.cases[index]
-        panels, axis, position = draw_panels(_load(given, case), given.labels.classes)
+        panels, axis, position = draw_panels(_load(comparison, given, case), given.labels.classes)
         yield {
             "kind": kind,
             "case": case,
@@ -175,9 +184,9 @@ def _cases(given: ReportInput) -> Iterator[dict[str, Any]]:
         }
 
 
-def _load(given: ReportInput, case: str) -> CaseImages:
+def _load(comparison: Comparison, given: Pictures, case: str) -> CaseImages:
     """A case's arrays, axes flipped towards superior, posterior and left where the reader tells the direction."""
-    base = given.comparison.evaluations[given.comparison.reference]
+    base = comparison.evaluations[comparison.reference]
     name = case + given.labels.file_ending
     reference, properties = given.reader.read_seg(str(base.reference_folder / name))
     direction = np.reshape(properties.get("sitk_stuff", {}).get("direction", np.eye(3)), (-1,))
@@ -192,7 +201,7 @@ def _load(given: ReportInput, case: str) -> CaseImages:
             raise DataError(f"{given.images(case)} and the reference of {case} differ in shape. Give other --images.")
     predictions = {
         name_: given.reader.read_seg(str(evaluation.folder_of(case) / name))[0]
-        for name_, evaluation in given.comparison.evaluations.items()
+        for name_, evaluation in comparison.evaluations.items()
     }
     depth, height, width = (float(step) for step in properties["spacing"])
     return CaseImages(

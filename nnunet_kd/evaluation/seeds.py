@@ -4,16 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from scipy import stats
 
 from nnunet_kd.evaluation.metrics import Metric
-from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation, paired_values
+from nnunet_kd.evaluation.results import Evaluation, paired_values
 from nnunet_kd.evaluation.statistics import Interval
 from nnunet_kd.evaluation.tables import DASH, TESTED, Table, decimals, fixed, interval_text, signed
-from nnunet_kd.files import write_csv
+
+BySeed = Mapping[int | None, Evaluation]
+"""One method's trainings; the key ``None`` stands for a single one that counts for every seed (a teacher)."""
+ONE_TRAINING = "one training per method: intervals and p are of these networks; another training may differ by more"
+"""Cases say how sure a difference between two networks is, not how far two trainings of one method lie apart."""
+AVERAGED = "averaged per case, over those in which a value is defined"
 
 
 @dataclass(frozen=True)
@@ -21,30 +25,33 @@ class Trainings:
     """Every training of every method.
 
     Attributes:
-        seeds: two or more.
-        by_method: one evaluation per seed and in their order, or a single one for what was trained once (a teacher).
+        seeds: that all methods have, but for those whose key is ``None``.
+        by_method: every method's evaluations.
         reference: one of the methods.
     """
 
     seeds: tuple[int, ...]
-    by_method: Mapping[str, Sequence[Evaluation]]
+    by_method: Mapping[str, BySeed]
     reference: str
 
     def differences(self, method: str, metric: Metric) -> list[float]:
         """Method minus reference for every seed: mean over the cases in which both are defined; NaN without any."""
         found = []
-        for own, base in zip(self._each(method), self._each(self.reference), strict=True):
+        for seed in self.seeds:
+            own, base = self._of(method, seed), self._of(self.reference, seed)
             values, reference_values = paired_values([own, base], metric.name)
             by_case = (values - reference_values)[~np.isnan(values) & ~np.isnan(reference_values)]
             found.append(float(by_case.mean()) if by_case.size else float("nan"))
         return found
 
-    def _each(self, method: str) -> Sequence[Evaluation]:
+    def _of(self, method: str, seed: int) -> Evaluation:
         found = self.by_method[method]
-        return found if len(found) == len(self.seeds) else [found[0]] * len(self.seeds)
+        return found[None] if None in found else found[seed]
 
     def tables(self) -> list[Table]:
-        """Differences to the reference seed by seed, one table per tested metric; empty with a single method."""
+        """Differences to the reference seed by seed, one table per tested metric; none unless there are two seeds."""
+        if len(self.seeds) < 2:
+            return []
         others = [method for method in self.by_method if method != self.reference]
         header = (
             *("Method", *(f"Seed {seed}" for seed in self.seeds)),
@@ -65,14 +72,10 @@ class Trainings:
             for metric in TESTED
         ]
 
-    def write_cases_csv(self, path: Path) -> None:
-        """One row per method, seed, case and class; the seed is empty for what was trained once."""
-        rows: list[list[object]] = []
-        for method, evaluations in self.by_method.items():
-            seeds: Sequence[int | str] = self.seeds if len(evaluations) == len(self.seeds) else [""]
-            for seed, evaluation in zip(seeds, evaluations, strict=True):
-                rows += ([method, seed, *cells] for cells in evaluation.case_rows())
-        write_csv(path, ["method", "seed", *CASE_COLUMNS], rows)
+
+def seeds_told(seeds: Sequence[int], how: str = AVERAGED) -> str:
+    """The seeds, and how they are compared, for the head of a report."""
+    return f"{', '.join(map(str, seeds))} ({how if len(seeds) > 1 else ONE_TRAINING})"
 
 
 def interval_over_trainings(differences: Sequence[float]) -> Interval:

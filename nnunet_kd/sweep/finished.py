@@ -12,15 +12,15 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_cases, read_run
+from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.settings_sources import read_settings_file
 from nnunet_kd.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.sweep.record import epoch_seconds, read_record
 
 TEACHER = "teacher"
-ONE_TRAINING = "one training per method: intervals and p are of these networks; another training may differ by more"
-"""Cases say how sure a difference between two networks is, not how far two trainings of one method lie apart."""
 Place = tuple[str, int, str]
 """Variant, seed and fold."""
 
@@ -90,6 +90,11 @@ class FinishedSweep:
                 rows |= {f"{variant}, seed {seed}": [parts] for seed, parts in zip(self.seeds, by_seed, strict=True)}
         return rows
 
+    def by_seed(self, method: str, evaluations: Sequence[Evaluation]) -> BySeed:
+        """A row's evaluations with their seeds; a teacher was trained once."""
+        seeds = self.seeds if method in self.variants else (None,)
+        return dict(zip(seeds, evaluations, strict=True))
+
     def described(self, rows: Mapping[str, Sequence[Sequence[tuple[Path, str | None]]]]) -> list[Method]:
         """Rows as the report takes them, each with the run of its first seed and fold."""
         runs = {self.fold_folders[place] / "validation": run for place, run in self.runs.items()}
@@ -119,12 +124,11 @@ class FinishedSweep:
 
     def facts(self, apart: bool) -> dict[str, str]:
         """Lines for the report's head."""
-        how = "shown apart" if apart else "averaged per case, over those in which a value is defined"
-        facts = {"Sweep": self.folder.name}
-        if len(self.seeds) == 1:
-            return facts | {"Seeds": f"{self.seeds[0]} ({ONE_TRAINING})"}
-        shown = "" if apart else f"; pictures, curves and runs: those of seed {self.seeds[0]}"
-        return facts | {"Seeds": f"{', '.join(map(str, self.seeds))} ({how}{shown})"}
+        told = seeds_told(self.seeds, "shown apart" if apart else AVERAGED)
+        facts = {"Sweep": self.folder.name, "Seeds": told}
+        if len(self.seeds) > 1 and not apart:
+            facts["Pictures, curves and runs"] = f"those of seed {self.seeds[0]}"
+        return facts
 
     def training_table(self) -> Table | None:
         """Training times by variant, if they were recorded."""

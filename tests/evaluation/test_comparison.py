@@ -18,7 +18,7 @@ from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, draw_pan
 from nnunet_kd.evaluation.comparison import compare
 from nnunet_kd.evaluation.folders import LabelSet, evaluate_folder
 from nnunet_kd.evaluation.metrics import DICE, HD95, METRICS, MetricOptions
-from nnunet_kd.evaluation.report import ReportInput, write_report
+from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation, paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import (
@@ -222,8 +222,8 @@ def page(tmp_path_factory):
     profile = Profile("student", "s", 10**6, (8, 8, 8), None, None, 8, 10**9, None, None, {"cpu": device})
     labels = LabelSet({"core": 1, "rim": 2}, frozenset({0, 1, 2}), None, ".nii.gz")
     warnings = ["the teacher had seen 4 of the 4 cases"]
-    focus, profiles = "<b>ours</b>", {"student": profile}
-    given = ReportInput(result, methods, labels, SimpleITKIO(), image_of, focus, "0", warnings, profiles)
+    pictures = Pictures(labels, SimpleITKIO(), image_of, "<b>ours</b>")
+    given = ReportInput(result, methods, pictures, "0", warnings, {"student": profile})
     write_report(given, tmp_path / "report.html")
     return (tmp_path / "report.html").read_text()
 

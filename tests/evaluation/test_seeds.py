@@ -9,7 +9,7 @@ import pytest
 
 from nnunet_kd.evaluation.metrics import COUNTS, DICE, METRICS, MetricOptions
 from nnunet_kd.evaluation.results import Evaluation
-from nnunet_kd.evaluation.seeds import Trainings, interval_over_trainings
+from nnunet_kd.evaluation.seeds import AVERAGED, ONE_TRAINING, Trainings, interval_over_trainings, seeds_told
 from nnunet_kd.evaluation.tables import DASH, MINUS
 
 NAN = float("nan")
@@ -26,9 +26,9 @@ def evaluation(*dice: list[float]) -> Evaluation:
 TRAININGS = Trainings(
     (3, 5),
     {
-        "teacher": [evaluation([0.9, 0.9], [1.0, 1.0])],
-        "student": [evaluation([0.5, 0.5], [0.7, 0.7]), evaluation([0.6, 0.6], [0.8, 0.8])],
-        "dcd": [evaluation([0.6, 0.6], [0.8, 0.8]), evaluation([0.5, NAN], [NAN, NAN])],
+        "teacher": {None: evaluation([0.9, 0.9], [1.0, 1.0])},
+        "student": {3: evaluation([0.5, 0.5], [0.7, 0.7]), 5: evaluation([0.6, 0.6], [0.8, 0.8])},
+        "dcd": {3: evaluation([0.6, 0.6], [0.8, 0.8]), 5: evaluation([0.5, NAN], [NAN, NAN])},
     },
     "student",
 )
@@ -59,14 +59,11 @@ def test_interval_is_students() -> None:
 
 def test_a_seed_without_a_defined_case_is_a_dash() -> None:
     empty = evaluation([NAN, NAN], [NAN, NAN])
-    trainings = Trainings((3, 5), {**TRAININGS.by_method, "dcd": [TRAININGS.by_method["dcd"][0], empty]}, "student")
+    trainings = Trainings((3, 5), {**TRAININGS.by_method, "dcd": {**TRAININGS.by_method["dcd"], 5: empty}}, "student")
     assert trainings.tables()[0].rows[1][1:] == ("+10.00", DASH, DASH, DASH, DASH)
 
 
-def test_every_training_has_its_rows(tmp_path: Path) -> None:
-    TRAININGS.write_cases_csv(tmp_path / "cases_by_seed.csv")
-    lines = (tmp_path / "cases_by_seed.csv").read_text().splitlines()
-    assert lines[0].startswith("method,seed,case,class,dice,")
-    assert len(lines) == 1 + 5 * 2 * 2
-    assert lines[1].startswith("teacher,,case_0,core,0.9,")
-    assert lines[-1].startswith("dcd,5,case_1,rim,,")
+def test_one_training_has_no_spread() -> None:
+    assert Trainings((3,), TRAININGS.by_method, "student").tables() == []
+    assert seeds_told((3,)) == f"3 ({ONE_TRAINING})"
+    assert seeds_told((3, 5)) == f"3, 5 ({AVERAGED})"
