@@ -15,13 +15,15 @@ Commands, each of which goes on where it stopped when it is given again:
         the same as ``methods`` for DCD's choices.
 
 Needs nnU-Net's three variables. Tables, report and values per case lie in
-``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``; with ``--keep FOLDER`` the small texts (tables, CSV
-files) are copied there, with a list of the runs and their epochs; ``result_tables.py`` makes the documentation's tables of it.
+``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``. ``--keep FOLDER`` adds every training's values (by case, its
+command and hash, its epochs) to those already in ``FOLDER/WHAT``, so that models and predictions need not stay on disk;
+``result_tables.py`` compares what is kept and makes the documentation's tables of it.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -35,6 +37,8 @@ from pathlib import Path
 import yaml
 
 from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.cli.comparison_output import CASES_BY_SEED
+from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.files import write_atomically, write_csv
 from nnunet_kd.sweep.finished import find_finished
 from nnunet_kd.sweep.record import epoch_seconds, read_record
@@ -113,30 +117,44 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     chosen = ("--variants", variants, "--reference", "student", *focus)
     run("nnunet-kd", "compare", "--sweep", sweep, *chosen, "--fold", fold, "-o", output)
     if options.keep is not None:
-        keep(sweep, output, options.keep / label, fold, variants.split(","))
+        keep(sweep, output / CASES_BY_SEED, options.keep / what, fold, variants.split(","))
 
 
-def keep(sweep: Path, comparison: Path, target: Path, fold: str, variants: Sequence[str]) -> None:
-    """Copy the texts that are small enough to be kept with the code, without this machine's paths."""
+def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[str]) -> None:
+    """Add finished trainings to what is kept with the code, without this machine's paths; in place of what was kept of them."""
     target.mkdir(parents=True, exist_ok=True)
+    kept = target / CASES_BY_SEED
+    values = read_kept([kept]) if kept.is_file() else {}
+    for method, by_seed in read_kept([cases]).items():
+        values[method] = values.get(method, {}) | by_seed
+    write_kept(values, kept)
     root = str(folder_of("nnUNet_results").parent)
-    for path in sorted(comparison.iterdir()):
-        if path.suffix in (".md", ".csv"):
-            (target / path.name).write_text(path.read_text().replace(root, "$nnUNet_results"))
-    runs: list[tuple[object, ...]] = []
-    epochs: list[tuple[object, ...]] = []
+    runs: list[tuple[str, ...]] = []
+    epochs: list[tuple[str, ...]] = []
     for (variant, seed, _), folder in find_finished(sweep, fold, variants).fold_folders.items():
         record = read_record(folder)
         assert record is not None  # what is finished has one
         command = shlex.join(record.command).replace(root, "$nnUNet_results")
-        median = f"{statistics.median(epoch_seconds(folder)):.3g}"
-        runs.append((variant, seed, record.checkpoint_sha256, round(record.training_seconds), median, command))
+        seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
+        runs.append((variant, str(seed), str(record.checkpoint_sha256), *seconds, command))
         logged = read_checkpoint(folder / "checkpoint_final.pth", in_memory=False)["logging"]
-        values = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
-        epochs += ((variant, seed, epoch, f"{loss:.6f}", f"{dice:.6f}") for epoch, (loss, dice) in enumerate(values, 1))
+        pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
+        epochs += (
+            (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
+        )
     columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", "command")
-    write_csv(target / "runs.csv", columns, runs)
-    write_csv(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
+    add_rows(target / "runs.csv", columns, runs)
+    add_rows(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
+
+
+def add_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
+    """Add rows to a CSV file whose first two columns are variant and seed; rows of the same variant and seed are replaced."""
+    new = {row[:2] for row in rows}
+    before: list[tuple[str, ...]] = []
+    if path.is_file():
+        with path.open(newline="") as file:
+            before = [tuple(row) for row in csv.reader(file)][1:]
+    write_csv(path, columns, [*(row for row in before if row[:2] not in new), *rows])
 
 
 def main() -> None:
@@ -148,7 +166,7 @@ def main() -> None:
     parser.add_argument("--methods", help="only these of the description, such as student,dcd")
     parser.add_argument("--seeds", help="such as 0,12345; default: the description's")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--keep", type=Path, help="copy tables and CSV files to this folder")
+    parser.add_argument("--keep", type=Path, help="add every training's values to this folder")
     options = parser.parse_args()
     if options.what != "prepare":
         train_and_compare(options.what, options)

@@ -1,14 +1,21 @@
-"""Write the tables of docs/results.md anew, from what ``hippocampus.py --keep`` left; a test holds the page to them.
+"""Compare what ``hippocampus.py --keep`` left, and write the tables of docs/results.md from it; a test holds the page to them.
 
-Command: ``python benchmarks/result_tables.py``. A table stands below its line ``<!-- FOLDER: TITLE -->``.
+Command: ``python benchmarks/result_tables.py`` (through ``nnunet-kd combine``). A table stands below its line
+``<!-- FOLDER: TITLE -->``.
 """
 
 from __future__ import annotations
 
 import csv
+import shutil
+import subprocess
 import sys
+import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
+from nnunet_kd.cli.comparison_output import CASES_BY_SEED
+from nnunet_kd.evaluation.kept import choose_trainings, read_kept
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
 from nnunet_kd.evaluation.tables import Table, gap_text, interval_text, mean_and_error, p_value, signed
@@ -16,6 +23,12 @@ from nnunet_kd.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
+COMPARISONS: dict[str, tuple[str, ...]] = {
+    "methods/one-seed": ("--seeds", "0"),
+    "weights/one-seed": ("--seeds", "0"),
+}
+"""What is compared of the trainings kept one folder above, as options of ``nnunet-kd combine``."""
+REFERENCE = "student"
 EMPTY_LINE = "\n\n"
 SHOWN = (DICE, HD95, NSD)
 Rows = list[dict[str, str]]
@@ -25,6 +38,18 @@ def read(path: Path) -> Rows:
     """A CSV file's rows."""
     with path.open(newline="") as file:
         return list(csv.DictReader(file))
+
+
+def compare(folder: Path, options: Sequence[str]) -> None:
+    """Compare kept trainings; of what that writes, the small texts stay in the folder."""
+    with tempfile.TemporaryDirectory() as temporary:
+        command = ["nnunet-kd", "combine", folder.parent / CASES_BY_SEED, "--reference", REFERENCE, *options]
+        finished = subprocess.run([*map(str, command), "-o", temporary], check=False)
+        if finished.returncode:
+            sys.exit(finished.returncode)
+        folder.mkdir(exist_ok=True)
+        for name in ("comparison.csv", "tables.md"):
+            shutil.copyfile(Path(temporary) / name, folder / name)
 
 
 def overall(comparison: Rows, runs: Rows) -> Table:
@@ -107,13 +132,30 @@ def cell(comparison: Rows, method: str, metric: Metric, class_name: str) -> str:
     return mean_and_error(summary, metric)
 
 
+def compared_runs(folder: Path, comparison: Rows, file: str) -> Rows:
+    """What is kept of the runs behind a comparison: rows of ``runs.csv`` or ``epochs.csv``."""
+    options = COMPARISONS[str(folder.relative_to(KEPT))]
+    seeds = options[options.index("--seeds") + 1].split(",")
+    rows = [row for row in read(folder.parent / file) if row["seed"] in seeds]
+    return [row for method in methods(comparison) for row in rows if row["variant"] == method]
+
+
+def by_training(folder: Path, comparison: Rows) -> list[Table]:
+    """Differences in Dice, seed by seed; none where there is one seed."""
+    runs = compared_runs(folder, comparison, "runs.csv")
+    seeds = [int(seed) for seed in dict.fromkeys(run["seed"] for run in runs)]
+    kept = read_kept([folder.parent / CASES_BY_SEED])
+    found = choose_trainings(kept, REFERENCE, methods(comparison), seeds).trainings.tables()[:1]
+    return [Table("By training", table.header, table.rows) for table in found]
+
+
 def tables(folder: Path) -> dict[str, str]:
     """Header and rows in Markdown, by the marker that stands above them in the page."""
     comparison = read(folder / "comparison.csv")
-    made = [overall(comparison, read(folder / "runs.csv")), by_class(comparison), pace(read(folder / "epochs.csv"))]
-    return {
-        f"<!-- {folder.name}: {table.title} -->": table.markdown().partition("\n\n")[2].strip("\n") for table in made
-    }
+    runs, epochs = (compared_runs(folder, comparison, file) for file in ("runs.csv", "epochs.csv"))
+    made = [overall(comparison, runs), by_class(comparison), pace(epochs), *by_training(folder, comparison)]
+    name = folder.relative_to(KEPT)
+    return {f"<!-- {name}: {table.title} -->": table.markdown().partition("\n\n")[2].strip("\n") for table in made}
 
 
 def page_with(page: str, folder: Path) -> str:
@@ -127,10 +169,11 @@ def page_with(page: str, folder: Path) -> str:
 
 
 def main() -> None:
-    """Rewrite the page."""
+    """Compare anew and rewrite the page."""
     page = PAGE.read_text()
-    for folder in sorted(KEPT.iterdir()):
-        page = page_with(page, folder)
+    for name, options in COMPARISONS.items():
+        compare(KEPT / name, options)
+        page = page_with(page, KEPT / name)
     write_atomically(PAGE, lambda file: file.write(page.encode()))
 
 

@@ -18,8 +18,6 @@ from nnunet_kd.files import write_csv
 
 OPTION_COLUMNS = tuple(field.name for field in fields(MetricOptions))
 COLUMNS = ("method", "seed", *CASE_COLUMNS, *OPTION_COLUMNS)
-_RELATIVE_DIFFERENCE = 1e-9
-"""Up to which two files hold the same value: they keep ten digits."""
 Row = Mapping[str, str]
 
 
@@ -167,10 +165,7 @@ def _options(row: Row) -> MetricOptions:
 def _same(one: Evaluation, other: Evaluation) -> bool:
     if (one.cases, one.classes, one.options) != (other.cases, other.classes, other.options):
         return False
-    return all(
-        np.allclose(one.values[name], other.values[name], rtol=_RELATIVE_DIFFERENCE, atol=0, equal_nan=True)
-        for name in one.values
-    )
+    return all(np.array_equal(one.values[name], other.values[name], equal_nan=True) for name in one.values)
 
 
 def _check_conventions(found: Mapping[str, BySeed]) -> None:

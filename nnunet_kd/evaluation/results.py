@@ -87,10 +87,10 @@ class Evaluation:
         for row, case in enumerate(self.cases):
             for column, class_name in enumerate(self.classes):
                 cells = [self.values[name][row, column] for name in CASE_COLUMNS[2:]]
-                yield [case, class_name, *("" if np.isnan(cell) else f"{cell:.10g}" for cell in cells)]
+                yield [case, class_name, *map(_csv_number, cells)]
 
     def write_csv(self, path: Path) -> None:
-        """One row per case and class, all metrics and counts as columns; undefined values are left blank."""
+        """One row per case and class, all metrics and counts as columns, with all digits; undefined values are left blank."""
         write_csv(path, CASE_COLUMNS, self.case_rows())
 
     def as_dict(self) -> dict[str, Any]:
@@ -154,6 +154,11 @@ def summarise(values: Values) -> Summary:
     mean = float(defined.mean()) if n else float("nan")
     error = float(defined.std(ddof=1) / math.sqrt(n)) if n > 1 else float("nan")
     return Summary(mean, error, n, values.size - n)
+
+
+def _csv_number(value: float) -> str:
+    """The shortest text that gives back the very number: rounding would break ties, which rank tests count."""
+    return "" if math.isnan(value) else repr(float(value)).removesuffix(".0")
 
 
 def _json_number(value: float) -> float | None:
