@@ -54,6 +54,9 @@ DESCRIPTIONS = {
 SEARCH_SHARE = 5
 """Every so manieth training case of fold 0 is a validation case of the search for weights."""
 
+SOFTWARE = ("nnunetv2", "torch")
+"""Whose versions are kept with every training."""
+
 
 def folder_of(variable: str) -> Path:
     """The dataset's folder below one of nnU-Net's variables."""
@@ -136,13 +139,14 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
         assert record is not None  # what is finished has one
         command = shlex.join(record.command).replace(root, "$nnUNet_results")
         seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
-        runs.append((variant, str(seed), str(record.checkpoint_sha256), *seconds, command))
+        versions = (record.software[name] for name in SOFTWARE)
+        runs.append((variant, str(seed), str(record.checkpoint_sha256), *seconds, *versions, command))
         logged = read_checkpoint(folder / "checkpoint_final.pth", in_memory=False)["logging"]
         pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
         epochs += (
             (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
         )
-    columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", "command")
+    columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", *SOFTWARE, "command")
     add_rows(target / "runs.csv", columns, runs)
     add_rows(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
 
