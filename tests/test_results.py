@@ -57,3 +57,12 @@ def test_every_training_names_its_command_and_hash(folder: Path) -> None:
         assert len(run["checkpoint_sha256"]) == 64
         assert run["command"].startswith("nnunet-kd train Dataset004_Hippocampus 3d_fullres")
         assert f"seed={run['seed']} " in run["command"]
+
+
+def test_a_training_kept_again_replaces_its_rows(tmp_path: Path) -> None:
+    add_rows = runpy.run_path(str(ROOT / "benchmarks" / "hippocampus.py"))["add_rows"]
+    path, columns = tmp_path / "epochs.csv", ("variant", "seed", "epoch")
+    add_rows(path, columns, [("student", "0", "1"), ("student", "0", "2"), ("dcd", "0", "1")])
+    add_rows(path, columns, [("student", "7", "1"), ("student", "0", "1")])
+    kept = [tuple(row.values()) for row in rows_of(path)]
+    assert kept == [("dcd", "0", "1"), ("student", "7", "1"), ("student", "0", "1")]

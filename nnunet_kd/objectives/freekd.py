@@ -61,10 +61,19 @@ class FreeKD(Objective):
         self.projections = stage_projections(networks)
         stages = [FrequencyPrompts(c, networks.dimensions, settings.prompts) for c in networks.teacher_channels]
         self.prompts = SelfTrained(nn.ModuleList(stages), settings.learning_rate)
-        self.register_buffer("tuned_iterations", torch.zeros((), dtype=torch.int64))
+        # a number of Python's: asking a GPU for it would wait for all that the step has queued there
+        self._tuned_iterations = 0
+
+    def get_extra_state(self) -> dict[str, int]:
+        """How long the prompts were tuned, which thereby becomes part of ``state_dict``."""
+        return {"tuned_iterations": self._tuned_iterations}
+
+    def set_extra_state(self, state: dict[str, int]) -> None:
+        """Counterpart of :meth:`get_extra_state`."""
+        self._tuned_iterations = state["tuned_iterations"]
 
     def _is_tuned(self) -> bool:
-        return int(self.get_buffer("tuned_iterations")) >= self.settings.prompt_iterations
+        return self._tuned_iterations >= self.settings.prompt_iterations
 
     def _stage_prompts(self) -> nn.ModuleList:
         stages = self.prompts.module
@@ -103,7 +112,7 @@ class FreeKD(Objective):
             return log["task"] + self.settings.apart * log["overlap"]
 
         self.prompts.minimise(loss)
-        self.get_buffer("tuned_iterations").add_(1)
+        self._tuned_iterations += 1
         return {name: value.detach() for name, value in log.items()}
 
 
