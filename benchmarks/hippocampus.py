@@ -10,7 +10,7 @@ Commands, each of which goes on where it stopped when it is given again:
     ``python benchmarks/hippocampus.py methods --methods student,dcd,... --seeds 0,12345``
         some of them with more seeds.
     ``python benchmarks/hippocampus.py weights``
-        how heavy DCD should be, on a part of the training cases.
+        how heavy DCD, CWD, FiGKD and logits should be, on a part of the training cases.
     ``python benchmarks/hippocampus.py ablation``
         the same as ``methods`` for DCD's choices.
 
