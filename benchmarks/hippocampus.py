@@ -16,7 +16,7 @@ Commands, each of which goes on where it stopped when it is given again:
 
 Needs nnU-Net's three variables. Tables, report and values per case lie in
 ``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``. ``--keep FOLDER`` adds every training's values (by case, its
-command and hash, its epochs) to those already in ``FOLDER/WHAT``, so that models and predictions need not stay on disk;
+command and hash, its epochs) to those already in ``FOLDER/SWEEP``, so that models and predictions need not stay on disk;
 ``result_tables.py`` compares what is kept and makes the documentation's tables of it.
 """
 
@@ -112,15 +112,19 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     ]
     run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *parts)
     described = yaml.safe_load(description.read_text())
-    variants = options.methods or ",".join([*described["methods"], *described.get("variants", {})])
+    variants = (
+        options.methods.split(",") if options.methods else [*described["methods"], *described.get("variants", {})]
+    )
     sweep = results / "sweeps" / described.get("name", description.stem)
     label = f"{what}-seeds" if options.seeds else what
     output, fold = sweep.with_name(f"comparison-{label}"), str(described.get("folds", [0])[0])
-    focus = ("--focus", "dcd") if "dcd" in variants.split(",") else ()  # whose best and worst cases the report shows
-    chosen = ("--variants", variants, "--reference", "student", *focus)
+    focus = ("--focus", "dcd") if "dcd" in variants else ()  # whose best and worst cases the report shows
+    # where the student was trained elsewhere, only what is kept can be compared with it
+    reference = "student" if "student" in variants else variants[0]
+    chosen = ("--variants", ",".join(variants), "--reference", reference, *focus)
     run("nnunet-kd", "compare", "--sweep", sweep, *chosen, "--fold", fold, "-o", output)
     if options.keep is not None:
-        keep(sweep, output / CASES_BY_SEED, options.keep / what, fold, variants.split(","))
+        keep(sweep, output / CASES_BY_SEED, options.keep / sweep.name, fold, variants)
 
 
 def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[str]) -> None:

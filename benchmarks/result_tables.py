@@ -24,8 +24,11 @@ from nnunet_kd.files import write_atomically
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
 COMPARISONS: dict[str, tuple[str, ...]] = {
-    "methods/one-seed": ("--seeds", "0"),
-    "weights/one-seed": ("--seeds", "0"),
+    "hippocampus/methods": (
+        *("--methods", "teacher,student,dcd,logits,fitnet,cwd,cwd-early,ifvd,freekd,fgbvd,figkd,fopro"),
+        *("--seeds", "0"),
+    ),
+    "hippocampus-weights/weights": ("--seeds", "0"),
 }
 """What is compared of the trainings kept one folder above, as options of ``nnunet-kd combine``."""
 REFERENCE = "student"
