@@ -67,7 +67,7 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         in_memory: ``False`` maps tensors from the file instead, for a look at the rest.
 
     Raises:
-        CheckpointError: the file is damaged (its checksums are verified), or its pickle asks for anything else than data,
+        CheckpointError: there is no such file, it is damaged (its checksums are verified), or its pickle asks for anything else than data,
             which would be run as code.
     """
     try:
@@ -75,6 +75,8 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
             broken = archive.testzip()
         if broken is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+    except FileNotFoundError as error:
+        raise CheckpointError(f"there is no checkpoint {path}. Is the path right, and the training finished?") from error
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise CheckpointError(
             f"the checkpoint {path} is damaged ({error}). An interrupted copy and a full or failing disk are the usual causes."

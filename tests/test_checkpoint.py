@@ -122,6 +122,11 @@ def test_if_all_are_damaged_it_says_so(tiny: dict) -> None:
         trainer("nnUNetTrainerDCD", tiny).load_checkpoint(str(folder / "checkpoint_best.pth"))
 
 
+def test_one_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*checkpoint_final\.pth"):
+        read_checkpoint(tmp_path / "checkpoint_final.pth")
+
+
 def test_a_stock_checkpoint_can_be_continued(tiny: dict) -> None:
     made = trained(tiny, "checkpoint_latest.pth")
     path = fold(made) / "checkpoint_latest.pth"
