@@ -67,8 +67,8 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         in_memory: ``False`` maps tensors from the file instead, for a look at the rest.
 
     Raises:
-        CheckpointError: there is no such file, it is damaged (its checksums are verified), or its pickle asks for anything else than data,
-            which would be run as code.
+        CheckpointError: there is no such file, it is damaged (checksums are verified), or its pickle asks for anything else
+            than data, which would be run as code.
     """
     try:
         with zipfile.ZipFile(path) as archive:
