@@ -76,7 +76,9 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         if broken is not None:
             raise zipfile.BadZipFile(f"wrong checksum of {broken}")
     except FileNotFoundError as error:
-        raise CheckpointError(f"there is no checkpoint {path}. Is the path right, and the training finished?") from error
+        raise CheckpointError(
+            f"there is no checkpoint {path}. Is the path right, and the training finished?"
+        ) from error
     except (zipfile.BadZipFile, EOFError, OSError) as error:
         raise CheckpointError(
             f"the checkpoint {path} is damaged ({error}). An interrupted copy and a full or failing disk are the usual causes."
