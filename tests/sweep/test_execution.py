@@ -98,8 +98,13 @@ def test_interrupting_ends_the_training_and_rerunning_continues(
 ) -> None:
     runs = plan()
 
+    def first_epoch_is_recorded() -> bool:
+        # on a busy machine the training hangs before its output is read
+        record = read_record(runs[0].folder)
+        return record is not None and record.epochs_trained == 1
+
     def interrupt() -> None:
-        while not (runs[0].folder / "hanging").exists():
+        while not ((runs[0].folder / "hanging").exists() and first_epoch_is_recorded()):
             time.sleep(0.02)
         states.append(runs[0].state())
         os.kill(os.getpid(), number)
