@@ -168,7 +168,10 @@ def page_with(page: str, folder: Path) -> str:
         if marker not in page:
             sys.exit(f"{PAGE} has no line {marker}")
         before, _, after = page.partition(marker)
-        page = f"{before}{marker}\n{table}\n\n{after.lstrip().partition(EMPTY_LINE)[2].lstrip()}"
+        rest = after.lstrip()
+        if rest.startswith("|"):  # the table of before
+            rest = rest.partition(EMPTY_LINE)[2].lstrip()
+        page = f"{before}{marker}\n{table}\n\n{rest}"
     return page
 
 
