@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch.autograd.function import once_differentiable
 
+from nnunet_kd.axis_operators import check_transform, is_orthonormal
 from nnunet_kd.blocks import block_bytes
 from nnunet_kd.wavelets import BandProjection, Bands, band_projection, dwt, working_dtype
 
@@ -132,7 +133,12 @@ def detail_loss(
     if per_level and bands not in ("D", "S"):
         raise ValueError(f"only the bands D and S exist at every level; per_level cannot go with {bands!r}.")
     if not inverse:
-        return _coefficient_loss(teacher, student, weight, wavelet, levels, mode, bands, per_level)
+        check_transform(wavelet, levels, mode)
+        if per_level or not is_orthonormal(tuple(teacher.shape[2:]), wavelet, levels, mode):
+            return _coefficient_loss(teacher, student, weight, wavelet, levels, mode, bands, per_level)
+        # Parseval: coefficients have the energy of what they reconstruct, and only the number divided by differs
+        with_inverse = detail_loss(teacher, student, weight, wavelet=wavelet, levels=levels, mode=mode, bands=bands)
+        return with_inverse / _share_of_coefficients(bands, levels, teacher.ndim - 2)
     dtype = working_dtype(student, teacher, weight)
     chosen = range(1, levels + 1) if per_level else [None]
     projections = [
@@ -141,6 +147,19 @@ def detail_loss(
     ]
     result: torch.Tensor = _StageLoss.apply(student, weight, teacher.detach(), projections)
     return result
+
+
+def _share_of_coefficients(bands: Bands, levels: int, dims: int) -> float:
+    """How many of an orthonormal transform's coefficients belong to ``bands``."""
+    approximation = 2.0 ** (-dims * levels)
+    high_along_every_axis = sum(2.0 ** (-dims * level) for level in range(1, levels + 1))
+    shares = {
+        "A": approximation,
+        "S": high_along_every_axis,
+        "D": 1 - approximation - high_along_every_axis,
+        "all": 1.0,
+    }
+    return shares[bands]
 
 
 def _coefficient_loss(
@@ -153,7 +172,10 @@ def _coefficient_loss(
     bands: Bands,
     per_level: bool,
 ) -> torch.Tensor:
-    """Mean square over the kept coefficients, through the transform itself; ablations only, so plain autograd."""
+    """Mean square over the kept coefficients, through the transform itself, by plain autograd.
+
+    For an ablation, and there only for sizes at which the transform is not orthonormal: coarse stages, mostly.
+    """
     dtype = working_dtype(student, teacher, weight)
     dims = teacher.ndim - 2
     with torch.autocast(teacher.device.type, enabled=False):
