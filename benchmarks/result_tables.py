@@ -28,7 +28,7 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
         *("--methods", "teacher,student,dcd,logits,fitnet,cwd,cwd-early,ifvd,freekd,fgbvd,figkd,fopro"),
         *("--seeds", "0"),
     ),
-    "hippocampus/two-seeds": ("--methods", "teacher,student,dcd,fitnet,figkd", "--seeds", "0,12345"),
+    "hippocampus/two-seeds": ("--methods", "teacher,student,dcd,fitnet,figkd,cwd", "--seeds", "0,12345"),
     "hippocampus-weights/weights": ("--seeds", "0"),
 }
 """What is compared of the trainings kept one folder above, as options of ``nnunet-kd combine``."""
