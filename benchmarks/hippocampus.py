@@ -39,9 +39,10 @@ import yaml
 from nnunet_kd.checkpoint import read_checkpoint
 from nnunet_kd.cli.comparison_output import CASES_BY_SEED
 from nnunet_kd.evaluation.kept import read_kept, write_kept
-from nnunet_kd.files import write_atomically, write_csv
+from nnunet_kd.files import sha256, write_atomically, write_csv
 from nnunet_kd.sweep.finished import find_finished
 from nnunet_kd.sweep.record import epoch_seconds, read_record
+from nnunet_kd.sweep.runs import FINAL_CHECKPOINT
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
@@ -144,8 +145,10 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
         command = shlex.join(record.command).replace(root, "$nnUNet_results")
         seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
         versions = (record.software[name] for name in SOFTWARE)
-        runs.append((variant, str(seed), str(record.checkpoint_sha256), *seconds, *versions, command))
-        logged = read_checkpoint(folder / "checkpoint_final.pth", in_memory=False)["logging"]
+        # a sweep that was stopped between a run's last file and its own record has not written it
+        digest = record.checkpoint_sha256 or sha256(folder / FINAL_CHECKPOINT)
+        runs.append((variant, str(seed), digest, *seconds, *versions, command))
+        logged = read_checkpoint(folder / FINAL_CHECKPOINT, in_memory=False)["logging"]
         pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
         epochs += (
             (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
