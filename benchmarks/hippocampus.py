@@ -145,10 +145,9 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
         command = shlex.join(record.command).replace(root, "$nnUNet_results")
         seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
         versions = (record.software[name] for name in SOFTWARE)
-        # a sweep that was stopped between a run's last file and its own record has not written it
-        digest = record.checkpoint_sha256 or sha256(folder / FINAL_CHECKPOINT)
-        runs.append((variant, str(seed), digest, *seconds, *versions, command))
-        logged = read_checkpoint(folder / FINAL_CHECKPOINT, in_memory=False)["logging"]
+        checkpoint = folder / FINAL_CHECKPOINT
+        runs.append((variant, str(seed), sha256(checkpoint), *seconds, *versions, command))
+        logged = read_checkpoint(checkpoint, in_memory=False)["logging"]
         pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
         epochs += (
             (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
