@@ -22,7 +22,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from nnunet_kd.files import sha256
 from nnunet_kd.settings_sources import CONFIG_VARIABLE
-from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, LOG_FILE, RunRecord, read_record, software
+from nnunet_kd.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, LOG_FILE, RunRecord, RunState, read_record, software
 from nnunet_kd.sweep.runs import FINAL_CHECKPOINT, PlannedRun
 
 NNUNET_KD = (sys.executable, "-c", "from nnunet_kd.cli import main; main()")
@@ -121,17 +121,13 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
                     on_line(line)
             code = process.returncode
     except BaseException:
-        seconds = round(seconds_before + time.monotonic() - started, 2)
-        record.model_copy(update={"state": "interrupted", "command_seconds": seconds}).write(run.folder)
+        # it may come between the run's last file and its process's end: then nothing is left to continue
+        _write_end(
+            record, run, "done" if run.done else "interrupted", None, seconds_before + time.monotonic() - started
+        )
         raise
-    record.model_copy(
-        update={
-            "state": "done" if code == 0 and run.done else "failed",
-            "exit_code": code,
-            "command_seconds": round(seconds_before + time.monotonic() - started, 2),
-            "checkpoint_sha256": sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
-        }
-    ).write(run.folder)
+    state: RunState = "done" if code == 0 and run.done else "failed"
+    _write_end(record, run, state, code, seconds_before + time.monotonic() - started)
     if code != 0:
         reason = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         return Failure(run, reason, tuple(last))
@@ -140,6 +136,17 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
         if run.done
         else Failure(run, "ended without checkpoint_final.pth and validation/summary.json", tuple(last))
     )
+
+
+def _write_end(record: RunRecord, run: PlannedRun, state: RunState, code: int | None, seconds: float) -> None:
+    record.model_copy(
+        update={
+            "state": state,
+            "exit_code": code,
+            "command_seconds": round(seconds, 2),
+            "checkpoint_sha256": sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
+        }
+    ).write(run.folder)
 
 
 def _how_to_start(run: PlannedRun) -> list[str]:

@@ -21,6 +21,8 @@ EPOCH_FINISHED = re.compile(r"Epoch time: ([0-9.]+) s")
 """nnU-Net's line at an epoch's end, in its log and on the console."""
 EPOCH_STARTED = re.compile(r": Epoch ([0-9]+)\s*$", re.MULTILINE)
 
+RunState = Literal["running", "interrupted", "failed", "done"]
+
 
 def software() -> dict[str, str]:
     """Versions of what trains."""
@@ -45,7 +47,7 @@ class RunRecord(SettingsModel):
     command: list[str] = Field(description="as typed; nnUNet_results is the run's own root")
     device: str
     software: dict[str, str] = Field(description="versions at the last start")
-    state: Literal["running", "interrupted", "failed", "done"] = "running"
+    state: RunState = "running"
     starts: int = Field(0, description="how often it was started or continued")
     epochs_trained: int = Field(0, description="over all starts; more than the run has where epochs were repeated")
     training_seconds: float = Field(0.0, description="nnU-Net's `Epoch time`, summed over all starts")

@@ -1,7 +1,7 @@
 """What ``nnunet-kd train`` leaves behind, in a moment: ``fake_training.py BEHAVIOUR.json train ...``.
 
-The file holds, by the fold's folder, what the run does (``finish``, ``fail``, ``hang``, ``die``, ``skip_validation``) and what
-its distillation_settings.yaml says.
+The file holds, by the fold's folder, what the run does (``finish``, ``fail``, ``hang``, ``die``, ``skip_validation``, ``linger``)
+and what its distillation_settings.yaml says.
 """
 
 import json
@@ -46,3 +46,6 @@ if "--val" not in arguments:
 if does != "skip_validation":
     (folder / "validation").mkdir(exist_ok=True)
     (folder / "validation" / "summary.json").write_text("{}")
+if does == "linger":
+    print("Validation complete", flush=True)
+    time.sleep(300)

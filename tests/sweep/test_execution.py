@@ -128,6 +128,19 @@ def test_interrupting_ends_the_training_and_rerunning_continues(
     assert (record.state, record.starts, record.epochs_trained) == ("done", 2, 3)
 
 
+def test_interrupted_after_its_last_file(tiny: dict, fake: Callable) -> None:
+    def interrupt(line: str) -> None:
+        if "Validation complete" in line:
+            raise KeyboardInterrupt
+
+    run = plan()[0]
+    with pytest.raises(KeyboardInterrupt):
+        train(run, interrupt, fake([run], **{str(run): "linger"}))
+    record = read_record(run.folder)
+    assert record is not None
+    assert (record.state, record.checkpoint_sha256) == ("done", hashlib.sha256(b"weights").hexdigest())
+
+
 def test_a_killed_training_whose_workers_linger(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "TIME_TO_LINGER", 0.3)
     run = plan()[0]
