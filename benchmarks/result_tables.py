@@ -29,7 +29,11 @@ COMPARISONS: dict[str, tuple[str, ...]] = {
         *("--seeds", "0"),
     ),
     "hippocampus/two-seeds": ("--methods", "teacher,student,dcd,fitnet,figkd,cwd", "--seeds", "0,12345"),
-    "hippocampus/ablation": ("--methods", "teacher,student,dcd,band-s,band-a,without-idwt,weight-0.5", "--seeds", "0"),
+    "hippocampus/ablation": (
+        "--methods",
+        "teacher,student,dcd,band-s,band-a,without-idwt,mode-zero,mode-symmetric,per-level,stages-mean,levels-1,weight-0.005,weight-0.5",
+        *("--seeds", "0"),
+    ),
     "hippocampus-weights/weights": ("--seeds", "0"),
 }
 """What is compared of the trainings kept one folder above, as options of ``nnunet-kd combine``."""
