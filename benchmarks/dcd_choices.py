@@ -21,7 +21,7 @@ from gradient_norms import batches_of, trainer_of
 
 from nnunet_kd.features import find_encoder, plain_module
 from nnunet_kd.objectives.dcd import DCD, DCDSettings
-from nnunet_kd.pull import ITERATION, ratio_and_cosine
+from nnunet_kd.pull import ITERATION, flat_gradient, ratio_and_cosine
 from nnunet_kd.settings_sources import merge, read_settings_file
 from nnunet_kd.sweep.description import Variant
 from nnunet_kd.trainer import DistillationTrainer
@@ -42,7 +42,9 @@ def variants() -> dict[str, DCDSettings]:
     return found
 
 
-def stage_gradients(trainer: DistillationTrainer, batch: dict[str, Any]) -> dict[str, torch.Tensor]:
+def stage_gradients(
+    trainer: DistillationTrainer, batch: dict[str, Any], chosen: dict[str, DCDSettings]
+) -> dict[str, torch.Tensor]:
     """Every variant's gradients to the student's encoder, of its weighted loss of each stage ``(stages, N)``."""
     assert trainer.advice is not None
     objectives = trainer.advice.distillation.all_objectives()
@@ -50,19 +52,14 @@ def stage_gradients(trainer: DistillationTrainer, batch: dict[str, Any]) -> dict
     assert isinstance(objective, DCD)
     network = plain_module(trainer.network).train()
     parameters = list(find_encoder(network).parameters())
-
-    def gradient(loss: torch.Tensor) -> torch.Tensor:
-        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        return torch.cat([part.flatten() for part in parts])
-
     trainer.advice.start_step(trainer.current_epoch, ITERATION, objectives)
     try:
         step = trainer.advice.outputs(network(batch["data"]), batch["target"])
         gradients = {}
-        for name, settings in variants().items():
+        for name, settings in chosen.items():
             objective.settings = settings
-            gradients[name] = torch.stack([gradient(settings.weight * term) for term in objective(step).values()])
+            terms = objective(step).values()
+            gradients[name] = torch.stack([flat_gradient(settings.weight * term, parameters) for term in terms])
     finally:
         trainer.advice.finish_step()
     return gradients
@@ -81,17 +78,18 @@ def figures(gradients: dict[str, torch.Tensor], against: str) -> dict[str, torch
 
 def main() -> None:
     """Print one row per variant."""
+    chosen = variants()
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("model", type=Path)
     parser.add_argument("--fold", default="0")
     parser.add_argument("--fresh", action="store_true", help="untrained student and projections")
     parser.add_argument("--batches", type=int, default=5)
-    parser.add_argument("--against", default="dcd", choices=list(variants()))
+    parser.add_argument("--against", default="dcd", choices=list(chosen))
     options = parser.parse_args()
     with trainer_of(options.model, options.fold, options.fresh) as trainer:
         batches = batches_of(trainer, options.batches)
-        each = [figures(stage_gradients(trainer, batch), options.against) for batch in batches]
-    rows = {name: torch.stack([one[name] for one in each]).median(0).values.tolist() for name in variants()}
+        each = [figures(stage_gradients(trainer, batch, chosen), options.against) for batch in batches]
+    rows = {name: torch.stack([one[name] for one in each]).median(0).values.tolist() for name in chosen}
     stages = range(len(rows["dcd"]) - 2)
     print(f"| variant | norm | cosine | {' | '.join(f'stage {stage}' for stage in stages)} |")
     print(f"| --- |{' ---: |' * (2 + len(stages))}")

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import statistics
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -89,24 +89,26 @@ def encoder_gradients(
     network = plain_module(trainer.network).train()
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
 
-    def gradient(loss: torch.Tensor) -> torch.Tensor:
-        found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
-        parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
-        return torch.cat([part.flatten() for part in parts])
-
     image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
     trainer.advice.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives())
     try:
         output = network(image)
         step = trainer.advice.outputs(output, target)
-        labels = gradient(trainer.loss.segmentation(output, target))
+        labels = flat_gradient(trainer.loss.segmentation(output, target), parameters)
         pulls = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):
-                pulls[name] = gradient(settings.weight * sum_of(terms))
+                pulls[name] = flat_gradient(settings.weight * sum_of(terms), parameters)
     finally:
         trainer.advice.finish_step()
     return labels, pulls
+
+
+def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """A scalar's gradient to all parameters as one vector ``(N,)``, zero where there is none; keeps the graph."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([part.flatten() for part in parts])
 
 
 def _on(device: torch.device, value: Any) -> Any:

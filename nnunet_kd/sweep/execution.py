@@ -101,6 +101,10 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
     record.write(run.folder)
     last: deque[str] = deque(maxlen=LAST_LINES)
     seconds_before, started = record.command_seconds, time.monotonic()
+
+    def seconds() -> float:
+        return round(seconds_before + time.monotonic() - started, 2)
+
     try:
         with (run.folder / LOG_FILE).open("a", buffering=1) as log:
             log.write(f"$ nnUNet_results={shlex.quote(str(run.results))} {shlex.join(record.command)}\n")
@@ -114,7 +118,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
                             update={
                                 "epochs_trained": record.epochs_trained + 1,
                                 "training_seconds": round(record.training_seconds + float(match[1]), 2),
-                                "command_seconds": round(seconds_before + time.monotonic() - started, 2),
+                                "command_seconds": seconds(),
                             }
                         )
                         record.write(run.folder)
@@ -122,12 +126,10 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
             code = process.returncode
     except BaseException:
         # it may come between the run's last file and its process's end: then nothing is left to continue
-        _write_end(
-            record, run, "done" if run.done else "interrupted", None, seconds_before + time.monotonic() - started
-        )
+        _write_end(record, run, "done" if run.done else "interrupted", None, seconds())
         raise
     state: RunState = "done" if code == 0 and run.done else "failed"
-    _write_end(record, run, state, code, seconds_before + time.monotonic() - started)
+    _write_end(record, run, state, code, seconds())
     if code != 0:
         reason = f"was ended by signal {signal.Signals(-code).name}" if code < 0 else f"failed with exit code {code}"
         return Failure(run, reason, tuple(last))
@@ -143,7 +145,7 @@ def _write_end(record: RunRecord, run: PlannedRun, state: RunState, code: int | 
         update={
             "state": state,
             "exit_code": code,
-            "command_seconds": round(seconds, 2),
+            "command_seconds": seconds,
             "checkpoint_sha256": sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
         }
     ).write(run.folder)
