@@ -1,9 +1,9 @@
 """What each choice of DCD's ablation changes in the pull on a student, on the same student and real batches.
 
 For every variant of ``hippocampus-ablation.yaml``: the norm of its weighted loss's gradient to the student's encoder over
-that of DCD as its paper has it, the cosine between the two, and the norms stage by stage, each over that of the paper's loss
-of that stage; medians over batches. Where the cosine is near 1 a choice is little more than another weight, and a training with
-it little more than another training of DCD. Variants that choose only when DCD begins have a loss that is there already.
+that of DCD, the cosine between the two, and the norms stage by stage, each over that of DCD's own loss of that stage; medians
+over batches. Where the cosine is near 1 a choice is little more than another weight, and a training with it little more than
+another training of DCD. A variant that chooses only when DCD begins has the loss of another and is left out.
 
 Needs:   nnU-Net's three variables; the model folder of a student distilled with DCD, whose learned projections are used.
 Usage:   ``python benchmarks/dcd_choices.py [--fresh] [--batches N] [--against VARIANT] MODEL``; ``--fresh``: as at the start
@@ -27,17 +27,17 @@ from nnunet_kd.sweep.description import Variant
 from nnunet_kd.trainer import DistillationTrainer
 
 ABLATION = Path(__file__).with_name("hippocampus-ablation.yaml")
-PAPER = "dcd-paper"
+NOT_OF_THE_LOSS = {"schedule"}
 
 
 def variants() -> dict[str, DCDSettings]:
-    """DCD's settings by the ablation's names, the paper's first; a schedule does not change the loss."""
-    found: dict[str, DCDSettings] = {}
+    """DCD's settings by the ablation's names, DCD itself first."""
+    found = {"dcd": DCDSettings()}
     for name, values in read_settings_file(str(ABLATION))["variants"].items():
         variant = Variant.model_validate(values)
-        recipe = read_settings_file(variant.recipe or "dcd")
+        recipe: dict[str, Any] = read_settings_file(variant.recipe) if variant.recipe else {}
         settings = DCDSettings.model_validate(merge(recipe, variant.settings)["objectives"]["dcd"])
-        if settings.schedule == DCDSettings().schedule:
+        if settings.model_dump(exclude=NOT_OF_THE_LOSS) != found["dcd"].model_dump(exclude=NOT_OF_THE_LOSS):
             found[name] = settings
     return found
 
@@ -84,13 +84,13 @@ def main() -> None:
     parser.add_argument("--fold", default="0")
     parser.add_argument("--fresh", action="store_true", help="untrained student and projections")
     parser.add_argument("--batches", type=int, default=5)
-    parser.add_argument("--against", default=PAPER, choices=list(chosen))
+    parser.add_argument("--against", default="dcd", choices=list(chosen))
     options = parser.parse_args()
     with trainer_of(options.model, options.fold, options.fresh) as trainer:
         batches = batches_of(trainer, options.batches)
         each = [figures(stage_gradients(trainer, batch, chosen), options.against) for batch in batches]
     rows = {name: torch.stack([one[name] for one in each]).median(0).values.tolist() for name in chosen}
-    stages = range(len(rows[PAPER]) - 2)
+    stages = range(len(rows["dcd"]) - 2)
     print(f"| variant | norm | cosine | {' | '.join(f'stage {stage}' for stage in stages)} |")
     print(f"| --- |{' ---: |' * (2 + len(stages))}")
     for name, (ratio, cosine, *by_stage) in rows.items():

@@ -38,7 +38,7 @@ run() { # method, its trainer, further arguments
 }
 
 run student nnUNetTrainerStudent
-run dcd nnUNetTrainerDCD --recipe paper
+run dcd nnUNetTrainerDCD
 run fgbvd nnUNetTrainerFGBVD
 run fopro nnUNetTrainerFoPro
 run figkd nnUNetTrainerFiGKD

@@ -15,9 +15,9 @@ from nnunet_kd.wavelets import Bands
 
 
 class DCDSettings(ObjectiveSettings):
-    """Defaults are the paper's, but for the weight; where it is silent, ours (docs/methods.md)."""
+    """Defaults are the paper's; where it is silent, ours (docs/methods.md)."""
 
-    weight: float = Field(5, ge=0, description="mu of Eq. 8; the paper has 0.05, this is what measured best (docs/results.md)")
+    weight: float = Field(0.05, ge=0, description="mu of Eq. 8")
     wavelet: str = Field("db4", description="any discrete wavelet of PyWavelets")
     levels: int = Field(3, ge=1, description="levels of the transform")
     mode: Literal["periodization", "zero", "constant", "symmetric", "reflect", "periodic"] = Field(

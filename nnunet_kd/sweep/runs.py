@@ -178,7 +178,7 @@ def _plan_run(
     if trainer_class.objectives is None and not settings.active_objectives():
         raise SettingsError(
             f"{name}: the method {variant.method} takes its objectives from the settings, which name none. Name at least one, "
-            f"for example objectives.dcd.weight=5."
+            f"for example objectives.dcd.weight=0.05."
         )
     student = reduce_plans(plans, settings.reduction, required=description.configuration)
     stage = PlansManager(student).get_configuration(description.configuration)
