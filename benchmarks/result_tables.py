@@ -25,14 +25,14 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
 COMPARISONS: dict[str, tuple[str, ...]] = {
     "hippocampus/methods": (
-        *("--methods", "teacher,student,dcd,weight-5,logits,fitnet,cwd,cwd-early,ifvd,freekd,fgbvd,figkd,fopro"),
+        *("--methods", "teacher,student,dcd,weight-5,logits,fitnet,cwd,cwd-0.1,cwd-early,ifvd,freekd,fgbvd,figkd,fopro"),
         *("--seeds", "0"),
     ),
     "hippocampus/two-seeds": ("--methods", "teacher,student,dcd,weight-5,fitnet,figkd,cwd", "--seeds", "0,12345"),
     "hippocampus/three-seeds": ("--methods", "teacher,student,dcd,weight-5", "--seeds", "0,1,12345"),
     "hippocampus/ablation": (
         "--methods",
-        "teacher,student,dcd,band-s,band-a,without-idwt,mode-zero,mode-symmetric,per-level,stages-mean,levels-1,weight-0.005,weight-0.5,weight-5",
+        "teacher,student,dcd,band-s,band-a,without-idwt,mode-zero,mode-symmetric,per-level,stages-mean,levels-1,weight-0.005,weight-0.5,weight-5,late-ramp-5",
         *("--seeds", "0"),
     ),
     "hippocampus-weights/weights": ("--seeds", "0"),
