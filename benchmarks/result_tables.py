@@ -25,7 +25,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
 COMPARISONS: dict[str, tuple[str, ...]] = {
     "hippocampus/methods": (
-        *("--methods", "teacher,student,dcd,weight-5,logits,fitnet,cwd,cwd-0.1,cwd-early,ifvd,freekd,fgbvd,figkd,fopro"),
+        *(
+            "--methods",
+            "teacher,student,dcd,weight-5,logits,fitnet,cwd,cwd-0.1,cwd-early,ifvd,freekd,fgbvd,figkd,fopro",
+        ),
         *("--seeds", "0"),
     ),
     "hippocampus/two-seeds": ("--methods", "teacher,student,dcd,weight-5,fitnet,figkd,cwd", "--seeds", "0,12345"),
