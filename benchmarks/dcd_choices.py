@@ -27,7 +27,6 @@ from nnunet_kd.sweep.description import Variant
 from nnunet_kd.trainer import DistillationTrainer
 
 ABLATION = Path(__file__).with_name("hippocampus-ablation.yaml")
-NOT_OF_THE_LOSS = {"schedule"}
 
 
 def variants() -> dict[str, DCDSettings]:
@@ -37,8 +36,9 @@ def variants() -> dict[str, DCDSettings]:
         variant = Variant.model_validate(values)
         recipe: dict[str, Any] = read_settings_file(variant.recipe) if variant.recipe else {}
         settings = DCDSettings.model_validate(merge(recipe, variant.settings)["objectives"]["dcd"])
-        if settings.model_dump(exclude=NOT_OF_THE_LOSS) != found["dcd"].model_dump(exclude=NOT_OF_THE_LOSS):
-            found[name] = settings
+        loss = settings.model_copy(update={"schedule": found["dcd"].schedule})
+        if loss not in found.values():
+            found[name] = loss
     return found
 
 
