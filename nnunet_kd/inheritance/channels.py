@@ -1,0 +1,63 @@
+"""Which of a teacher's channels a student's channels stand for."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from scipy.linalg.lapack import dpstrf
+
+ChannelChoice = Literal["spanning", "random", "regular"]
+
+
+class Covariance:
+    """Of channels over voxels, gathered piece by piece in float64.
+
+    Args:
+        channels: ``C``.
+    """
+
+    def __init__(self, channels: int) -> None:
+        self._count = 0
+        self._sum = torch.zeros(channels, dtype=torch.float64)
+        self._products = torch.zeros(channels, channels, dtype=torch.float64)
+
+    def add(self, values: torch.Tensor) -> None:
+        """Take in values ``(voxels, C)``."""
+        values = values.double().cpu()
+        self._count += len(values)
+        self._sum += values.sum(0)
+        self._products.addmm_(values.T, values)
+
+    def matrix(self) -> torch.Tensor:
+        """``(C, C)``, float64."""
+        mean = self._sum / self._count
+        return self._products / self._count - torch.outer(mean, mean)
+
+
+def choose_channels(covariance: torch.Tensor, count: int, choice: ChannelChoice, seed: int) -> torch.Tensor:
+    """The channels to keep, in ascending order.
+
+    ``spanning`` takes, one after the other, the channel with the largest variance that those taken before do not explain:
+    QR with column pivoting of the centred activations, computed as the pivoted Cholesky factorisation of their covariance
+    (LAPACK's ``dpstrf``). Where fewer channels span all others, the first of the rest fill up.
+
+    Args:
+        covariance: ``(C, C)``, float64.
+        count: how many of them, ``1 <= count <= C``.
+        choice: ``random`` and ``regular`` (every ``C / count``-th) do not look at the activations; for comparison.
+        seed: of the random choice.
+
+    Returns:
+        ``(count,)``, int64.
+    """
+    channels = len(covariance)
+    if choice == "random":
+        order = torch.randperm(channels, generator=torch.Generator().manual_seed(seed))
+        return order[:count].sort().values
+    if choice == "regular":
+        return torch.arange(count) * channels // count
+    _, pivots, rank, _ = dpstrf(covariance.numpy())
+    spanning = [int(pivot) - 1 for pivot in pivots[: min(rank, count)]]
+    others = [channel for channel in range(channels) if channel not in spanning]
+    return torch.tensor(sorted(spanning + others[: count - len(spanning)]))
