@@ -25,6 +25,8 @@ class FrozenTeacher:
     Attributes:
         channels: of every encoder stage, finest first.
         mirror_axes: spatial axes, from 0, that its training mirrored.
+        plans_name: of its plan.
+        network: the plain network, not compiled.
     """
 
     def __init__(
@@ -34,13 +36,15 @@ class FrozenTeacher:
         device: torch.device,
         compiled: bool,
         mirror_axes: tuple[int, ...] = (),
+        plans_name: str = "",
     ) -> None:
         self.channels = channels
         self.mirror_axes = mirror_axes
-        self._network = network.to(device).eval().requires_grad_(False)
+        self.plans_name = plans_name
+        self.network = network.to(device).eval().requires_grad_(False)
         self._device = device
-        self._plain_encoder = find_encoder(self._network)
-        self._plain_decoder = getattr(self._network, "decoder", None)
+        self._plain_encoder = find_encoder(self.network)
+        self._plain_decoder = getattr(self.network, "decoder", None)
         self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = self._plain_encoder
         self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = self._plain_decoder
         if compiled:
@@ -51,7 +55,7 @@ class FrozenTeacher:
         """Raise a PlanError unless the network's decoder turns encoder features into logits."""
         if self._plain_decoder is None:
             raise PlanError(
-                f"the teacher's network {type(self._network).__name__} has no decoder that turns stage features into logits, "
+                f"the teacher's network {type(self.network).__name__} has no decoder that turns stage features into logits, "
                 f"which objectives on logits need. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
             )
 

@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, ValidationError, create_model, field_vali
 
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.frozen_teacher import FeatureTeacher
+from nnunet_kd.inheritance.options import InheritanceSettings
 from nnunet_kd.objectives import OBJECTIVES
 from nnunet_kd.objectives.base import ObjectiveSettings
 from nnunet_kd.settings_model import SettingsModel, did_you_mean
@@ -65,6 +66,20 @@ class Settings(SettingsModel):
         "first", description="of several teachers, whose features are distilled: the first's, or one's per iteration"
     )
     reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
+    start: str = Field(
+        "random",
+        min_length=1,
+        description="weights that a new training starts from: random; teacher: computed from the (first) teacher's; else the "
+        "path of a student, trained or not: model folder, checkpoint_*.pth or exported zip",
+    )
+    start_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="hash that the checkpoint of a student in `start` must have; saved with every run",
+    )
+    inheritance: InheritanceSettings = Field(
+        default=InheritanceSettings(), description="how weights are computed from the teacher's"
+    )
     epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
     validation_iterations: int | None = Field(None, ge=1, description="per epoch; nnU-Net: 50")

@@ -156,6 +156,20 @@ def resolve_settings(
     return validate_settings(merge(merged, assignments), "the settings together")
 
 
+def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a user's own file or ``--set`` names a top-level key; recipes, a trainer's own or shipped, do not count.
+
+    Args:
+        dataset_folder, environment: see :func:`resolve_settings`.
+    """
+    environment = os.environ if environment is None else environment
+    files = [] if dataset_folder is None else [dataset_folder / DATASET_FILE]
+    if environment.get(CONFIG_VARIABLE):
+        files.append(Path(environment[CONFIG_VARIABLE]))
+    assignments = parse_assignments(json.loads(environment.get(SET_VARIABLE) or "[]"))
+    return key in assignments or any(path.is_file() and key in read_settings_file(path) for path in files)
+
+
 def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dict[str, Any]:
     if allowed is None or not layer.get("objectives"):
         return layer

@@ -144,9 +144,12 @@ def load_teacher(
             f"the teacher {source} cannot be loaded: {error} For a damaged one, copy it again or take another one; if it "
             f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
         ) from error
-    channels = stage_channels(source.plans(), source.configuration)
+    plans = source.plans()
+    channels = stage_channels(plans, source.configuration)
     mirror_axes = tuple(predictor.allowed_mirroring_axes or ())
-    return FrozenTeacher(plain_module(predictor.network), channels, device, compiled, mirror_axes)
+    return FrozenTeacher(
+        plain_module(predictor.network), channels, device, compiled, mirror_axes, plans_name=plans["plans_name"]
+    )
 
 
 def load_teachers(

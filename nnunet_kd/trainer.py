@@ -23,14 +23,27 @@ from nnunet_kd.averaged import AveragedTrainer
 from nnunet_kd.checkpoint import add_learned_parameters
 from nnunet_kd.distillation import Distillation
 from nnunet_kd.environment import optional_folder
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.features import plain_module
 from nnunet_kd.files import write_atomically
 from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
+from nnunet_kd.inheritance.fit import LayerFit, Progress
+from nnunet_kd.inheritance.patches import patch_count, training_patches
+from nnunet_kd.inheritance.projections import PATCHES, fit_projections
+from nnunet_kd.inheritance.start import (
+    RANDOM,
+    TEACHER,
+    explained_with_plans,
+    fingerprint,
+    start_from_student,
+    start_from_teacher,
+)
+from nnunet_kd.inheritance.steps import pair
 from nnunet_kd.objectives.base import NetworkPair
 from nnunet_kd.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.settings import Settings
-from nnunet_kd.settings_sources import resolve_settings, saved_settings
+from nnunet_kd.settings_sources import is_asked_for, resolve_settings, saved_settings
 from nnunet_kd.skipped_steps import poisoned_unless_finite
 from nnunet_kd.teacher import load_teachers
 from nnunet_kd.teacher_source import locate_teacher, previous_stage_segmentations
@@ -57,12 +70,16 @@ class DistillationTrainer(AveragedTrainer):
     Attributes:
         recipe: the trainer's own recipe, the lowest layer of its settings.
         objectives: the objectives it takes from the settings; ``None``: any.
+        requires_start: whether it refuses to train from random weights.
         settings: the run's resolved settings.
         history: mean losses per epoch.
+        start_fits: how well the teacher's layers were fitted, if the training starts inside its teacher.
+        show_progress: told how far that is; default: the log.
     """
 
     recipe: ClassVar[str] = "student"
     objectives: ClassVar[tuple[str, ...] | None] = ()
+    requires_start: ClassVar[bool] = False
 
     def __init__(
         self,
@@ -91,6 +108,9 @@ class DistillationTrainer(AveragedTrainer):
             raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
         self.history = LossHistory()
         self.advice: Advice | None = None
+        self.start_fits: list[LayerFit] = []
+        self.show_progress: Progress | None = None
+        self._initial_weights = ""
         self._in_train_step = False
 
     # settings and plan ------------------------------------------------------------------------------------------------
@@ -124,6 +144,7 @@ class DistillationTrainer(AveragedTrainer):
         if self.settings.seed is not None and self.local_rank > 0:
             # nnU-Net's augmentation draws from this one too, and must differ between processes
             torch.manual_seed(self.settings.seed + self.local_rank)
+        self._initial_weights = fingerprint(self.network)
 
     def _previous_stage_segmentations(self) -> Path:
         wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
@@ -160,8 +181,15 @@ class DistillationTrainer(AveragedTrainer):
                 f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
                 f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
             )
+        if self.requires_start and self.settings.start == RANDOM:
+            raise SettingsError(
+                f"{type(self).__name__} starts inside its teacher, but the settings say start: random. Leave that out, set "
+                f"start=teacher, or train nnUNetTrainerStudent, which starts from random weights."
+            )
+        # a loaded checkpoint, and weights that nnU-Net was told to load (-pretrained_weights), are a start already
+        new = not self.restored and (not self.was_initialized or fingerprint(self.network) == self._initial_weights)
         teachers = None
-        if objectives:
+        if objectives or (new and self.settings.start == TEACHER):
             teachers, self.settings = load_teachers(
                 self.settings,
                 optional_folder("nnUNet_results"),
@@ -175,9 +203,54 @@ class DistillationTrainer(AveragedTrainer):
             )
         if not self.was_initialized:
             self.initialize()
+        if new:
+            self._start(teachers)
+        elif not self.restored and self.settings.start != RANDOM:
+            self.print_to_log_file(
+                f"Weights were loaded before training began; start: {self.settings.start} is not used."
+            )
+            self.settings = self.settings.model_copy(update={"start": RANDOM, "start_sha256": None})
         self.prepare_average()
-        if teachers is not None:
+        if objectives:
+            assert teachers is not None
             self._start_distillation(teachers)
+
+    def _start(self, teachers: Teachers | None) -> None:
+        """Put the weights that the settings name in the place of nnU-Net's random ones."""
+        settings, log = self.settings, self.print_to_log_file
+        if settings.start == TEACHER:
+            assert teachers is not None
+            teacher = teachers.members[0]
+            if (
+                settings.mirror_axes is None and not settings.active_objectives()
+            ):  # without objectives no teacher is asked again
+                self.settings = settings.model_copy(update={"mirror_axes": list(teachers.mirror_axes)})
+            try:
+                with explained_with_plans(teacher, self.plans_manager.plans, self.configuration_name):
+                    pair(teacher.network, plain_module(self.network))
+                    self.start_fits = start_from_teacher(
+                        self, teacher.network, settings.inheritance, settings.seed or 0, self.show_progress
+                    )
+            except PlanError as error:
+                if self._start_is_required():
+                    raise
+                log(f"WARNING: {error} The recipe only prefers that start, so training starts from random weights.")
+                self.settings = self.settings.model_copy(update={"start": RANDOM})
+            if self.start_fits:
+                worst = max(self.start_fits, key=lambda fit: fit.unexplained)
+                log(
+                    f"The student starts inside its teacher: {len(self.start_fits)} layers fitted. Least explained is "
+                    f"{worst.name}, of whose signal {worst.unexplained:.0%} is left."
+                )
+        elif settings.start != RANDOM:
+            path, digest = start_from_student(self.network, settings.start, self.fold, settings.start_sha256)
+            self.settings = settings.model_copy(update={"start": path, "start_sha256": digest})
+            log(f"The student starts from {path} (SHA-256 {digest}).")
+
+    def _start_is_required(self) -> bool:
+        preprocessed = optional_folder("nnUNet_preprocessed")
+        dataset_folder = None if preprocessed is None else preprocessed / self.plans_manager.dataset_name
+        return self.requires_start or is_asked_for("start", dataset_folder)
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
@@ -209,6 +282,8 @@ class DistillationTrainer(AveragedTrainer):
                 member.check_decodes()
         if "distillation" in self.restored:
             distillation.load_state_dict(self.restored["distillation"])
+        elif self.local_rank == 0:
+            self._fit_projections(distillation, teachers)
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
             add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
@@ -223,6 +298,20 @@ class DistillationTrainer(AveragedTrainer):
         )
         if self.is_ddp:
             self.advice.synchronise(self.device)
+
+    def _fit_projections(self, distillation: Distillation, teachers: Teachers) -> None:
+        """Of the objectives whose settings ask for it; other processes receive them."""
+        fitted = {
+            name: objective
+            for name, objective in distillation.all_objectives().items()
+            if getattr(self.settings.active_objectives()[name], "projection_start", "random") == "fitted"
+        }
+        if fitted:
+            settings, seed = self.settings.inheritance, self.settings.seed or 0
+            count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))
+            patches = training_patches(self, count, settings.augmented, seed)
+            fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
+            self.print_to_log_file(f"Projections fitted on {count} patches: {', '.join(fitted)}")
 
     # step -------------------------------------------------------------------------------------------------------------
 

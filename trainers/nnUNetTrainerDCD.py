@@ -6,5 +6,5 @@ from nnunet_kd.trainer import DistillationTrainer
 class nnUNetTrainerDCD(DistillationTrainer):
     """The reduced student, aligned with its teacher's wavelet details at every encoder stage."""
 
-    recipe = "paper"
+    recipe = "dcd"
     objectives = ("dcd",)

@@ -4,7 +4,7 @@ from nnunet_kd.trainer import DistillationTrainer
 
 
 class nnUNetTrainerKD(DistillationTrainer):
-    """The reduced student with the objectives that the settings name, and no recipe of its own."""
+    """The reduced student with the objectives that the settings name, which starts inside its teacher where it can."""
 
-    recipe = "student"
+    recipe = "inherited"
     objectives = None

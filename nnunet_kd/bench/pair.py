@@ -18,7 +18,9 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.environment import find_trainer, variables_set_to
+from nnunet_kd.inheritance.start import RANDOM
 from nnunet_kd.plans import read_plans
+from nnunet_kd.settings import Settings, validate_settings
 from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.shipped import shipped_folder
 
@@ -87,7 +89,19 @@ def make_trainer(
     own = json.loads(json.dumps(plans))
     own["continue_training"] = continue_training
     with contextlib.redirect_stdout(io.StringIO()):
-        return find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
+        trainer = find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
+    if isinstance(getattr(trainer, "settings", None), Settings):
+        trainer.settings = without_start(trainer.settings)
+    return trainer
+
+
+def without_start(settings: Settings) -> Settings:
+    """The same with weights and projections that start at random: there are no training cases to fit them to."""
+    values = settings.as_dict()
+    for objective in values["objectives"].values():
+        if "projection_start" in objective:
+            objective["projection_start"] = "random"
+    return validate_settings({**values, "start": RANDOM}, "settings without a start")
 
 
 def write_untrained_teacher(

@@ -24,7 +24,6 @@ from nnunet_kd.inheritance.steps import (
     IMAGE,
     TRANSPOSED,
     Bare,
-    Join,
     Pair,
     Pool,
     Step,
@@ -82,7 +81,7 @@ def inherit(
         One entry per layer with weights and per residual block, in the order of computation.
 
     Raises:
-        PlanError: the networks are of a kind that is not supported, or differ in more than their channels; see :func:`~.steps.pair`.
+        PlanError: the networks are of a kind that is not supported, or differ in more than their channels.
         TeacherError: the teacher's weights, or what it makes of a patch, are not finite.
     """
     steps = pair(teacher, student)
@@ -134,7 +133,7 @@ def _evaluated(*networks: nn.Module) -> Iterator[None]:
 
 def _exact_convolutions() -> contextlib.AbstractContextManager[Any]:
     """On a GPU: float32 as it is on a CPU, and the same from run to run."""
-    context: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(  # type: ignore[no-untyped-call]
+    context: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
         enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
     )
     return context

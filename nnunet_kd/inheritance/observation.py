@@ -98,7 +98,7 @@ class TeacherObserver:
             return output
         inputs = joined_sources(step, values)
         if isinstance(step, Bare):
-            output = self._teacher.get_submodule(path or "")(inputs)
+            output = run(step, self._teacher, path, values)
             self._keep_bare(step, inputs, output)
             return output
         unit: Any = None if path is None else self._teacher.get_submodule(path)

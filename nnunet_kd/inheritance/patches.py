@@ -12,13 +12,13 @@ import numpy as np
 import torch
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-LEAST_PATCHES = 4
-"""However large they are: one image alone says too little about a layer."""
+LEAST_PATCHES, MOST_PATCHES = 4, 512
+"""However large or small they are: one image says too little about a layer, and a thousand say no more."""
 
 
 def patch_count(voxels: int, patch_size: tuple[int, ...]) -> int:
-    """How many patches hold ``voxels``, at least :data:`LEAST_PATCHES`."""
-    return max(LEAST_PATCHES, math.ceil(voxels / math.prod(patch_size)))
+    """How many patches hold ``voxels``, within :data:`LEAST_PATCHES` and :data:`MOST_PATCHES`."""
+    return min(MOST_PATCHES, max(LEAST_PATCHES, math.ceil(voxels / math.prod(patch_size))))
 
 
 def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> list[torch.Tensor]:

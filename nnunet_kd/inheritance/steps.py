@@ -30,7 +30,7 @@ class Unit:
     """Convolution, instance norm and, mostly, an activation.
 
     Attributes:
-        teacher, student: path of the module (``ConvDropoutNormReLU``) in each network; ``None``: that network hands the source on.
+        teacher, student: path of the module (``ConvDropoutNormReLU``) in each network; ``None``: it hands the source on.
         sources: values whose channels are put one behind the other.
         target: the value it makes.
         remainder_of: the value of a skip beside it. The student's unit then stands for what the skip leaves of their sum,
@@ -283,7 +283,7 @@ def run(step: Step, network: nn.Module, path: str | None, values: Mapping[str, t
     inputs = joined_sources(step, values)
     if path is None:
         return inputs
-    module = network.get_submodule(path)
+    module: Any = network.get_submodule(path)
     if isinstance(step, Unit):
         return after_convolution(module, module.conv(inputs))
     result: torch.Tensor = module(inputs)
@@ -306,5 +306,6 @@ def after_convolution(unit: Any, convolved: torch.Tensor) -> torch.Tensor:
 def after_sum(network: nn.Module, step: Join, total: torch.Tensor) -> torch.Tensor:
     """The activation that ends a residual block; overwrites ``total``, as nnU-Net's may."""
     parent, _, name = step.path.rpartition(".")
-    result: torch.Tensor = getattr(network.get_submodule(parent), name)(total)  # a module, or a function without one
+    activation: Any = getattr(network.get_submodule(parent), name)  # a module, or a function where there is none
+    result: torch.Tensor = activation(total)
     return result

@@ -114,6 +114,13 @@ class Objective(nn.Module):
         """Named scalar loss terms, float32; the objective's loss is their sum. None yet: an empty dictionary."""
         raise NotImplementedError  # pragma: no cover
 
+    def compared(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """What of a stage's features ``(B, C, *spatial)`` a projection is fitted to, in the same shape: the features themselves.
+
+        Linear and channel by channel, so that it may be taken before or after the projection.
+        """
+        return [features]
+
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """What the objective trains by itself, after the student's step; returns named values for the log.
 

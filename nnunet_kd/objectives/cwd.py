@@ -9,11 +9,11 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.objectives.projection import stage_projections
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
+from nnunet_kd.objectives.projection import ProjectingSettings, stage_projections
 
 
-class CWDSettings(ObjectiveSettings):
+class CWDSettings(ProjectingSettings):
     """Temperature as in the paper."""
 
     weight: float = Field(3.0, ge=0, description="the paper's alpha for logits; it takes 50 for features")
@@ -27,7 +27,7 @@ class CWD(Objective):
     On logits, ignored voxels are left out of both distributions. Terms: ``logits``, or one per encoder stage.
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = CWDSettings
+    Settings: ClassVar[type[ProjectingSettings]] = CWDSettings
 
     def __init__(self, settings: CWDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)

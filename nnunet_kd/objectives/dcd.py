@@ -9,12 +9,12 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from nnunet_kd.detail_loss import detail_loss
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.objectives.projection import stage_projections
-from nnunet_kd.wavelets import Bands
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
+from nnunet_kd.objectives.projection import ProjectingSettings, stage_projections
+from nnunet_kd.wavelets import Bands, detail_projection
 
 
-class DCDSettings(ObjectiveSettings):
+class DCDSettings(ProjectingSettings):
     """Defaults are the paper's; where it is silent, ours (docs/methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="mu of Eq. 8")
@@ -49,12 +49,21 @@ class DCD(Objective):
     Terms: ``stage0`` (finest), ``stage1``, ... With ``stages: mean`` each is divided by the number of stages.
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = DCDSettings
+    Settings: ClassVar[type[ProjectingSettings]] = DCDSettings
 
     def __init__(self, settings: DCDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
         self.settings = settings
         self.projections = stage_projections(networks, learned=settings.projection == "learned")
+
+    def compared(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """``P_D`` of the features, or, with ``per_level``, one per level."""
+        chosen = self.settings
+        levels = range(1, chosen.levels + 1) if chosen.per_level else [None]
+        return [
+            detail_projection(features, chosen.wavelet, chosen.levels, chosen.mode, chosen.bands, level)
+            for level in levels
+        ]
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage; see the class."""

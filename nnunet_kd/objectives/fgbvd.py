@@ -12,12 +12,12 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from nnunet_kd.blocks import block_bytes
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
 from nnunet_kd.objectives.fourier import back_to_space, butterworth, half_spectrum
-from nnunet_kd.objectives.projection import ChannelProjection, stage_projections
+from nnunet_kd.objectives.projection import ChannelProjection, ProjectingSettings, stage_projections
 
 
-class FGBVDSettings(ObjectiveSettings):
+class FGBVDSettings(ProjectingSettings):
     """The paper's text gives no values; all are ours (docs/methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
@@ -86,7 +86,7 @@ class FGBVD(Objective):
     Terms: ``stage0_bias``, ``stage0_variance``, ...
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = FGBVDSettings
+    Settings: ClassVar[type[ProjectingSettings]] = FGBVDSettings
 
     def __init__(self, settings: FGBVDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)

@@ -7,11 +7,11 @@ from typing import ClassVar
 import torch
 from pydantic import Field
 
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.objectives.projection import stage_projections
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
+from nnunet_kd.objectives.projection import ProjectingSettings, stage_projections
 
 
-class FitNetSettings(ObjectiveSettings):
+class FitNetSettings(ProjectingSettings):
     """The weight is ours: that of DCD, whose loss is this one restricted to some bands."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
@@ -24,7 +24,7 @@ class FitNet(Objective):
     Terms: ``stage0`` (finest), ``stage1``, ...
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = FitNetSettings
+    Settings: ClassVar[type[ProjectingSettings]] = FitNetSettings
 
     def __init__(self, settings: FitNetSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)

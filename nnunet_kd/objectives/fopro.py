@@ -10,13 +10,13 @@ from pydantic import Field
 from torch import nn
 from torch.nn import functional
 
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
 from nnunet_kd.objectives.exploration import SelfTrained
 from nnunet_kd.objectives.fourier import back_to_space, frequencies, half_spectrum
-from nnunet_kd.objectives.projection import stage_projections
+from nnunet_kd.objectives.projection import ProjectingSettings, stage_projections
 
 
-class FoProSettings(ObjectiveSettings):
+class FoProSettings(ProjectingSettings):
     """The papers' values are for 2D classification; all are ours (docs/methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="lambda_f, factor of EKD in the student's loss")
@@ -79,7 +79,7 @@ class FoPro(Objective):
     ``diversity``, the root mean square distance of log gains between latents, which falls to zero if the prompts collapse.
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = FoProSettings
+    Settings: ClassVar[type[ProjectingSettings]] = FoProSettings
     needs_teacher_features = False
     explores = True
 

@@ -8,15 +8,15 @@ import torch
 from pydantic import Field
 from torch import nn
 
-from nnunet_kd.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.objectives.base import NetworkPair, Objective, StepOutputs
 from nnunet_kd.objectives.exploration import SelfTrained
-from nnunet_kd.objectives.projection import stage_projections
+from nnunet_kd.objectives.projection import ProjectingSettings, stage_projections
 from nnunet_kd.wavelets import dwt, idwt
 
 WAVELET, MODE = "haar", "periodization"
 
 
-class FreeKDSettings(ObjectiveSettings):
+class FreeKDSettings(ProjectingSettings):
     """The paper's values are for detectors; all are ours (docs/methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
@@ -52,7 +52,7 @@ class FreeKD(Objective):
     Terms: ``stage0`` (finest), ... Logged while tuning: ``task``, ``overlap``.
     """
 
-    Settings: ClassVar[type[ObjectiveSettings]] = FreeKDSettings
+    Settings: ClassVar[type[ProjectingSettings]] = FreeKDSettings
     explores = True
 
     def __init__(self, settings: FreeKDSettings, networks: NetworkPair) -> None:

@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 import torch
+from pydantic import Field
 from torch import nn
 
-from nnunet_kd.objectives.base import NetworkPair
+from nnunet_kd.objectives.base import NetworkPair, ObjectiveSettings
+
+
+class ProjectingSettings(ObjectiveSettings):
+    """Settings of objectives that compare features of a student's stage with those of its teacher's."""
+
+    projection_start: Literal["fitted", "random"] = Field(
+        "random",
+        description="of phi: fitted by least squares on training patches before the first iteration, or random",
+    )
 
 
 class ChannelProjection(nn.Module):
