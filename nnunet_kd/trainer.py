@@ -28,7 +28,7 @@ from nnunet_kd.features import plain_module
 from nnunet_kd.files import write_atomically
 from nnunet_kd.frozen_teacher import Teachers
 from nnunet_kd.history import LossHistory
-from nnunet_kd.inheritance.fit import LayerFit, Progress
+from nnunet_kd.inheritance.layers import LayerFit, Progress
 from nnunet_kd.inheritance.patches import patch_count, training_patches
 from nnunet_kd.inheritance.projections import PATCHES, fit_projections
 from nnunet_kd.inheritance.start import (

@@ -26,6 +26,10 @@ class InheritanceSettings(SettingsModel):
         "spanning",
         description="which of the teacher's channels are kept: those that span the others best, random ones, or every r-th",
     )
+    heads: Literal["probabilities", "logits"] = Field(
+        "probabilities",
+        description="what segmentation heads are fitted to: the teacher's probabilities (convex, iterative) or its logits",
+    )
     refit: bool = Field(True, description="false: the teacher's kernels at the chosen channels, as they are")
     rescale: bool = Field(True, description="false: kernels keep the norm that the fit gives them")
     augmented: bool = Field(False, description="true: patches are augmented as in training")

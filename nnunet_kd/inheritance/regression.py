@@ -7,6 +7,8 @@ nothing, too. ``lambda`` is a share (``ridge``) of the mean diagonal of ``X^T X`
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 
 
@@ -55,14 +57,13 @@ class InterceptRegression:
     An up-convolution has one target per place in its kernel, a segmentation head one. The intercept is not penalised.
 
     Args:
-        unknowns: ``p``, weights per output and target.
-        targets: ``K``.
-        outputs: ``q``.
+        shape: ``(p, K, q)``: inputs, targets and outputs.
         ridge: see the module; of the centred inputs.
         intercept: ``False``: the layer has no bias, ``d = 0``.
     """
 
-    def __init__(self, unknowns: int, targets: int, outputs: int, ridge: float, intercept: bool) -> None:
+    def __init__(self, shape: Sequence[int], ridge: float, intercept: bool) -> None:
+        unknowns, targets, outputs = shape
         self._ridge, self._intercept = ridge, intercept
         self._count = 0
         self._sum = torch.zeros(unknowns, dtype=torch.float64)

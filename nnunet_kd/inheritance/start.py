@@ -19,7 +19,8 @@ from nnunet_kd.errors import CheckpointError, ModelError, NnunetKdError, PlanErr
 from nnunet_kd.features import plain_module
 from nnunet_kd.files import sha256
 from nnunet_kd.frozen_teacher import FrozenTeacher
-from nnunet_kd.inheritance.fit import LayerFit, Progress, inherit
+from nnunet_kd.inheritance.fit import inherit
+from nnunet_kd.inheritance.layers import LayerFit, Progress
 from nnunet_kd.inheritance.options import InheritanceSettings
 from nnunet_kd.inheritance.patches import patch_count, training_patches
 from nnunet_kd.model_folder import open_model
@@ -78,7 +79,9 @@ def start_from_teacher(
         try:
             count = patch_count(settings.voxels, trainer.configuration_manager.patch_size)
             patches = training_patches(trainer, count, settings.augmented, seed)
-            fits = inherit(teacher, network, patches, settings, seed, progress or _logged(trainer.print_to_log_file))
+            progress = progress or _logged(trainer.print_to_log_file)
+            regions = trainer.label_manager.has_regions
+            fits = inherit(teacher, network, patches, settings, seed, regions, progress)
         except NnunetKdError as error:
             problem = error
     problem = gather(problem)[0]
