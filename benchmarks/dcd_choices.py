@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from gradient_norms import batches_of, trainer_of
 
-from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.objectives.dcd import DCD, DCDSettings
-from nnunet_kd.pull import ITERATION, flat_gradient, ratio_and_cosine
-from nnunet_kd.settings_sources import merge, read_settings_file
-from nnunet_kd.sweep.description import Variant
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.objectives.dcd import DCD, DCDSettings
+from nnunet_kd.distillation.settings_sources import merge, read_settings_file
+from nnunet_kd.training.gradient_shares import ITERATION, flat_gradient, ratio_and_cosine
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.sweep.description import Variant
 
 ABLATION = Path(__file__).with_name("hippocampus-ablation.yaml")
 

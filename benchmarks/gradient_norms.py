@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.environment import find_trainer
-from nnunet_kd.pull import encoder_gradients, leaving_nothing, ratio_and_cosine
-from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
-from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.nnunet.environment import find_trainer
+from nnunet_kd.training.gradient_shares import encoder_gradients, leaving_nothing, ratio_and_cosine
+from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
 
 
 @contextlib.contextmanager

@@ -82,9 +82,9 @@ def brats(root: Path) -> tuple[Path, Path, Path]:
     import numpy as np
     import SimpleITK as sitk
 
-    from nnunet_kd.bench.pair import nnunet_folders, write_untrained_teacher
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.shipped import shipped_folder
+    from nnunet_kd.models.plans import read_plans, reduce_plans
+    from nnunet_kd.system.shipped import shipped_folder
+    from nnunet_kd.workflows.bench.pair import nnunet_folders, write_untrained_teacher
 
     plans = read_plans(shipped_folder("plans") / "reference" / "brats2024.json")
     plans.setdefault("experiment_planner_used", "ExperimentPlanner")
@@ -116,7 +116,7 @@ def first_cases(source: Path, target: Path, count: int) -> Path:
 def export(model: Path, onnx: Path) -> None:
     """The student as ONNX."""
     from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-    from nnunet_kd.model_folder import open_model
+    from nnunet_kd.models.folder import open_model
 
     with open_model(model) as found:
         for line in export_onnx(found, onnx, OnnxOptions()).lines():

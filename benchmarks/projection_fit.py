@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from gradient_norms import batches_of, trainer_of
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.objectives.dcd import DCD, DCDSettings
-from nnunet_kd.trainer import DistillationTrainer
-from nnunet_kd.wavelets import detail_projection
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.objectives.dcd import DCD, DCDSettings
+from nnunet_kd.losses.wavelets import detail_projection
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 @dataclass

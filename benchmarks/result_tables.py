@@ -19,7 +19,7 @@ from nnunet_kd.evaluation.kept import choose_trainings, read_kept
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
 from nnunet_kd.evaluation.tables import Table, gap_text, interval_text, mean_and_error, p_value, signed
-from nnunet_kd.files import write_atomically
+from nnunet_kd.system.files import write_atomically
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"

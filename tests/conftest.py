@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_kd.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")

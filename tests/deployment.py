@@ -15,9 +15,9 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_kd.bench.pair import make_trainer, nnunet_folders, write_untrained_teacher
 from nnunet_kd.cli import main
-from nnunet_kd.settings_sources import SET_VARIABLE
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
+from nnunet_kd.workflows.bench.pair import make_trainer, nnunet_folders, write_untrained_teacher
 from tests.conftest import make_plans
 
 DATASET: dict[str, Any] = {

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_kd.checkpoint import ENTRY
-from nnunet_kd.demo.tour import EPOCHS
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.workflows.demo.tour import EPOCHS
 
 pytestmark = pytest.mark.slow
 

@@ -23,7 +23,7 @@ def loss(
     output: Output = None,
 ) -> None:
     """DCD's stage loss, forward and backward on one CPU thread, against the same loss through ptwt; and its peak memory."""
-    from nnunet_kd.bench.loss import measure_memory, measure_speed
+    from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
 
     console = Console(highlight=False)
     with console.status("timing the stage loss against ptwt, one thread"):
@@ -57,8 +57,8 @@ def step(
     """A distillation step against the plain student's step and the teacher's forward, at the hippocampus shape."""
     import torch
 
-    from nnunet_kd.bench.rows import all_trainers
-    from nnunet_kd.bench.step import measure_steps
+    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.step import measure_steps
 
     console = Console(highlight=False)
     trainers = all_trainers() if every else [trainer]
@@ -88,10 +88,10 @@ def size(
     """Peak memory and time of one training step at a real size, each trainer in a process of its own, beside their floor."""
     import torch
 
-    from nnunet_kd.bench.pair import Shape
-    from nnunet_kd.bench.rows import all_trainers
-    from nnunet_kd.bench.size import measure_sizes, unavoidable
     from nnunet_kd.errors import SettingsError
+    from nnunet_kd.workflows.bench.pair import Shape
+    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 
     console = Console(highlight=False)
     if shape not in (known := [one.value for one in Shape]):
@@ -126,6 +126,6 @@ def size(
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:
     if output is not None:
-        from nnunet_kd.files import write_atomically
+        from nnunet_kd.system.files import write_atomically
 
         write_atomically(output, lambda file: file.write(json.dumps(result, indent=1).encode()))

@@ -34,7 +34,7 @@ def combine(
     from nnunet_kd.evaluation.pooling import average_seeds, partly_defined
     from nnunet_kd.evaluation.report import ReportInput
     from nnunet_kd.evaluation.seeds import seeds_told
-    from nnunet_kd.sweep.description import parse_numbers
+    from nnunet_kd.workflows.sweep.description import parse_numbers
 
     check_output(output)
     kept = read_kept(files)

@@ -80,14 +80,14 @@ def compare(
 ) -> None:
     """Tables with means, errors and significance, and a report.html that opens offline."""
     from nnunet_kd.evaluation import comparison as comparing
+    from nnunet_kd.evaluation.costs.tables import read_profiles
     from nnunet_kd.evaluation.metrics import MetricOptions
     from nnunet_kd.evaluation.pooling import average_seeds, partly_defined
-    from nnunet_kd.evaluation.profile_tables import read_profiles
     from nnunet_kd.evaluation.references import find_references
     from nnunet_kd.evaluation.report import Pictures, ReportInput
     from nnunet_kd.evaluation.runs import attach_runs, find_warnings, method_name, parse_method
     from nnunet_kd.evaluation.seeds import Trainings
-    from nnunet_kd.sweep.finished import find_finished
+    from nnunet_kd.workflows.sweep.finished import find_finished
 
     if (sweep is None) != bool(methods) or (sweep is not None and model):
         raise DataError("give methods as NAME=DIR (with --model, if need be), or one --sweep FOLDER; not both.")
@@ -153,7 +153,7 @@ def _places(rows: Rows) -> list[tuple[Path, str | None]]:
 def _measure(rows: Rows, references: References, options: MetricOptions, workers: int) -> dict[str, list[Evaluation]]:
     """By method, every seed's evaluation with its folds pooled."""
     from nnunet_kd.evaluation.pooling import pool_folds
-    from nnunet_kd.parallel import worker_pool
+    from nnunet_kd.system.processes import worker_pool
 
     titles = {part: name for name, by_seed in rows.items() for parts in by_seed for part in parts}
     with worker_pool(workers) as pool:

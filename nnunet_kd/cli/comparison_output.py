@@ -43,7 +43,7 @@ def write_and_show(report: ReportInput, trainings: Trainings | None, folder: Pat
     from nnunet_kd.evaluation.kept import write_kept
     from nnunet_kd.evaluation.report import write_report
     from nnunet_kd.evaluation.tables import comparison_tables, joined, overall_table
-    from nnunet_kd.files import write_atomically
+    from nnunet_kd.system.files import write_atomically
 
     comparison = report.comparison
     folder.mkdir(parents=True, exist_ok=True)

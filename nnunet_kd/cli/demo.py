@@ -23,7 +23,7 @@ def demo(
     device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
 ) -> None:
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
-    from nnunet_kd.demo.tour import Tour
+    from nnunet_kd.workflows.demo.tour import Tour
 
     console = Console(highlight=False)
     start = time.perf_counter()

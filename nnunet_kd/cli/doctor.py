@@ -13,7 +13,8 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nnunet_kd.environment import (
+from nnunet_kd.errors import MissingRequirement, NnunetKdError
+from nnunet_kd.nnunet.environment import (
     VARIABLES,
     find_trainer,
     optional_folder,
@@ -21,7 +22,6 @@ from nnunet_kd.environment import (
     required_folder,
     trainer_names,
 )
-from nnunet_kd.errors import MissingRequirement, NnunetKdError
 
 PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
 
@@ -91,8 +91,8 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
-    from nnunet_kd.settings_sources import resolve_settings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.models.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
@@ -115,10 +115,10 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings import TeacherSettings
-    from nnunet_kd.settings_sources import resolve_settings
-    from nnunet_kd.teacher import found_teacher, load_teacher
+    from nnunet_kd.distillation.settings import TeacherSettings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.distillation.teacher import found_teacher, load_teacher
+    from nnunet_kd.models.plans import read_plans, reduce_plans
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")

@@ -68,7 +68,7 @@ def evaluate(
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
-    from nnunet_kd.parallel import worker_pool
+    from nnunet_kd.system.processes import worker_pool
 
     if (splits is None) != (fold is None):
         raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")

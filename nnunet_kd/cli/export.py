@@ -72,7 +72,7 @@ def export(
     """Write a trained model so that it runs without this package. Works for any nnU-Net model folder."""
     from nnunet_kd.export.folder_export import FolderOptions, export_folder
     from nnunet_kd.export.weights import CHECKPOINT_OF
-    from nnunet_kd.model_folder import open_model
+    from nnunet_kd.models.folder import open_model
 
     _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -8,7 +8,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nnunet_kd.environment import preprocessed_dataset
+from nnunet_kd.nnunet.environment import preprocessed_dataset
 
 
 def plan(
@@ -20,7 +20,7 @@ def plan(
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import (
+    from nnunet_kd.models.plans import (
         build_meta_network,
         named_student_plans,
         parameter_count,

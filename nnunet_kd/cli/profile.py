@@ -56,9 +56,9 @@ def profile(
     """Parameters, FLOPs, checkpoint size, peak memory and latency; ratios are to the first model."""
     import torch
 
-    from nnunet_kd.evaluation.profile_tables import profile_table, write_profiles
-    from nnunet_kd.files import write_atomically
-    from nnunet_kd.profiling import ProfileOptions, profile_models
+    from nnunet_kd.evaluation.costs.profiling import ProfileOptions, profile_models
+    from nnunet_kd.evaluation.costs.tables import profile_table, write_profiles
+    from nnunet_kd.system.files import write_atomically
 
     named = parse_models(models)
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

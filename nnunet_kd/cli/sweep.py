@@ -14,7 +14,7 @@ from rich.table import Table
 from nnunet_kd.cli.training_options import check_device
 
 if TYPE_CHECKING:
-    from nnunet_kd.sweep.runs import PlannedRun, State
+    from nnunet_kd.workflows.sweep.runs import PlannedRun, State
 
 _INTERRUPTED = 130
 """A shell's exit code after Ctrl-C."""
@@ -75,12 +75,12 @@ def sweep(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the table of runs.")] = False,
 ) -> None:
     """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
-    from nnunet_kd.files import write_atomically
-    from nnunet_kd.settings_sources import parse_assignments
-    from nnunet_kd.sweep import slurm as cluster
-    from nnunet_kd.sweep.description import DESCRIPTION_FILE, describe_sweep, parse_numbers, parse_variant
-    from nnunet_kd.sweep.execution import Stopped, train_all
-    from nnunet_kd.sweep.runs import plan_sweep, sweep_folder
+    from nnunet_kd.distillation.settings_sources import parse_assignments
+    from nnunet_kd.system.files import write_atomically
+    from nnunet_kd.workflows.sweep import slurm as cluster
+    from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE, describe_sweep, parse_numbers, parse_variant
+    from nnunet_kd.workflows.sweep.execution import Stopped, train_all
+    from nnunet_kd.workflows.sweep.runs import plan_sweep, sweep_folder
 
     file = Path(dataset) if dataset.endswith((".yaml", ".yml")) else None
     given: dict[str, Any] = {
@@ -150,7 +150,7 @@ def sweep(
 
 
 def _print_table(console: Console, states: dict[PlannedRun, State], folder: Path) -> None:
-    from nnunet_kd.sweep.record import read_record
+    from nnunet_kd.workflows.sweep.record import read_record
 
     table = Table("variant", "fold", "seed", "state", "epochs", "training", title=escape(str(folder)))
     table.add_column("folder", overflow="fold")

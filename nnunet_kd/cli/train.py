@@ -8,8 +8,8 @@ from typing import Annotated, Optional
 import typer
 
 from nnunet_kd.cli import training_options as options
-from nnunet_kd.environment import method_trainer
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import method_trainer
 
 
 def train(
@@ -35,7 +35,7 @@ def train(
     """Distil a student. The same as nnUNetv2_train -tr nnUNetTrainer<METHOD>, whose options it takes; also under torchrun."""
     import torch
 
-    from nnunet_kd.distributed import launched_by_torchrun, process_group
+    from nnunet_kd.training.distributed import launched_by_torchrun, process_group
 
     trainer = method_trainer(method)
     options.check_device(device)

@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnunet_kd.environment import find_trainer, preprocessed_dataset, required_folder
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import find_trainer, preprocessed_dataset, required_folder
 
 if TYPE_CHECKING:
-    from nnunet_kd.settings import Settings
+    from nnunet_kd.distillation.settings import Settings
 
 Dataset = Annotated[str, typer.Argument(help="Dataset number or name.")]
 Configuration = Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")]
@@ -54,7 +54,7 @@ def check_fold(fold: str) -> None:
 
 def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:
     """Options to environment variables, which the trainer reads whoever builds it."""
-    from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 
     given = list(assignments)
     paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers]
@@ -73,8 +73,8 @@ def check_settings(trainer: str, dataset: str, configuration: str, plans_name: s
     Raises:
         NnunetKdError: folders, dataset, settings or plan.
     """
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings_sources import resolve_settings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.models.plans import read_plans, reduce_plans
 
     required_folder("nnUNet_results")
     folder, _ = preprocessed_dataset(dataset)

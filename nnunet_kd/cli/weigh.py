@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli import training_options as options
-from nnunet_kd.environment import method_trainer, variables_set_to
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 
 if TYPE_CHECKING:
-    from nnunet_kd.pull import Pull
-    from nnunet_kd.trainer import DistillationTrainer
+    from nnunet_kd.training.gradient_shares import Pull
+    from nnunet_kd.training.trainer import DistillationTrainer
 
 
 def weigh(
@@ -43,7 +43,7 @@ def weigh(
     import torch
     from nnunetv2.run.run_training import get_trainer_from_args
 
-    from nnunet_kd.pull import leaving_nothing, measure_pulls
+    from nnunet_kd.training.gradient_shares import leaving_nothing, measure_pulls
 
     # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
     variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
@@ -94,7 +94,7 @@ def _table(pulls: list[Pull], batches: int) -> Table:
 
 def _advice(pulls: list[Pull]) -> Iterator[str]:
     """What a ratio far from 1 means, and what to do."""
-    from nnunet_kd.pull import DROWNED, DROWNS_LABELS
+    from nnunet_kd.training.gradient_shares import DROWNED, DROWNS_LABELS
 
     for pull in pulls:
         setting = f"--set objectives.{pull.objective}.weight={pull.equal_weight:.2g}"

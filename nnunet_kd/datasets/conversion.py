@@ -24,10 +24,10 @@ from nnunet_kd.datasets.splits import (
     write_splits,
 )
 from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case
-from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
-from nnunet_kd.files import write_atomically, write_csv
-from nnunet_kd.parallel import as_finished, worker_pool
+from nnunet_kd.nnunet.environment import required_folder
+from nnunet_kd.system.files import write_atomically, write_csv
+from nnunet_kd.system.processes import as_finished, worker_pool
 
 SKIPPED = "skipped.csv"
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")

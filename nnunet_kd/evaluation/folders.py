@@ -24,7 +24,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions, measure
 from nnunet_kd.evaluation.results import Evaluation
-from nnunet_kd.parallel import run_all
+from nnunet_kd.system.processes import run_all
 
 GEOMETRY_TOLERANCE = 1e-3
 """mm, and for direction cosines: NIfTI headers keep single precision."""
@@ -161,7 +161,7 @@ def evaluate_folder(
         prediction_folder, reference_folder, cases: see :func:`find_cases`.
         dataset_json_path: nnU-Net's ``dataset.json``.
         options: default :class:`MetricOptions`.
-        pool: of :func:`nnunet_kd.parallel.worker_pool`; default: this process.
+        pool: of :func:`nnunet_kd.system.processes.worker_pool`; default: this process.
         title: in front of the progress bar.
 
     Raises:

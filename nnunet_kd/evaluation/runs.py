@@ -13,12 +13,12 @@ from typing import Any
 
 import yaml
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.environment import optional_folder
 from nnunet_kd.errors import CheckpointError, DataError, ModelError
-from nnunet_kd.files import sha256
-from nnunet_kd.model_folder import open_model
-from nnunet_kd.model_sources import open_model as open_network
+from nnunet_kd.evaluation.costs.networks import open_model as open_network
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.system.files import sha256
 
 SETTINGS_FILE = "distillation_settings.yaml"
 Split = Mapping[str, Sequence[str]]

@@ -13,13 +13,13 @@ from typing import Any, BinaryIO
 import torch
 from rich.progress import Progress
 
-from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.model_card import FoldSummary, summarise_fold, write_card
 from nnunet_kd.export.stock_trainer import stock_trainer_name
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import folder_beside, write_atomically
-from nnunet_kd.model_folder import ModelFolder, read_json
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.system.files import folder_beside, write_atomically
 
 _TRAINING_ONLY = ("optimizer_state", "grad_scaler_state")
 _CARD = "README.md"

@@ -11,11 +11,11 @@ from typing import Any
 import yaml
 
 import nnunet_kd
-from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import PlanError
 from nnunet_kd.export.weights import is_average
-from nnunet_kd.model_folder import ModelFolder
-from nnunet_kd.plans import provenance
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.models.plans import provenance
 
 
 @dataclass

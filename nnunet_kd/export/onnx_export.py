@@ -29,13 +29,13 @@ from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_labe
 from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import folder_beside, write_atomically
 from nnunet_kd.inference.backends import OnnxRuntime
 from nnunet_kd.inference.cases import Case, find_cases
 from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe, dump, json_path
 from nnunet_kd.inference.predictor import CasePredictor
-from nnunet_kd.model_folder import ModelFolder, load_predictor
-from nnunet_kd.requirements import EXTRAS, require
+from nnunet_kd.models.folder import ModelFolder, load_predictor
+from nnunet_kd.system.files import folder_beside, write_atomically
+from nnunet_kd.system.requirements import EXTRAS, require
 
 OPSET = 18
 LARGEST_BYTES = 2_000_000_000

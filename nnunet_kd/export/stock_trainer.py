@@ -15,9 +15,9 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_kd.environment import find_trainer
 from nnunet_kd.errors import MissingRequirement, ModelError
-from nnunet_kd.model_folder import ModelFolder
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.nnunet.environment import find_trainer
 
 STOCK_TRAINER = "nnUNetTrainer"
 

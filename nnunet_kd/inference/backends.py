@@ -13,7 +13,7 @@ from torch import nn
 
 from nnunet_kd.errors import MissingRequirement, ModelError, SettingsError
 from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel
-from nnunet_kd.requirements import require
+from nnunet_kd.system.requirements import require
 
 Patch = NDArray[np.float32]
 

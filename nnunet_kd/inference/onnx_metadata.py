@@ -13,8 +13,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_kd
 from nnunet_kd.errors import ModelError
-from nnunet_kd.files import sha256
-from nnunet_kd.model_folder import ModelFolder, read_json
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.system.files import sha256
 
 FORMAT = "nnunet-kd onnx"
 VERSION = 1

@@ -24,10 +24,10 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.files import folder_beside
 from nnunet_kd.inference.backends import Backend, RuntimeNetwork
 from nnunet_kd.inference.cases import Case, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
+from nnunet_kd.system.files import folder_beside
 
 Progress = Callable[[float], None]
 """Told the share of a case (0 to 1) that has been predicted since it was last told."""

@@ -15,12 +15,12 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.errors import DataError, ModelError, SettingsError
-from nnunet_kd.files import write_atomically
 from nnunet_kd.inference.backends import BACKENDS
 from nnunet_kd.inference.cases import Case, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
-from nnunet_kd.model_folder import FINAL, load_predictor, open_model
+from nnunet_kd.models.folder import FINAL, load_predictor, open_model
+from nnunet_kd.system.files import write_atomically
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,1 @@
+"""Settings, frozen teachers, features and targets, and the objectives. Knows nothing of trainers."""

@@ -1,0 +1,1 @@
+"""What a network costs: parameters, time, memory. Knows nothing of references and metrics."""
