@@ -1,4 +1,7 @@
-"""The ``nnunet-kd`` command: one module per command group, each with a Typer function."""
+"""The ``nnunet-kd`` command: one module per command group, each with a Typer function.
+
+Arguments in, one call, output; nothing else imports it.
+"""
 
 from __future__ import annotations
 

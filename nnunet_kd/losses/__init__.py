@@ -1,1 +1,4 @@
-"""Wavelets and losses: tensors in, tensors out. Knows neither nnU-Net nor settings."""
+"""Wavelets and losses: tensors in, tensors out.
+
+Must know neither nnU-Net nor settings.
+"""

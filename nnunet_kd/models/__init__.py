@@ -1,4 +1,4 @@
-"""Trained networks as they lie on disk: plans, checkpoints, archives, folders.
+"""Trained networks as they lie on disk: plans, checkpoints, archives, model folders.
 
-Knows nothing of losses, distillation and training.
+Must not know losses, teachers and training.
 """

@@ -1,4 +1,4 @@
 """nnU-Net as this package needs it: its variables, folders and trainers.
 
-Knows nothing of models on disk, losses and distillation.
+Must not know this package's models, losses and settings.
 """

@@ -1,1 +1,4 @@
-"""Files (written atomically, checked), processes and what is installed. Knows nothing of images and networks."""
+"""Files (written atomically, checked), processes, and what is installed or shipped.
+
+Must not know images, networks and nnU-Net.
+"""

@@ -1,4 +1,4 @@
 """The trainer: weight average, resuming, skipped steps, history, gradient shares.
 
-Knows nothing of datasets before preprocessing, of inference, and of workflows.
+Must not know inference, evaluation and workflows.
 """

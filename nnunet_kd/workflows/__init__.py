@@ -1,1 +1,4 @@
-"""What strings many steps together: sweeps, benchmarks, the demo. Knows nothing of the command line."""
+"""Many steps as one: sweeps, benchmarks, the demonstration.
+
+Must not know the command line.
+"""

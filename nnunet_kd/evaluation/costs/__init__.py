@@ -1,1 +1,4 @@
-"""What a network costs: parameters, time, memory. Knows nothing of references and metrics."""
+"""What a network costs: parameters, time, memory.
+
+Must not know reference segmentations and metrics.
+"""
