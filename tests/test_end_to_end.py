@@ -94,9 +94,9 @@ def test_weighing_measures_on_real_batches_and_leaves_nothing(demonstration: Pat
         root=demonstration,
     )
     rows = {cells[0]: cells for line in output.splitlines() if len(cells := line.strip("│ ").split("│")) == 6}
-    pulls = {name.strip(): float(cells[2]) for name, cells in rows.items()}
-    assert pulls.keys() == {"dcd", "cwd"}
-    assert pulls["cwd"] > 10 * pulls["dcd"] > 0
+    shares = {name.strip(): float(cells[2]) for name, cells in rows.items()}
+    assert shares.keys() == {"dcd", "cwd"}
+    assert shares["cwd"] > 10 * shares["dcd"] > 0
     assert sorted(demonstration.rglob("*")) == before
 
 

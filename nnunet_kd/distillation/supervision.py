@@ -20,7 +20,7 @@ from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
 
 
-class Advice:
+class TeacherSupervision:
     """Teachers, objectives and the hook on the student that feeds them, for as long as a training lasts.
 
     Attributes:

@@ -39,10 +39,10 @@ class Distillation(nn.Module):
         self._epoch = 0
         for name, chosen in settings.items():
             if chosen.learns_at_full_weight:
-                self._spare_the_weight(name)
+                self._learn_at_full_weight(name)
 
-    def _spare_the_weight(self, name: str) -> None:
-        """A small weight would slow a projection down by as much as it spares the student.
+    def _learn_at_full_weight(self, name: str) -> None:
+        """Undo the weight in the gradients of what an objective learns, which a small weight would slow down.
 
         Measured in docs/explanation-short-trainings.md.
         """
@@ -53,9 +53,9 @@ class Distillation(nn.Module):
                 f"Leave it out."
             )
         for parameter in learned:
-            parameter.register_hook(partial(self._without_weight, name))
+            parameter.register_hook(partial(self._divided_by_weight, name))
 
-    def _without_weight(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
+    def _divided_by_weight(self, name: str, gradient: torch.Tensor) -> torch.Tensor:
         return gradient / self.weight(name, self._epoch)
 
     def weight(self, name: str, epoch: int) -> float:

@@ -246,7 +246,7 @@ def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Seque
         listed = ", ".join(
             f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
         )
-        warnings.append(f"the students were taught by different teachers (SHA-256 {listed}).")
+        warnings.append(f"the students had different teachers (SHA-256 {listed}).")
     return warnings + _mirrored_otherwise(methods)
 
 

@@ -57,7 +57,7 @@ class _StageLoss(torch.autograd.Function):
                     source = student[sample].reshape(-1, voxels).to(dtype)
                     # P^T R S^T = R (P S)^T and W^T P^T R = P^T (W^T R): the adjoint runs at the student's channels
                     seen = source if projection.orthonormal or not needs_weight else project(source.clone())
-                    advice = torch.zeros_like(source) if needs_student else None
+                    gradient = torch.zeros_like(source) if needs_student else None
                     for start in range(0, channels, block):
                         rows = slice(start, min(start + block, channels))
                         target = teacher[sample, rows].reshape(-1, voxels).to(dtype)
@@ -66,12 +66,12 @@ class _StageLoss(torch.autograd.Function):
                         total += torch.linalg.vecdot(residual, residual).sum()
                         if grad_matrix is not None:
                             grad_matrix[rows].addmm_(residual, seen.T, alpha=-2 * scale)
-                        if advice is not None:
-                            advice.addmm_(matrix[rows].T, residual)
-                    if grad_student is not None and advice is not None:
+                        if gradient is not None:
+                            gradient.addmm_(matrix[rows].T, residual)
+                    if grad_student is not None and gradient is not None:
                         if not projection.orthonormal:
-                            project(advice, adjoint=True)
-                        grad_student[sample].view(-1, voxels).add_(advice, alpha=-2 * scale)
+                            project(gradient, adjoint=True)
+                        grad_student[sample].view(-1, voxels).add_(gradient, alpha=-2 * scale)
         ctx.save_for_backward(grad_student, grad_matrix)
         ctx.dtypes = student.dtype, weight.dtype
         return total * scale

@@ -76,7 +76,7 @@ def as_finished(
         finally:
             for future in futures:
                 future.cancel()
-            wait(futures)  # what a running call still writes must not be pulled from under it
+            wait(futures)  # what a running call still writes must not be taken away
 
 
 def run_all(

@@ -1,7 +1,7 @@
-"""How hard each objective pulls on a student, against the labels.
+"""How large each objective's gradient to a student is, against the labels' own.
 
-Weights from papers mean little on other data: a loss of logits that is summed over voxels may pull dozens of times as hard as
-the labels, and nothing in the loss curves shows it. What comes of that is in docs/explanation-short-trainings.md.
+Weights from papers mean little on other data: a loss of logits that is summed over voxels may have dozens of
+times the labels' gradient, and nothing in the loss curves shows it. What comes of that is in docs/explanation-short-trainings.md.
 """
 
 from __future__ import annotations
@@ -20,15 +20,15 @@ from nnunet_kd.distillation.weighting import sum_of
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.training.trainer import DistillationTrainer
 
-DROWNED, DROWNS_LABELS = 0.05, 10.0
-"""Below the one an objective hardly counts; above the other the labels hardly do."""
+HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
+"""Ratios below the one: the objective hardly counts; above the other: the labels hardly do."""
 ITERATION = 10**6
 """Behind whatever objectives do first, such as FreeKD's tuning of its masks."""
 
 
 @dataclass(frozen=True)
-class Pull:
-    """One objective against the labels, on several batches.
+class GradientShare:
+    """One objective's gradient against the labels', on several batches.
 
     Attributes:
         objective: its name.
@@ -54,12 +54,12 @@ class Pull:
 
     @property
     def equal_weight(self) -> float:
-        """The weight with which it would pull as hard as the labels; infinite if it does not pull at all."""
+        """The weight with which its gradient would be as large as the labels'; infinite if it has none."""
         return self.weight / self.ratio if self.ratio else float("inf")
 
 
 @contextlib.contextmanager
-def leaving_nothing(make: Callable[[], DistillationTrainer]) -> Iterator[DistillationTrainer]:
+def in_temporary_results(make: Callable[[], DistillationTrainer]) -> Iterator[DistillationTrainer]:
     """A trainer whose output folder, which nnU-Net makes and logs to at once, is a temporary one.
 
     Args:
@@ -84,24 +84,24 @@ def encoder_gradients(
         The segmentation loss's ``(N,)``; and by objective the weighted loss's ``(N,)``, whatever its schedule, without
         those that have no loss.
     """
-    assert trainer.advice is not None
-    distillation = trainer.advice.distillation
+    assert trainer.supervision is not None
+    distillation = trainer.supervision.distillation
     network = plain_module(trainer.network).train()
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
 
     image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
-    trainer.advice.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives())
+    trainer.supervision.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives())
     try:
         output = network(image)
-        step = trainer.advice.outputs(output, target)
+        step = trainer.supervision.outputs(output, target)
         labels = flat_gradient(trainer.loss.segmentation(output, target), parameters)
-        pulls = {}
+        found = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):
-                pulls[name] = flat_gradient(settings.weight * sum_of(terms), parameters)
+                found[name] = flat_gradient(settings.weight * sum_of(terms), parameters)
     finally:
-        trainer.advice.finish_step()
-    return labels, pulls
+        trainer.supervision.finish_step()
+    return labels, found
 
 
 def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
@@ -116,21 +116,21 @@ def _on(device: torch.device, value: Any) -> Any:
     return [part.to(device) for part in value] if isinstance(value, (list, tuple)) else value.to(device)
 
 
-def ratio_and_cosine(pull: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+def ratio_and_cosine(objective: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
     """Of an objective's and the labels' gradients ``(N,)``."""
-    cosine = torch.nn.functional.cosine_similarity(pull, labels, dim=0)
-    return float(pull.norm() / labels.norm()), float(cosine)
+    cosine = torch.nn.functional.cosine_similarity(objective, labels, dim=0)
+    return float(objective.norm() / labels.norm()), float(cosine)
 
 
-def measure_pulls(trainer: DistillationTrainer, batches: Iterable[dict[str, Any]]) -> list[Pull]:
+def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any]]) -> list[GradientShare]:
     """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients`."""
     found: dict[str, list[tuple[float, float]]] = {}
     for batch in batches:
-        labels, pulls = encoder_gradients(trainer, batch)
-        for name, pull in pulls.items():
-            found.setdefault(name, []).append(ratio_and_cosine(pull, labels))
+        labels, gradients = encoder_gradients(trainer, batch)
+        for name, gradient in gradients.items():
+            found.setdefault(name, []).append(ratio_and_cosine(gradient, labels))
     weights = {name: settings.weight for name, settings in trainer.settings.active_objectives().items()}
     return [
-        Pull(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))
+        GradientShare(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))
         for name, values in found.items()
     ]

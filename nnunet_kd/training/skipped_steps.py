@@ -11,13 +11,13 @@ import torch
 from nnunet_kd.training.distributed import gather
 
 
-def poisoned_unless_finite(loss: torch.Tensor) -> torch.Tensor:
+def nan_unless_finite(loss: torch.Tensor) -> torch.Tensor:
     """The loss itself, bit for bit; if it is not finite, one whose every gradient is not a number.
 
-    Gradients are averaged over processes, so that all of them see it and skip the same step, without a word exchanged.
+    Gradients are averaged over processes, so that all of them see it and skip the same step, without a message exchanged.
     """
-    nothing, poison = torch.ones_like(loss), torch.full_like(loss, torch.nan)
-    return loss * torch.where(loss.detach().isfinite(), nothing, poison)
+    factor, not_a_number = torch.ones_like(loss), torch.full_like(loss, torch.nan)
+    return loss * torch.where(loss.detach().isfinite(), factor, not_a_number)
 
 
 class SkippedSteps:
@@ -85,7 +85,7 @@ class SkippedSteps:
     def describe_last(self) -> str:
         """What the last skipped step came from, in all processes; all of them must call it."""
         everyone = gather(self._last)
-        guilty = [last for last in everyone if last["reason"] != "the gradient alone"] or everyone
-        reasons = ", ".join(dict.fromkeys(last["reason"] for last in guilty))
-        cases = ", ".join(dict.fromkeys(case for last in guilty for case in last["cases"]))
+        causes = [last for last in everyone if last["reason"] != "the gradient alone"] or everyone
+        reasons = ", ".join(dict.fromkeys(last["reason"] for last in causes))
+        cases = ", ".join(dict.fromkeys(case for last in causes for case in last["cases"]))
         return f"{reasons}, in a batch of {cases or 'unnamed cases'}"

@@ -1,4 +1,4 @@
-"""nnU-Net's trainer with a smaller network and, beside its loss, a frozen teacher's advice.
+"""nnU-Net's trainer with a smaller network whose loss a frozen teacher adds to.
 
 Every hook calls nnU-Net's own first or last and adds to it. The training step itself is nnU-Net's: the student's features
 are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling,
@@ -22,7 +22,7 @@ from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.distillation.settings_sources import resolve_settings, saved_settings
-from nnunet_kd.distillation.supervision import Advice
+from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers
 from nnunet_kd.distillation.teacher_source import locate_teacher, previous_stage_segmentations
 from nnunet_kd.distillation.weighting import Distillation
@@ -33,13 +33,13 @@ from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.history import LossHistory
-from nnunet_kd.training.skipped_steps import poisoned_unless_finite
+from nnunet_kd.training.skipped_steps import nan_unless_finite
 
 SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
 
 
-class _LossWithAdvice(nn.Module):
+class _LossWithDistillation(nn.Module):
     """nnU-Net's loss, followed by whatever the trainer adds to it in training steps."""
 
     def __init__(self, segmentation: nn.Module, trainer: DistillationTrainer) -> None:
@@ -90,7 +90,7 @@ class DistillationTrainer(AveragedTrainer):
         if any(axis >= dimensions for axis in self.settings.mirror_axes or ()):
             raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
         self.history = LossHistory()
-        self.advice: Advice | None = None
+        self.supervision: TeacherSupervision | None = None
         self._in_train_step = False
 
     # settings and plan ------------------------------------------------------------------------------------------------
@@ -138,12 +138,12 @@ class DistillationTrainer(AveragedTrainer):
         A teacher whose training did not mirror an axis may tell left from right, and is wrong on mirrored images.
         """
         rotation, dummy_2d, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        taught = None if self.advice is None else self.advice.teachers.mirror_axes
+        teacher_axes = None if self.supervision is None else self.supervision.teachers.mirror_axes
         if self.settings.mirror_axes is not None:
             axes = tuple(self.settings.mirror_axes)
-        elif taught is not None:
-            axes = taught
-        if taught is not None and (foreign := sorted(set(axes) - set(taught))):
+        elif teacher_axes is not None:
+            axes = teacher_axes
+        if teacher_axes is not None and (foreign := sorted(set(axes) - set(teacher_axes))):
             listed = ", ".join(map(str, foreign))
             self.print_to_log_file(f"WARNING: mirrored axes that the teacher's training did not mirror: {listed}")
         self.print_to_log_file(f"Mirrored axes: {', '.join(map(str, axes)) or 'none'}")
@@ -213,7 +213,7 @@ class DistillationTrainer(AveragedTrainer):
         if learned:
             add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
         # before the network is first called: compiled code would not see a later hook
-        self.advice = Advice(
+        self.supervision = TeacherSupervision(
             self.network,
             teachers,
             distillation,
@@ -222,30 +222,30 @@ class DistillationTrainer(AveragedTrainer):
             self.settings.seed,
         )
         if self.is_ddp:
-            self.advice.synchronise(self.device)
+            self.supervision.synchronise(self.device)
 
     # step -------------------------------------------------------------------------------------------------------------
 
     def _build_loss(self) -> nn.Module:
-        return _LossWithAdvice(super()._build_loss(), self)
+        return _LossWithDistillation(super()._build_loss(), self)
 
     def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
         """The step, with the student's features caught while any objective counts."""
-        if self.advice is not None:
+        if self.supervision is not None:
             iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
-            self.advice.start_step(self.current_epoch, iteration)
+            self.supervision.start_step(self.current_epoch, iteration)
         self._in_train_step, self.terms = True, {}
         explored: dict[str, torch.Tensor] = {}
         try:
             result = super().train_step(batch)
-            if self.advice is not None:
+            if self.supervision is not None:
                 with self.stopped_when_memory_is_full():
-                    explored = self.advice.explore()
+                    explored = self.supervision.explore()
         finally:
             self._in_train_step = False
             terms, self.terms = self.terms, {}
-            if self.advice is not None:
-                self.advice.finish_step()
+            if self.supervision is not None:
+                self.supervision.finish_step()
         self.history.add({**terms, **explored})
         return result
 
@@ -254,12 +254,12 @@ class DistillationTrainer(AveragedTrainer):
         if not self._in_train_step:
             return segmentation
         self.terms = {"segmentation": segmentation.detach()}
-        advice = None if self.advice is None else self.advice.loss(output, target)
-        if advice is None:
-            return poisoned_unless_finite(segmentation)
-        loss, terms = advice
+        supervised = None if self.supervision is None else self.supervision.loss(output, target)
+        if supervised is None:
+            return nan_unless_finite(segmentation)
+        loss, terms = supervised
         self.terms.update(terms)
-        return poisoned_unless_finite(segmentation + loss)
+        return nan_unless_finite(segmentation + loss)
 
     def memory_users(self) -> list[str]:
         """Also the objectives, and DCD's levels."""
@@ -290,9 +290,9 @@ class DistillationTrainer(AveragedTrainer):
     def on_train_end(self) -> None:
         """Also let go of everything that only training needed."""
         super().on_train_end()
-        if self.advice is not None:
-            self.advice.remove()
-        self.advice = None
+        if self.supervision is not None:
+            self.supervision.remove()
+        self.supervision = None
 
     # checkpoint -------------------------------------------------------------------------------------------------------
 
@@ -304,8 +304,8 @@ class DistillationTrainer(AveragedTrainer):
             "settings": self.settings.as_dict(),
             "history": self.history.epochs,
         }
-        if self.advice is not None:
-            entry["distillation"] = self.advice.distillation.state_dict()
+        if self.supervision is not None:
+            entry["distillation"] = self.supervision.distillation.state_dict()
         return entry
 
     def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:

@@ -28,13 +28,13 @@ def gradients(name: str, epoch: int, **settings: object) -> tuple[list[torch.Ten
 
 
 @pytest.mark.parametrize("name", ["dcd", "fitnet", "fgbvd"])
-def test_what_is_learned_may_be_spared_the_weight(name: str) -> None:
+def test_what_is_learned_may_learn_at_full_weight(name: str) -> None:
     whole, _ = gradients(name, 1, weight=1)
     weighted, student = gradients(name, 1, weight=WEIGHT, schedule=RAMP)
-    spared, same_student = gradients(name, 1, weight=WEIGHT, schedule=RAMP, learns_at_full_weight=True)
+    unweighted, same_student = gradients(name, 1, weight=WEIGHT, schedule=RAMP, learns_at_full_weight=True)
     assert whole
     factor = WEIGHT * RAMP.factor(1)
-    for full, small, own in zip(whole, weighted, spared, strict=True):
+    for full, small, own in zip(whole, weighted, unweighted, strict=True):
         torch.testing.assert_close(small, full * factor)
         torch.testing.assert_close(own, full)
     for expected, got in zip(student, same_student, strict=True):

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.distillation.objectives.exploration import SelfTrained
-from nnunet_kd.distillation.supervision import Advice
+from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.training import distributed
 from nnunet_kd.training.history import LossHistory
@@ -59,7 +59,7 @@ def observe(case: str, rank: int, size: int) -> list[dict[str, torch.Tensor]]:
     made = ready(name, plans_for(batch_dice), *assignments)
     # nnU-Net gives the coarsest output another weight in one process than in several
     made.loss.segmentation.weight_factors = (1.0, 1e-6)
-    explorers = [] if made.advice is None else made.advice.distillation.modules()
+    explorers = [] if made.supervision is None else made.supervision.distillation.modules()
     for explorer in (module for module in explorers if isinstance(module, SelfTrained)):
         # Adam divides gradients by their own size, and so makes rounding errors of gradients near zero as large as any
         explorer._optimizer = torch.optim.SGD(explorer.module.parameters(), lr=0.1)
@@ -70,7 +70,9 @@ def observe(case: str, rank: int, size: int) -> list[dict[str, torch.Tensor]]:
         whole = random_batch(made, index)
         batch = {"data": whole["data"][mine], "target": [target[mine] for target in whole["target"]]}
         made.train_step(batch)
-        modules = {"student": made.network} | ({} if made.advice is None else {"learned": made.advice.distillation})
+        modules = {"student": made.network} | (
+            {} if made.supervision is None else {"learned": made.supervision.distillation}
+        )
         values = {}
         for key, module in modules.items():
             values |= {
@@ -83,14 +85,14 @@ def observe(case: str, rank: int, size: int) -> list[dict[str, torch.Tensor]]:
                     values |= {f"{key} {path}.{own}": value.clone() for own, value in part.named_parameters()}
         values |= {f"loss {key}": torch.tensor(value) for key, value in made.history.close_epoch(index).items()}
         seen.append(values)
-    if made.advice is not None:
-        made.advice.remove()
+    if made.supervision is not None:
+        made.supervision.remove()
     return seen
 
 
 def _draw_as_one(rank: int, size: int) -> None:
     """Every process draws the random numbers of the whole batch and takes its part, which makes the comparison exact."""
-    Advice._step_seed = lambda self: zlib.crc32(f"{self._iteration}".encode())
+    TeacherSupervision._step_seed = lambda self: zlib.crc32(f"{self._iteration}".encode())
     local = BATCH // size
 
     def part_of(draw: Callable[..., torch.Tensor]) -> Callable[..., torch.Tensor]:

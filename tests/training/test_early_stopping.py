@@ -48,7 +48,7 @@ def test_stops_when_validation_has_not_improved_and_stays_stopped(tiny: dict) ->
     assert "Stopping early: no better validation for 3 epochs" in said
     final = Path(made.output_folder) / "checkpoint_final.pth"
     assert final.is_file()
-    assert made.advice is None
+    assert made.supervision is None
     assert not made.network.encoder._forward_hooks
 
     again = trainer("nnUNetTrainerFitNet", tiny, "patience=3", *SHORT)

@@ -13,16 +13,16 @@ from nnunet_kd.distillation.objectives.exploration import SelfTrained
 from nnunet_kd.errors import TrainingStopped
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training.history import LossHistory
-from nnunet_kd.training.skipped_steps import SkippedSteps, poisoned_unless_finite
+from nnunet_kd.training.skipped_steps import SkippedSteps, nan_unless_finite
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
 from tests.training.test_trainer import save
 from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
 
 
-def poison(made: DistillationTrainer, name: str, value: float = float("nan")) -> Any:
+def replace_loss(made: DistillationTrainer, name: str, value: float = float("nan")) -> Any:
     """From now on the objective's loss is ``value``; returns its own way of computing."""
-    objective = made.advice.distillation.objectives[name]
+    objective = made.supervision.distillation.objectives[name]
     real = objective.forward
     objective.forward = lambda step: {key: term * 0 + value for key, term in real(step).items()}
     return real
@@ -33,7 +33,7 @@ def state(made: DistillationTrainer) -> dict[str, torch.Tensor]:
         f"momentum of {place}": value["momentum_buffer"].clone()
         for place, value in enumerate(made.optimizer.state.values())
     }
-    learned = {key: value.clone() for key, value in made.advice.distillation.named_parameters()}
+    learned = {key: value.clone() for key, value in made.supervision.distillation.named_parameters()}
     return {**{key: value.clone() for key, value in made.network.state_dict().items()}, **momentum, **learned}
 
 
@@ -43,12 +43,12 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: dict, value: float) -> 
     steps(made, 2)
     before = state(made)
     average = {key: tensor.clone() for key, tensor in made.average.other_weights().items()}
-    real = poison(made, "dcd", value)
+    real = replace_loss(made, "dcd", value)
     steps(made, 3)
     assert before.keys() == state(made).keys()
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(made).items())
     assert all(torch.equal(tensor, average[key]) for key, tensor in made.average.other_weights().items())
-    made.advice.distillation.objectives["dcd"].forward = real
+    made.supervision.distillation.objectives["dcd"].forward = real
     steps(made, 1)
     assert not any(torch.equal(tensor, before[key]) for key, tensor in state(made).items() if "momentum" in key)
     assert all(tensor.isfinite().all() for tensor in state(made).values())
@@ -57,8 +57,8 @@ def test_a_loss_that_is_not_finite_changes_nothing(tiny: dict, value: float) -> 
 
 def test_a_finite_loss_is_passed_on_bit_for_bit() -> None:
     value = torch.tensor(0.1, requires_grad=True)
-    (gradient,) = torch.autograd.grad(poisoned_unless_finite(value * 3), value)
-    assert (poisoned_unless_finite(value * 3) == value * 3).item()
+    (gradient,) = torch.autograd.grad(nan_unless_finite(value * 3), value)
+    assert (nan_unless_finite(value * 3) == value * 3).item()
     assert gradient == 3
 
 
@@ -75,7 +75,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(tiny: dict) -> Non
 def test_the_epoch_counts_them_and_averages_the_others(tiny: dict, capsys: pytest.CaptureFixture[str]) -> None:
     made = ready("nnUNetTrainerDCD", tiny)
     good = made.train_step(random_batch(made))
-    poison(made, "dcd")
+    replace_loss(made, "dcd")
     bad = made.train_step({**random_batch(made), "keys": ["a", "b"]})
     capsys.readouterr()
     made.on_train_epoch_end([good, bad])
@@ -89,7 +89,7 @@ def test_a_run_of_them_stops_with_the_cases_and_the_culprit(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "max_skipped_steps=3")
     steps(made, 2)
     before = state(made)
-    poison(made, "dcd")
+    replace_loss(made, "dcd")
     steps(made, 2)
     with pytest.raises(TrainingStopped, match=r"3 steps in a row.*dcd/stage0.*in a batch of case_7, case_9") as error:
         made.train_step({**random_batch(made), "keys": ["case_7", "case_9"]})
@@ -118,7 +118,7 @@ def test_with_ema_the_average_is_what_is_saved_at_a_stop(tiny: dict) -> None:
     steps(made, 2)
     name = next(iter(made.network.state_dict()))
     average, own = made.average.other_weights()[name].clone(), made.network.state_dict()[name].clone()
-    poison(made, "dcd")
+    replace_loss(made, "dcd")
     with pytest.raises(TrainingStopped):
         steps(made, 1)
     saved = read_checkpoint(Path(made.output_folder) / "checkpoint_latest.pth")
@@ -138,7 +138,7 @@ def test_a_full_memory_says_what_to_lower_and_saves(tiny: dict) -> None:
     def allocate(step: Any) -> Any:
         raise torch.cuda.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nmore")
 
-    made.advice.distillation.objectives["dcd"].forward = allocate
+    made.supervision.distillation.objectives["dcd"].forward = allocate
     with pytest.raises(TrainingStopped) as error:
         steps(made, 1)
     text = str(error.value)
@@ -153,7 +153,7 @@ def test_a_full_memory_says_what_to_lower_and_saves(tiny: dict) -> None:
     saved = read_checkpoint(Path(made.output_folder) / "checkpoint_latest.pth")
     assert all(torch.equal(tensor, before[key]) for key, tensor in saved["network_weights"].items())
     assert (Path(made.output_folder) / "checkpoint_best.pth").read_bytes() == earlier
-    assert (made.advice._capture.features, made.advice._last) == ([], None)
+    assert (made.supervision._capture.features, made.supervision._last) == ([], None)
 
 
 def test_memory_that_is_full_in_validation(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -196,7 +196,7 @@ def test_pytorchs_scaler_and_ours_skip_the_same_steps() -> None:
         before = weight.item()
         skipped.start_step()
         optimizer.zero_grad()
-        loss = poisoned_unless_finite(weight * factor)
+        loss = nan_unless_finite(weight * factor)
         scaler.scale(loss).backward()
         scaler.unscale_(optimizer)
         scaler.step(optimizer)

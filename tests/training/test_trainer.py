@@ -77,10 +77,10 @@ def test_a_learned_projection_aligns_better_than_a_fixed_one(tiny: dict) -> None
 
 def test_fixed_projections_stay(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.projection=fixed")
-    before = [parameter.clone() for parameter in made.advice.distillation.parameters()]
+    before = [parameter.clone() for parameter in made.supervision.distillation.parameters()]
     steps(made, 2)
     assert len(made.optimizer.param_groups) == 1
-    assert all(torch.equal(a, b) for a, b in zip(before, made.advice.distillation.parameters(), strict=True))
+    assert all(torch.equal(a, b) for a, b in zip(before, made.supervision.distillation.parameters(), strict=True))
 
 
 def test_student_trainer_needs_no_teacher(folders: Path) -> None:
@@ -94,7 +94,7 @@ def test_student_trainer_needs_no_teacher(folders: Path) -> None:
 
 def test_before_its_schedule_starts_an_objective_costs_nothing(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.schedule={start: 1, kind: constant}")
-    made.advice.teachers.outputs = None  # would fail if called
+    made.supervision.teachers.outputs = None  # would fail if called
     steps(made, 1)
     assert list(made.history.close_epoch(0)) == ["segmentation"]
 
@@ -103,13 +103,13 @@ def test_after_its_schedule_ends_labels_alone_teach(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.schedule={end: 1}")
     steps(made, 1)
     assert "dcd" in made.history.close_epoch(0)
-    made.advice.teachers.outputs = None  # would fail if called
-    learned = [parameter.clone() for parameter in made.advice.distillation.parameters()]
+    made.supervision.teachers.outputs = None  # would fail if called
+    learned = [parameter.clone() for parameter in made.supervision.distillation.parameters()]
     made.current_epoch = 1
     steps(made, 2)  # with the momentum of the first step
     assert list(made.history.close_epoch(1)) == ["segmentation"]
     assert learned
-    for before, after in zip(learned, made.advice.distillation.parameters(), strict=True):
+    for before, after in zip(learned, made.supervision.distillation.parameters(), strict=True):
         assert torch.equal(before, after)
 
 
@@ -119,9 +119,9 @@ def test_evaluation_is_stock(tiny: dict) -> None:
     made.on_validation_epoch_start()
     with torch.no_grad():
         made.validation_step(random_batch(made))
-    assert (made.advice._capture.features, made.advice._capture.image) == ([], None)
+    assert (made.supervision._capture.features, made.supervision._capture.image) == ([], None)
     made.network.eval()
-    made.advice.remove()
+    made.supervision.remove()
     assert not made.network.encoder._forward_hooks
 
 
@@ -138,7 +138,7 @@ def test_a_named_student_plan_is_used_as_it_is(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", named_student_plans(tiny, 2))
     assert made.configuration_manager.network_arch_init_kwargs["features_per_stage"] == [4, 8, 16]
     assert made.output_folder_base.endswith("nnUNetTrainerDCD__nnUNetPlans_r2__3d_fullres")
-    assert made.advice.teachers.channels == (8, 16, 32)
+    assert made.supervision.teachers.channels == (8, 16, 32)
 
 
 def test_what_is_wrong_comes_out_before_training(tiny: dict) -> None:
@@ -218,7 +218,7 @@ def test_resumed_training_goes_on_as_if_nothing_had_happened(tiny: dict, options
     assert steps(resumed, 3, first_seed=10) == expected
     assert resumed.history.epochs == whole.history.epochs
     for ours, theirs in zip(
-        resumed.advice.distillation.parameters(), whole.advice.distillation.parameters(), strict=True
+        resumed.supervision.distillation.parameters(), whole.supervision.distillation.parameters(), strict=True
     ):
         assert torch.equal(ours, theirs)
 
@@ -262,7 +262,7 @@ def test_validation_takes_the_reduction_from_the_checkpoint(tiny: dict) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         validating.load_checkpoint(str(path))
     assert validating.configuration_manager.network_arch_init_kwargs["features_per_stage"] == [4, 8, 16]
-    assert validating.advice is None
+    assert validating.supervision is None
 
 
 def test_a_full_disk_keeps_the_old_checkpoint(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -97,8 +97,8 @@ def forward_needed(trainer: DistillationTrainer, exploring: bool) -> str:
 
     Exploration reads the teacher's answer to a changed image or feature, so it needs logits.
     """
-    if trainer.advice is None:
+    if trainer.supervision is None:
         return ""
-    objectives = trainer.advice.distillation.all_objectives().values()
+    objectives = trainer.supervision.distillation.all_objectives().values()
     logits = exploring or any(objective.needs_teacher_logits for objective in objectives)
     return "teacher forward" if logits else "teacher encoder"

@@ -42,7 +42,7 @@ def measure_steps(
         student = prepared[STUDENT]
         image = random_batch(student)["data"].to(device)
         batch = random_batch(student)
-        teacher = prepared[rows[0].name].advice.teachers.members[0]  # type: ignore[union-attr]
+        teacher = prepared[rows[0].name].supervision.teachers.members[0]  # type: ignore[union-attr]
         work: dict[str, Callable[[], object]] = {
             "student step": lambda: student.train_step(batch),
             "teacher encoder": lambda: teacher.features(image),

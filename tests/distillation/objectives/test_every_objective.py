@@ -67,9 +67,9 @@ def test_a_real_step(variant: Any, objective: str) -> None:
     plans, dataset, deep_supervision = variant
     name, *assignments = TRAINERS[objective]
     made = ready(name, plans, *assignments, dataset=dataset, deep_supervision=deep_supervision)
-    teacher = made.advice.teachers.members[0]._network
+    teacher = made.supervision.teachers.members[0]._network
     frozen = {key: value.clone() for key, value in teacher.state_dict().items()}
-    before = {key: value.clone() for key, value in made.advice.distillation.named_parameters()}
+    before = {key: value.clone() for key, value in made.supervision.distillation.named_parameters()}
     batch = random_batch(made)
     # a first step, in which FreeKD tunes its prompts and FoPro's generator leaves the identity
     made.train_step(batch)
@@ -85,7 +85,7 @@ def test_a_real_step(variant: Any, objective: str) -> None:
     encoder = [parameter.grad for key, parameter in made.network.named_parameters() if key.startswith("encoder")]
     assert all(gradient is not None and gradient.isfinite().all() for gradient in encoder)
     assert sum(float(gradient.norm()) for gradient in encoder) > 0
-    for key, parameter in made.advice.distillation.named_parameters():
+    for key, parameter in made.supervision.distillation.named_parameters():
         if parameter.requires_grad:
             assert parameter.grad is not None, key
             assert parameter.grad.isfinite().all(), key
