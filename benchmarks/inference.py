@@ -157,6 +157,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from nnunet_kd.inference.session import RunOptions, open_predictor
+    from nnunet_kd.system.memory import peak_resident_bytes
 
     torch.set_num_threads(task["threads"])
     output = Path(task["output"])
@@ -201,14 +202,8 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         "whole": whole / len(network),
         "network": statistics.median(network),
         "cpu": statistics.median(processor),
-        "peak": peak_bytes(),
+        "peak": peak_resident_bytes(),
     }
-
-
-def peak_bytes() -> int:
-    """Largest resident memory of this process; ``getrusage`` would count what the parent had before it started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
 def agreement(first: Path, second: Path) -> float:

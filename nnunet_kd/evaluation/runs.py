@@ -14,7 +14,7 @@ from typing import Any
 import yaml
 
 from nnunet_kd.errors import CheckpointError, DataError, ModelError
-from nnunet_kd.evaluation.costs.networks import open_model as open_network
+from nnunet_kd.evaluation.costs.networks import read_network
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.environment import optional_folder
@@ -155,7 +155,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
     except CheckpointError as error:
         raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
     try:
-        parameters = open_network(checkpoint).parameters
+        parameters = read_network(checkpoint).parameters
     except ModelError as error:
         raise DataError(str(error)) from error
     return Run(

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.inference.cases import Case
+from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 
 Patch = NDArray[np.float32]
@@ -77,7 +77,7 @@ def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: I
     return Difference(count, largest, scale, float(np.mean(alike)))
 
 
-def matching_references(cases: Sequence[Case], folder: Path) -> list[Case]:
+def matching_references(cases: Sequence[InputCase], folder: Path) -> list[InputCase]:
     """The cases that have a reference segmentation.
 
     Raises:
@@ -91,7 +91,7 @@ def matching_references(cases: Sequence[Case], folder: Path) -> list[Case]:
 
 
 def dice_by_label(
-    predictors: Mapping[str, CasePredictor], cases: Sequence[Case], references: Path, workspace: Path
+    predictors: Mapping[str, CasePredictor], cases: Sequence[InputCase], references: Path, workspace: Path
 ) -> dict[str, dict[str, float]]:
     """Mean Dice by label or region (nnU-Net's evaluation) of every predictor on the same cases.
 
@@ -105,7 +105,7 @@ def dice_by_label(
     for name, predictor in predictors.items():
         folder = workspace / name
         folder.mkdir()
-        redirected = [Case(case.name, case.images, folder / case.output.name) for case in cases]
+        redirected = [InputCase(case.name, case.images, folder / case.output.name) for case in cases]
         for _ in predictor.predict_cases(redirected):
             pass
         labels = predictor.label_manager

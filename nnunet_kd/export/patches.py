@@ -9,7 +9,7 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from nnunet_kd.inference.cases import Case
+from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 
 Patch = NDArray[np.float32]
@@ -22,7 +22,7 @@ def random_patches(channels: int, size: Sequence[int], count: int, batch: int = 
         yield generator.standard_normal((batch, channels, *size), dtype=np.float32)
 
 
-def image_patches(predictor: CasePredictor, cases: Sequence[Case], count: int) -> Iterator[Patch]:
+def image_patches(predictor: CasePredictor, cases: Sequence[InputCase], count: int) -> Iterator[Patch]:
     """At most ``count`` sliding-window patches ``(1, channels, *size)``, spread evenly over the cases.
 
     Of each case those nearest the image's middle are taken, where the anatomy is.

@@ -1,7 +1,7 @@
 """nnU-Net's predictor, case by case in this process: any backend, whole files or none, progress that one can see.
 
 Preprocessing, sliding window, mirroring, Gaussian weights and export are nnU-Net's own code. What differs is around them:
-the network may be a :class:`~nnunet_kd.inference.backends.RuntimeNetwork`, the next case is read and the last one written
+the network may be a :class:`~nnunet_kd.inference.runtime_network.RuntimeNetwork`, the next case is read and the last one written
 in two threads instead of in processes that each import PyTorch first, and files appear under their name when complete.
 """
 
@@ -23,10 +23,11 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.backends.interface import Backend
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.inference.backends import Backend, RuntimeNetwork
-from nnunet_kd.inference.cases import Case, check_whole
+from nnunet_kd.inference.cases import InputCase, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
+from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.system.files import folder_beside
 
 Progress = Callable[[float], None]
@@ -83,7 +84,7 @@ class CasePredictor(nnUNetPredictor):
 
     # one case ---------------------------------------------------------------------------------------------------------
 
-    def preprocess(self, case: Case, previous_stage: Path | None = None) -> dict[str, Any]:
+    def preprocess(self, case: InputCase, previous_stage: Path | None = None) -> dict[str, Any]:
         """nnU-Net's preprocessing.
 
         Args:
@@ -122,7 +123,7 @@ class CasePredictor(nnUNetPredictor):
             )
         return item
 
-    def export(self, logits: np.ndarray, properties: dict[str, Any], case: Case, probabilities: bool) -> None:
+    def export(self, logits: np.ndarray, properties: dict[str, Any], case: InputCase, probabilities: bool) -> None:
         """nnU-Net's export into a folder beside the output, then rename; the segmentation comes last.
 
         Raises:
@@ -147,8 +148,8 @@ class CasePredictor(nnUNetPredictor):
     # all cases --------------------------------------------------------------------------------------------------------
 
     def predict_cases(
-        self, cases: Sequence[Case], probabilities: bool = False, previous_stage: Path | None = None
-    ) -> Iterator[Case]:
+        self, cases: Sequence[InputCase], probabilities: bool = False, previous_stage: Path | None = None
+    ) -> Iterator[InputCase]:
         """Predict and write every case; yields each when it is being written.
 
         One case is read ahead and one written behind, so at most three are in memory.

@@ -15,10 +15,10 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.errors import DataError, ModelError, SettingsError
-from nnunet_kd.inference.backends import BACKENDS
-from nnunet_kd.inference.cases import Case, check_headers, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import FINAL, load_predictor, open_model
 from nnunet_kd.system.files import write_atomically
 
@@ -115,7 +115,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
     predictor = CasePredictor(device, options.mirroring, options.step)
     if exported:
         network = read_onnx_model(model)
-        predictor.initialize_from_onnx(network, BACKENDS[backend](network, options.device, options.threads))
+        predictor.initialize_from_onnx(network, open_backend(backend, network, options.device, options.threads))
         yield predictor, backend
         return
     with open_model(model, options.folds, options.checkpoint) as folder:
@@ -123,7 +123,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
     yield predictor, backend
 
 
-def _run(predictor: CasePredictor, todo: list[Case], total: int, options: RunOptions) -> None:
+def _run(predictor: CasePredictor, todo: list[InputCase], total: int, options: RunOptions) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,12 +141,12 @@ def _run(predictor: CasePredictor, todo: list[Case], total: int, options: RunOpt
             progress.update(task, completed=total - len(todo) + number, description=following)
 
 
-def _finished(case: Case, probabilities: bool) -> bool:
+def _finished(case: InputCase, probabilities: bool) -> bool:
     extra = case.output.parent / f"{case.name}.npz"
     return case.output.is_file() and (not probabilities or extra.is_file())
 
 
-def _check_previous_stage(predictor: CasePredictor, cases: list[Case], folder: Path | None) -> None:
+def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], folder: Path | None) -> None:
     needed = predictor.configuration_manager.previous_stage_name
     if needed is None:
         if folder is not None:

@@ -5,8 +5,7 @@ from __future__ import annotations
 import pytest
 
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
-from nnunet_kd.workflows.bench.measure import time_in_turn
-from nnunet_kd.workflows.bench.rows import all_trainers, variants
+from nnunet_kd.workflows.bench.rows import all_trainers, phases
 from nnunet_kd.workflows.bench.step import measure_steps
 
 
@@ -34,7 +33,7 @@ def test_step_measures_every_part() -> None:
 
 
 def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
-    rows = variants(all_trainers())
+    rows = phases(all_trainers())
     assert [row.name for row in rows][:1] == ["nnUNetTrainerDCD"]
     assert len({row.trainer for row in rows}) == 9
     assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
@@ -46,10 +45,3 @@ def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
     peaks = result["peak bytes"]
     assert set(peaks) == {"nnUNetTrainerStudent", "nnUNetTrainerFitNet"}
     assert 1e7 < peaks["nnUNetTrainerStudent"] < peaks["nnUNetTrainerFitNet"] < 1e10
-
-
-def test_work_is_timed_in_turn() -> None:
-    order: list[str] = []
-    timings = time_in_turn({"a": lambda: order.append("a"), "b": lambda: order.append("b")}, repeats=2, warm_up=1)
-    assert order == ["a", "b"] * 3
-    assert len(timings["a"].seconds) == 2

@@ -14,13 +14,13 @@ from torch import nn
 
 from nnunet_kd.errors import PlanError
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
-from nnunet_kd.models import folder as model_folder
+from nnunet_kd.models.folder import load_predictor, new_predictor, open_model
 
 WHAT_IS_READ = "Give a model folder, an exported zip, a plan (*.json) or an ONNX file."
 
 
 @dataclass(frozen=True)
-class ModelSource:
+class MeasuredNetwork:
     """A network and what is needed to run it over patches and volumes.
 
     Attributes:
@@ -46,9 +46,9 @@ class ModelSource:
     predictor: nnUNetPredictor | None
 
 
-def open_model(
+def read_network(
     path: Path, configuration: str | None = None, fold: str | None = None, dataset_json: Path | None = None
-) -> ModelSource:
+) -> MeasuredNetwork:
     """Read a network.
 
     Args:
@@ -73,16 +73,16 @@ def open_model(
     raise PlanError(f"{path} is of an unknown kind. {WHAT_IS_READ}")
 
 
-def _from_trained(path: Path, configuration: str | None, fold: str | None) -> ModelSource:
-    with model_folder.open_model(path, () if fold is None else (fold,), None, configuration) as found:
+def _from_trained(path: Path, configuration: str | None, fold: str | None) -> MeasuredNetwork:
+    with open_model(path, () if fold is None else (fold,), None, configuration) as found:
         model = replace(found, folds=found.folds[:1])
-        predictor = model_folder.new_predictor()
-        model_folder.load_predictor(model, predictor)
+        predictor = new_predictor()
+        load_predictor(model, predictor)
         file = path if path.suffix == ".zip" else model.checkpoint_path(model.folds[0])
         return _with_predictor(path, predictor, file.stat().st_size)
 
 
-def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None) -> ModelSource:
+def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None) -> MeasuredNetwork:
     beside = dataset_json or path.parent / "dataset.json"
     try:
         plans, dataset = json.loads(path.read_text()), json.loads(beside.read_text())
@@ -116,16 +116,16 @@ def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None)
             f"the network of {path}, {name}, cannot be built: {error}. Correct its architecture."
         ) from error
     axes = tuple(range(len(chosen.patch_size)))
-    predictor = model_folder.new_predictor()
+    predictor = new_predictor()
     predictor.manual_initialization(network, manager, chosen, None, dataset, "nnUNetTrainer", axes)
     return _with_predictor(path, predictor, None)
 
 
-def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | None) -> ModelSource:
+def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | None) -> MeasuredNetwork:
     configuration = predictor.configuration_manager
     network = predictor.network.eval()
     median = configuration.configuration.get("median_image_size_in_voxels")
-    return ModelSource(
+    return MeasuredNetwork(
         path=path,
         network=network,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
@@ -138,9 +138,9 @@ def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | No
     )
 
 
-def _from_onnx(path: Path) -> ModelSource:
+def _from_onnx(path: Path) -> MeasuredNetwork:
     network = OnnxNetwork(path)
-    return ModelSource(
+    return MeasuredNetwork(
         path=path,
         network=network,
         parameters=network.parameters_count,

@@ -7,18 +7,16 @@ import math
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from torch import nn
 
+from nnunet_kd.backends.onnx_runtime import OnnxRuntime
 from nnunet_kd.errors import PlanError
+from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.system.requirements import require
 
-_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
-
-class OnnxNetwork(nn.Module):
-    """Runs on the CPU, on as many threads as PyTorch.
+class OnnxNetwork(RuntimeNetwork):
+    """Runs on the CPU, on as many threads as PyTorch; ``(B, C, *patch)`` to ``(B, classes, *patch)``.
 
     Attributes:
         parameters_count: number of learned values.
@@ -33,30 +31,21 @@ class OnnxNetwork(nn.Module):
     """
 
     def __init__(self, path: Path) -> None:
-        super().__init__()
-        onnx, onnxruntime = require("onnx"), require("onnxruntime")
+        onnx, _ = require("onnx"), require("onnxruntime")
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
-            options = onnxruntime.SessionOptions()
-            options.intra_op_num_threads = torch.get_num_threads()  # the same share of the machine as PyTorch gets
-            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        except Exception as error:  # onnxruntime's and protobuf's exceptions have no common base
+            # the same share of the machine as PyTorch gets
+            backend = OnnxRuntime(path, threads=torch.get_num_threads())
+        except Exception as error:  # protobuf's exceptions have no common base
             raise PlanError(f"{path} is no ONNX file that onnxruntime runs: {error}. Export it again.") from error
-        self.input = self.session.get_inputs()[0]
-        if self.input.type not in _INPUT_TYPES:
-            raise PlanError(f"{path} takes {self.input.type}; only floating point images can be given to it.")
+        super().__init__(backend)
         beside = _read_beside(path)
-        self.input_channels, self.patch_size = _input_shape(path, self.input.shape, beside)
+        self.input_channels, self.patch_size = _input_shape(path, backend.input_shape, beside)
         self.mirror_axes = tuple(beside.get("mirror_axes", range(len(self.patch_size))) or ())
         self.parameters_count = _count_parameters(graph, onnx.TensorProto)
         self.file_bytes = sum(
             file.stat().st_size for file in {path, *(path.parent / name for name in _external_files(graph))}
         )
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        """(B, C, *patch) to (B, classes, *patch)."""
-        given = x.numpy().astype(_INPUT_TYPES[self.input.type])
-        return torch.from_numpy(self.session.run(None, {self.input.name: given})[0])
 
 
 def _read_beside(path: Path) -> dict[str, Any]:
@@ -73,21 +62,21 @@ def _read_beside(path: Path) -> dict[str, Any]:
     return content
 
 
-def _input_shape(path: Path, shape: list[int | str], beside: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
-    """Channels and patch of a graph's input (B, C, *patch), in which names stand for open numbers."""
-    if len(shape) not in (4, 5) or not isinstance(shape[1], int):
-        raise PlanError(f"{path} takes {shape}, but an image (batch, channels, 2 or 3 spatial axes) is needed.")
+def _input_shape(path: Path, shape: tuple[int | None, ...], beside: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
+    """Channels and patch of a graph's input (B, C, *patch), in which ``None`` stands for an open number."""
+    if len(shape) not in (4, 5) or shape[1] is None:
+        raise PlanError(f"{path} takes {list(shape)}, but an image (batch, channels, 2 or 3 spatial axes) is needed.")
     told = tuple(int(size) for size in beside.get("patch_size", ()))
-    fixed = tuple(size if isinstance(size, int) else None for size in shape[2:])
+    fixed = shape[2:]
     if told and (len(told) != len(fixed) or any(f not in (None, t) for f, t in zip(fixed, told, strict=True))):
         raise PlanError(
-            f"{path} takes {shape}, but {path.with_suffix('.json').name} tells a patch of {list(told)}: they are of "
+            f"{path} takes {list(shape)}, but {path.with_suffix('.json').name} tells a patch of {list(told)}: they are of "
             f"different models. Put the JSON that was written with the model beside it."
         )
     patch = tuple(size for size in told or fixed if size is not None)
     if len(patch) != len(fixed):
         raise PlanError(
-            f"{path} takes {shape}, so its patch is not known. Put its JSON with `patch_size` beside it, "
+            f"{path} takes {list(shape)}, so its patch is not known. Put its JSON with `patch_size` beside it, "
             f"{path.with_suffix('.json').name}."
         )
     return shape[1], patch

@@ -13,7 +13,8 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.evaluation.costs.networks import ModelSource, open_model
+from nnunet_kd.evaluation.costs.networks import MeasuredNetwork, read_network
+from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 
 def prediction_precision(device: str) -> contextlib.AbstractContextManager[Any]:
@@ -21,7 +22,7 @@ def prediction_precision(device: str) -> contextlib.AbstractContextManager[Any]:
     return torch.autocast("cuda") if device == "cuda" else contextlib.nullcontext()
 
 
-def cuda_peak_memory(source: ModelSource) -> int:
+def cuda_peak_memory(source: MeasuredNetwork) -> int:
     """Bytes that CUDA's allocator held at most for the weights and one patch."""
     source.network.to("cpu")
     torch.cuda.empty_cache()
@@ -39,7 +40,7 @@ def cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, dat
 
     In a process of its own, as memory that Python has once taken is seldom given back.
     """
-    if _resident("VmHWM") is None:
+    if not forget_peak():
         return None
     arguments = [str(path), configuration, fold, None if dataset_json is None else str(dataset_json)]
     code = f"import sys, json, {__name__} as p; print(); print(p.resident_peak(*json.loads(sys.argv[1])))"
@@ -51,8 +52,8 @@ def cpu_peak_memory(path: Path, configuration: str | None, fold: str | None, dat
 
 
 def resident_peak(path: str, configuration: str | None, fold: str | None, dataset_json: str | None) -> int | None:
-    """Bytes by which one patch raises this process's resident memory, weights included; see ``open_model``."""
-    source = open_model(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
+    """Bytes by which one patch raises this process's resident memory, weights included; see ``read_network``."""
+    source = read_network(Path(path), configuration, fold, None if dataset_json is None else Path(dataset_json))
     weights = sum(parameter.nbytes for parameter in source.network.parameters()) or 4 * source.parameters
     patch = torch.rand(1, source.input_channels, *source.patch_size)
     with torch.inference_mode():
@@ -60,21 +61,9 @@ def resident_peak(path: str, configuration: str | None, fold: str | None, datase
     gc.collect()
     with contextlib.suppress(OSError, AttributeError):  # freed memory that glibc keeps would hide what the patch takes
         ctypes.CDLL(None).malloc_trim(0)
-    before = _resident("VmRSS")
-    try:  # set VmHWM back: what came before may have taken more than the patch does
-        Path("/proc/self/clear_refs").write_text("5")
-    except OSError:
+    before = resident_bytes()
+    if not forget_peak():  # what came before may have taken more than the patch does
         return None
     with torch.inference_mode():
         source.network(patch)
-    after = _resident("VmHWM")
-    return None if before is None or after is None else after - before + weights
-
-
-def _resident(key: str) -> int | None:
-    """A value of Linux' ``/proc/self/status`` in bytes; ``None`` elsewhere."""
-    try:
-        lines = Path("/proc/self/status").read_text().splitlines()
-    except OSError:
-        return None
-    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), None)
+    return peak_resident_bytes() - before + weights

@@ -11,7 +11,6 @@ import contextlib
 import copy
 import itertools
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -20,15 +19,14 @@ from pathlib import Path
 import numpy as np
 import torch
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
-from rich.console import Console
-from rich.progress import track
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import MissingRequirement, PlanError
-from nnunet_kd.evaluation.costs.networks import ModelSource, open_model
+from nnunet_kd.evaluation.costs.networks import MeasuredNetwork, read_network
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
 from nnunet_kd.evaluation.costs.peak_memory import cpu_peak_memory, cuda_peak_memory, prediction_precision
+from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
 
 TILE_STEP = 0.5
@@ -42,6 +40,12 @@ class Latency:
     lower_quartile: float
     upper_quartile: float
     repeats: int
+
+    @classmethod
+    def of(cls, timing: Timing) -> Latency:
+        """The quartiles of timed runs."""
+        lower, median, upper = np.percentile(timing.seconds, [25, 50, 75])
+        return cls(float(median), float(lower), float(upper), len(timing.seconds))
 
 
 @dataclass(frozen=True)
@@ -124,7 +128,7 @@ def profile_models(
     Args:
         models: paths by what to call them.
         options: default :class:`ProfileOptions`.
-        configuration, fold, dataset_json: of all models; see :func:`nnunet_kd.evaluation.costs.networks.open_model`.
+        configuration, fold, dataset_json: of all models; see :func:`nnunet_kd.evaluation.costs.networks.read_network`.
 
     Raises:
         PlanError: nothing to read there, or a volume of other dimension than the patch.
@@ -133,7 +137,7 @@ def profile_models(
     options = options or ProfileOptions()
     if "cuda" in options.devices and not torch.cuda.is_available():
         raise MissingRequirement("CUDA is not available to PyTorch here. Use --device cpu, or a machine with a GPU.")
-    sources = {name: open_model(path, configuration, fold, dataset_json) for name, path in models.items()}
+    sources = {name: read_network(path, configuration, fold, dataset_json) for name, path in models.items()}
     profiles = {name: _costs_without_a_device(name, source, options) for name, source in sources.items()}
     for device in options.devices:
         # ONNX sessions run on the CPU
@@ -149,7 +153,7 @@ def profile_models(
     return list(profiles.values())
 
 
-def _costs_without_a_device(name: str, source: ModelSource, options: ProfileOptions) -> Profile:
+def _costs_without_a_device(name: str, source: MeasuredNetwork, options: ProfileOptions) -> Profile:
     volume = options.volume_shape or source.volume_shape
     windows = None if volume is None else count_windows(volume, source.patch_size)
     per_patch = None if isinstance(source.network, OnnxNetwork) else count_flops(source)
@@ -188,7 +192,7 @@ def count_windows(volume_shape: Sequence[int], patch_size: Sequence[int]) -> int
     return slices * math.prod(len(positions) for positions in steps)
 
 
-def count_flops(source: ModelSource) -> int:
+def count_flops(source: MeasuredNetwork) -> int:
     """FLOPs of one patch (1, C, *patch), on the meta device: nothing is computed, and no memory is used."""
     network = copy.deepcopy(source.network).to("meta")
     counter = FlopCounterMode(display=False)
@@ -212,34 +216,8 @@ def mirrored(network: nn.Module, axes: Sequence[int]) -> Callable[[torch.Tensor]
     return run
 
 
-def time_in_turns(
-    runs: Sequence[Callable[[], object]], repeats: int, warmup: int, device: str, title: str = "timing"
-) -> list[Latency]:
-    """Time ``runs``, one of each per round: what else the machine does meets all of them alike.
-
-    On CUDA the device is waited for before and after each run. ``title`` is in front of the progress bar.
-    """
-    seconds = np.empty((warmup + repeats, len(runs)))
-    console = Console(stderr=True)
-    rounds = range(warmup + repeats)
-    for turn in track(rounds, title, console=console, transient=True, disable=not console.is_terminal):
-        for index, run in enumerate(runs):
-            _wait_for(device)
-            start = time.perf_counter()
-            run()
-            _wait_for(device)
-            seconds[turn, index] = time.perf_counter() - start
-    quartiles = np.percentile(seconds[warmup:], [25, 50, 75], axis=0).T
-    return [Latency(float(median), float(lower), float(upper), repeats) for lower, median, upper in quartiles]
-
-
-def _wait_for(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
 def _latencies(
-    sources: Mapping[str, ModelSource], device: str, options: ProfileOptions
+    sources: Mapping[str, MeasuredNetwork], device: str, options: ProfileOptions
 ) -> dict[str, dict[str, Latency]]:
     """By model and kind."""
     runs: dict[str, dict[str, Callable[[], object]]] = {}
@@ -250,15 +228,14 @@ def _latencies(
     for kind, of_kind in runs.items():
         # as nnU-Net's predictor does by itself for volumes
         with torch.inference_mode(), prediction_precision(device):
-            found = time_in_turns(
-                list(of_kind.values()), options.repeats, options.warmup, device, f"{kind}, {device}".replace("_", " ")
-            )
-        for name, latency in zip(of_kind, found, strict=True):
-            latencies[name][kind] = latency
+            title = f"{kind}, {device}".replace("_", " ")
+            timings = time_in_turn(of_kind, options.repeats, device, options.warmup, title)
+        for name, timing in timings.items():
+            latencies[name][kind] = Latency.of(timing)
     return latencies
 
 
-def _runs(source: ModelSource, device: str, options: ProfileOptions) -> dict[str, Callable[[], object]]:
+def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict[str, Callable[[], object]]:
     """What is timed of a model, by kind."""
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)

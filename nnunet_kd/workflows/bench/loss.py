@@ -9,9 +9,10 @@ from typing import Any
 
 import torch
 
+from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.losses.detail_loss import detail_loss
+from nnunet_kd.system.memory import peak_resident_bytes, resident_bytes
 from nnunet_kd.workflows.bench import ptwt_reference
-from nnunet_kd.workflows.bench.measure import peak_resident_bytes, resident_bytes, time_in_turn
 
 SPEED_SHAPE = (1, 32, 40, 56, 40)
 MEMORY_SHAPE = (2, 32, 128, 128, 128)

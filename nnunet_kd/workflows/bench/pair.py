@@ -62,7 +62,7 @@ def nnunet_folders(root: Path) -> Iterator[None]:
         yield
 
 
-def write_dataset(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> Path:
+def write_preprocessed(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> Path:
     """The files of a preprocessed dataset that trainers read before any case."""
     folder = Path(os.environ["nnUNet_preprocessed"]) / str(plans["dataset_name"])
     cases = folder / f"{plans['plans_name']}_{configuration}"
@@ -94,7 +94,7 @@ def write_untrained_teacher(
     plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], seed: int = 0
 ) -> Path:
     """The dataset's files, and a complete model folder of a stock nnU-Net with random weights; returns the latter."""
-    write_dataset(plans, dataset_json, configuration)
+    write_preprocessed(plans, dataset_json, configuration)
     teacher: nnUNetTrainer = make_trainer("nnUNetTrainer", plans, configuration, dataset_json, torch.device("cpu"))
     folder = Path(teacher.output_folder_base)
     with contextlib.redirect_stdout(io.StringIO()):

@@ -25,7 +25,7 @@ FIRST_ITERATION, SECOND_ITERATION = 0, 1
 
 
 @dataclass(frozen=True)
-class Variant:
+class TrainerPhase:
     """One row of the table: a trainer in one of its phases.
 
     Attributes:
@@ -45,16 +45,16 @@ class Variant:
         return [f"objectives.freekd.prompt_iterations={10**9 if self.exploring else 0}"]
 
 
-PLAIN_STUDENT = Variant(STUDENT, STUDENT)
+PLAIN_STUDENT = TrainerPhase(STUDENT, STUDENT)
 
 
-def variants(trainers: Sequence[str]) -> list[Variant]:
+def phases(trainers: Sequence[str]) -> list[TrainerPhase]:
     """One row per trainer, and one more for each that explores."""
     rows = []
     for trainer in trainers:
-        rows.append(Variant(trainer, trainer))
+        rows.append(TrainerPhase(trainer, trainer))
         if trainer in ("nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"):
-            rows.append(Variant(f"{trainer}, exploring", trainer, exploring=True))
+            rows.append(TrainerPhase(f"{trainer}, exploring", trainer, exploring=True))
     return rows
 
 
@@ -66,7 +66,7 @@ def all_trainers() -> list[str]:
 
 @contextlib.contextmanager
 def prepared_trainers(
-    rows: Sequence[Variant], shape: Shape, device: torch.device
+    rows: Sequence[TrainerPhase], shape: Shape, device: torch.device
 ) -> Iterator[dict[str, DistillationTrainer]]:
     """One trainer per row by its name, ready to train, all with the same untrained teacher."""
     plans, dataset_json = shape.plans, shape.dataset_json

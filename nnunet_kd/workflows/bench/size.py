@@ -13,17 +13,18 @@ import torch
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.distillation.features import find_encoder
+from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.models.plans import build_meta_network, parameter_count, reduce_plans
-from nnunet_kd.workflows.bench.measure import forget_peak, peak_resident_bytes, resident_bytes, time_in_turn
+from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 from nnunet_kd.workflows.bench.pair import Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
     CONFIGURATION,
     PLAIN_STUDENT,
-    Variant,
+    TrainerPhase,
     forward_needed,
+    phases,
     prepared_trainers,
     training_step,
-    variants,
 )
 
 REDUCTION = 4
@@ -43,7 +44,7 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
         after compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the
         networks; CUDA: the allocator's); ``error`` instead of the last two if the process failed, for want of memory for example.
     """
-    for row in [PLAIN_STUDENT, *variants(trainers)]:
+    for row in [PLAIN_STUDENT, *phases(trainers)]:
         arguments = [
             sys.executable,
             "-m",
@@ -64,7 +65,7 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
             }
 
 
-def measure_here(row: Variant, shape: Shape, device: torch.device) -> dict[str, Any]:
+def measure_here(row: TrainerPhase, shape: Shape, device: torch.device) -> dict[str, Any]:
     """The figures of one row, in this process, whose memory they then include."""
     before = resident_bytes()
     with prepared_trainers([row], shape, device) as prepared:
@@ -127,4 +128,4 @@ def unavoidable(shape: Shape) -> dict[str, dict[str, int]]:
 
 if __name__ == "__main__":
     row, shape, device = sys.argv[1:]
-    print(json.dumps(measure_here(Variant(**json.loads(row)), Shape(shape), torch.device(device))))
+    print(json.dumps(measure_here(TrainerPhase(**json.loads(row)), Shape(shape), torch.device(device))))

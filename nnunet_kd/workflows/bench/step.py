@@ -7,15 +7,15 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.workflows.bench.measure import time_in_turn
+from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.workflows.bench.pair import Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
     PLAIN_STUDENT,
     STUDENT,
     forward_needed,
+    phases,
     prepared_trainers,
     training_step,
-    variants,
 )
 from nnunet_kd.workflows.bench.size import measure_sizes
 
@@ -33,11 +33,11 @@ def measure_steps(
 
     Returns:
         Median seconds of the plain student's step, of the teacher's encoder and whole forward pass; and per row of
-        :func:`variants` the median of its step, its ``ratio`` to (student step + the teacher's forward it needs), and
+        :func:`phases` the median of its step, its ``ratio`` to (student step + the teacher's forward it needs), and
         ``peak bytes`` (see :func:`~nnunet_kd.workflows.bench.size.measure_sizes`).
     """
     device = device or torch.device("cpu")
-    rows = variants(trainers)
+    rows = phases(trainers)
     with prepared_trainers([PLAIN_STUDENT, *rows], Shape.HIPPOCAMPUS, device) as prepared:
         student = prepared[STUDENT]
         image = random_batch(student)["data"].to(device)

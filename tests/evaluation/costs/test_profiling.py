@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import sys
-import time
 import zipfile
 
 import numpy as np
@@ -14,14 +13,13 @@ from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, PlanError
-from nnunet_kd.evaluation.costs.networks import ModelSource, open_model
+from nnunet_kd.evaluation.costs.networks import MeasuredNetwork, read_network
 from nnunet_kd.evaluation.costs.profiling import (
     ProfileOptions,
     count_flops,
     count_windows,
     mirrored,
     profile_models,
-    time_in_turns,
 )
 from nnunet_kd.evaluation.costs.tables import profile_table, read_profiles, write_profiles
 from nnunet_kd.evaluation.tables import TIMES
@@ -36,13 +34,13 @@ def model(tmp_path):
 
 def test_flops_of_a_convolution_are_two_per_multiply_add(tmp_path):
     network = nn.Conv3d(3, 5, 3, padding=1)
-    source = ModelSource(tmp_path, network, 0, 3, (8, 10, 12), None, (), None, None)
+    source = MeasuredNetwork(tmp_path, network, 0, 3, (8, 10, 12), None, (), None, None)
     assert count_flops(source) == 2 * (8 * 10 * 12) * 5 * 3 * 27
     assert next(network.parameters()).device.type == "cpu"
 
 
 def test_flops_on_the_meta_device_are_those_of_a_real_run(model):
-    source = open_model(model)
+    source = read_network(model)
     counter = FlopCounterMode(display=False)
     with counter, torch.no_grad():
         source.network(torch.rand(1, 1, *source.patch_size))
@@ -50,14 +48,14 @@ def test_flops_on_the_meta_device_are_those_of_a_real_run(model):
 
 
 def test_deep_supervision_costs_no_flops_in_a_profile(tmp_path):
-    source = open_model(write_model(tmp_path / "m", plan=plans(features=(4, 8, 16), patch=(8, 16, 16))))
+    source = read_network(write_model(tmp_path / "m", plan=plans(features=(4, 8, 16), patch=(8, 16, 16))))
     output = source.network(torch.rand(1, 1, 8, 16, 16))
     assert isinstance(output, torch.Tensor)
 
 
 @pytest.mark.parametrize("volume", [(8, 16, 16), (10, 20, 30), (3, 40, 17)])
 def test_windows_are_those_that_nnunet_takes(model, volume):
-    source = open_model(model)
+    source = read_network(model)
     calls = []
     source.network.register_forward_hook(lambda *_: calls.append(1))
     source.predictor.use_mirroring = False
@@ -78,7 +76,7 @@ def test_windows_by_hand():
 
 
 def test_mirroring_is_nnunets(model):
-    source = open_model(model)
+    source = read_network(model)
     patch = torch.rand(1, 1, *source.patch_size)
     predictor = source.predictor
     predictor.use_mirroring = True
@@ -90,7 +88,7 @@ def test_mirroring_is_nnunets(model):
 
 
 def test_parameters_are_the_checkpoints(model):
-    source = open_model(model)
+    source = read_network(model)
     weights = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)["network_weights"]
     distinct = {tensor.data_ptr(): tensor.numel() for tensor in weights.values()}  # decoders hold their encoder too
     assert source.parameters == sum(distinct.values())
@@ -107,7 +105,7 @@ def test_a_folder_a_zip_and_a_plan_cost_the_same(model, tmp_path):
     (tmp_path / "plans" / "dataset.json").write_text(json.dumps(DATASET_JSON))
     plan = tmp_path / "plans" / "nnUNetPlans.json"
     plan.write_text(json.dumps(plans()))
-    sources = [open_model(path) for path in (model, archive, plan)]
+    sources = [read_network(path) for path in (model, archive, plan)]
     assert len({source.parameters for source in sources}) == 1
     assert len({count_flops(source) for source in sources}) == 1
     assert [source.file_bytes for source in sources][1:] == [archive.stat().st_size, None]
@@ -140,9 +138,9 @@ def onnx_file(tmp_path):
 def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file, monkeypatch):
     path, layer = onnx_file
     with pytest.raises(PlanError, match=r"its patch is not known\. Put its JSON with `patch_size` beside it, m\.json"):
-        open_model(path)
+        read_network(path)
     path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10, 12], "mirror_axes": [0, 2]}))
-    source = open_model(path)
+    source = read_network(path)
     assert (source.input_channels, source.patch_size, source.mirror_axes) == (2, (8, 10, 12), (0, 2))
     assert source.parameters == 3 * 2 * 27 + 3
     assert source.file_bytes == path.stat().st_size
@@ -156,11 +154,11 @@ def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file, monkeypatch
     assert set(found.devices["cpu"].latency) == {"patch", "patch_mirrored"}
     path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10]}))
     with pytest.raises(PlanError, match="of different models"):
-        open_model(path)
+        read_network(path)
     path.with_suffix(".json").unlink()
     path.write_bytes(path.read_bytes()[:50])
     with pytest.raises(PlanError, match="no ONNX file that onnxruntime runs"):
-        open_model(path)
+        read_network(path)
 
 
 def test_parameters_of_a_quantised_onnx_file_are_its_weights(onnx_file, tmp_path):
@@ -177,34 +175,14 @@ def test_parameters_of_a_quantised_onnx_file_are_its_weights(onnx_file, tmp_path
     graph.node.insert(0, onnx.helper.make_node("DequantizeLinear", ["q", "scale", "zero"], ["weight"], axis=0))
     onnx.save(model, str(tmp_path / "q.onnx"))
     (tmp_path / "q.json").write_text(json.dumps({"patch_size": [8, 8, 8]}))
-    assert open_model(tmp_path / "q.onnx").parameters == 3 * 2 * 27 + 3
+    assert read_network(tmp_path / "q.onnx").parameters == 3 * 2 * 27 + 3
 
 
 def test_onnx_without_onnxruntime_says_what_to_install(tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "onnxruntime", None)
     (tmp_path / "m.onnx").write_bytes(b"")
     with pytest.raises(MissingRequirement, match=r"nnunet-kd\[onnx\]"):
-        open_model(tmp_path / "m.onnx")
-
-
-def test_warm_up_is_left_out():
-    waits = iter([0.2, 0.0, 0.0, 0.0])
-    (latency,) = time_in_turns([lambda: time.sleep(next(waits))], repeats=3, warmup=1, device="cpu")
-    assert latency.upper_quartile < 0.1
-    assert latency.repeats == 3
-    assert next(waits, None) is None
-
-
-def test_models_take_turns():
-    order = []
-
-    def run(name, seconds):
-        order.append(name)
-        time.sleep(seconds)
-
-    fast, slow = time_in_turns([lambda: run("fast", 0.0), lambda: run("slow", 0.02)], repeats=3, warmup=1, device="cpu")
-    assert order == ["fast", "slow"] * 4
-    assert slow.median >= 0.02 > fast.median
+        read_network(tmp_path / "m.onnx")
 
 
 def test_a_profile_holds_everything_and_survives_its_file(model, tmp_path):
@@ -246,24 +224,24 @@ def test_cuda_that_is_not_there_is_an_error(model):
 def test_what_cannot_be_read_is_named(model, tmp_path):
     (tmp_path / "empty").mkdir()
     with pytest.raises(PlanError, match="absent does not exist"):
-        open_model(tmp_path / "absent")
+        read_network(tmp_path / "absent")
     with pytest.raises(ModelError, match=r"no fold_4/checkpoint_final\.pth.*found: fold_0/checkpoint_final\.pth"):
-        open_model(model, fold="4")
+        read_network(model, fold="4")
     with pytest.raises(ModelError, match="found: none"):
-        open_model(tmp_path / "empty")
+        read_network(tmp_path / "empty")
     lonely = tmp_path / "plans.json"
     lonely.write_text(json.dumps(plans()))
     with pytest.raises(PlanError, match=r"dataset\.json is missing"):
-        open_model(lonely)
+        read_network(lonely)
     (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON))
     with pytest.raises(PlanError, match=r"no configuration '2d' \(it has 3d_fullres\)"):
-        open_model(lonely, configuration="2d")
+        read_network(lonely, configuration="2d")
     (tmp_path / "m.zip").write_bytes(b"PK no")
     with pytest.raises(ModelError, match="not a complete zip archive"):
-        open_model(tmp_path / "m.zip")
+        read_network(tmp_path / "m.zip")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"torn")
     with pytest.raises(ModelError, match=r"checkpoint_final\.pth is damaged"):
-        open_model(model)
+        read_network(model)
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(DataError, match=r"p\.json is no profile"):
         read_profiles(tmp_path / "p.json")
