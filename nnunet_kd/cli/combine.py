@@ -8,25 +8,26 @@ from typing import Annotated
 import typer
 
 from nnunet_kd.cli.comparison_output import CASES_BY_SEED, check_output, write_and_show
+from nnunet_kd.cli.options import option
 
 
 def combine(
     files: Annotated[
         list[Path], typer.Argument(help=f"{CASES_BY_SEED} that `nnunet-kd compare --sweep` wrote, one or several.")
     ],
-    reference: Annotated[str, typer.Option(help="The method that others are compared with: the undistilled student.")],
+    reference: Annotated[
+        str, option("reference", "The method that others are compared with: the undistilled student.")
+    ],
     methods: Annotated[
-        str | None, typer.Option(help="Only these, in this order, such as teacher,student,dcd; default: all.")
+        str | None, option("methods", "Only these, in this order, such as teacher,student,dcd; default: all.")
     ] = None,
     seeds: Annotated[
-        str | None, typer.Option(help="Only these, such as 0,1; default: all that every method has.")
+        str | None, option("seeds", "Only these, such as 0,1; default: all that every method has.")
     ] = None,
     teacher: Annotated[
-        str | None, typer.Option(help="The method that the gap is measured to; default: `teacher` if there is one.")
+        str | None, option("teacher", "The method that the gap is measured to; default: `teacher` if there is one.")
     ] = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and report.html.")] = Path(
-        "comparison"
-    ),
+    output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""
     from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among

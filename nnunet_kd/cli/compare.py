@@ -19,6 +19,7 @@ from nnunet_kd.cli.evaluate import (
     Workers,
     default_workers,
 )
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import DataError
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ Rows = Mapping[str, Sequence[Sequence[tuple[Path, str | None]]]]
 
 
 def compare(
-    reference: Annotated[str, typer.Option(help="The method that others are compared with: the undistilled student.")],
+    reference: Annotated[
+        str, option("reference", "The method that others are compared with: the undistilled student.")
+    ],
     methods: Annotated[
         Optional[list[str]],  # noqa: UP045  typer on Python 3.10
         typer.Argument(help="NAME=DIR: predictions, or a model folder with them.", metavar="NAME=DIR..."),
@@ -47,35 +50,35 @@ def compare(
             help="With --sweep: only these, in this order, such as student,dcd; default: all with a finished run."
         ),
     ] = None,
-    seeds: Annotated[bool, typer.Option("--seeds", help="With --sweep: one row per seed, not their average.")] = False,
+    seeds: Annotated[bool, option("seeds", "With --sweep: one row per seed, not their average.")] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(help="NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."),
+        typer.Option(
+            "--model", help="NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."
+        ),
     ] = None,
     ground_truth: Annotated[
         Path | None,
         typer.Option("--ground-truth", help="Reference segmentations; default: the dataset's in nnUNet_raw."),
     ] = None,
     images: Annotated[
-        Path | None, typer.Option(help="Image folder for pictures; default: the dataset's imagesTr in nnUNet_raw.")
+        Path | None, option("input", "Image folder for pictures; default: the dataset's imagesTr in nnUNet_raw.")
     ] = None,
     channel: Annotated[int, typer.Option(min=0, help="Image channel for pictures.")] = 0,
     teacher: Annotated[
-        str | None, typer.Option(help="The method that the gap is measured to; default: `teacher` if there is one.")
+        str | None, option("teacher", "The method that the gap is measured to; default: `teacher` if there is one.")
     ] = None,
     focus: Annotated[
         str | None, typer.Option(help="The method whose best and worst cases are shown; default: the last.")
     ] = None,
     dataset_json: DatasetJson = None,
     splits: Splits = None,
-    fold: Annotated[str | None, typer.Option(help="Fold whose validation cases are compared.")] = None,
+    fold: Annotated[str | None, option("folds", "Fold whose validation cases are compared.")] = None,
     profile: Annotated[Path | None, typer.Option(help="JSON of `nnunet-kd profile`, with the same names.")] = None,
     nsd_tolerance: Tolerance = 1.0,
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for tables and report.html.")] = Path(
-        "comparison"
-    ),
+    output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
     workers: Workers = None,
 ) -> None:
     """Tables with means, errors and significance, and a report.html that opens offline."""

@@ -13,6 +13,7 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import MissingRequirement, NnunetKdError
 from nnunet_kd.nnunet.environment import (
     VARIABLES,
@@ -28,10 +29,10 @@ PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "
 
 def doctor(
     dataset: Annotated[Optional[str], typer.Argument(help="Dataset number or name to look at as well.")] = None,  # noqa: UP045
-    configuration: Annotated[str, typer.Option("-c", "--configuration")] = "3d_fullres",
-    fold: Annotated[str, typer.Option("-f", "--fold")] = "0",
-    plans_name: Annotated[str, typer.Option("-p", "--plans")] = "nnUNetPlans",
-    teacher: Annotated[Optional[str], typer.Option("-t", "--teacher", help="As in nnunet-kd train.")] = None,  # noqa: UP045
+    configuration: Annotated[str, option("configuration")] = "3d_fullres",
+    fold: Annotated[str, option("folds")] = "0",
+    plans_name: Annotated[str, option("plans")] = "nnUNetPlans",
+    teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
     console = Console(highlight=False)

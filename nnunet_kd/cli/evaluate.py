@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import DataError
 
 
@@ -21,22 +22,20 @@ class Empty(str, enum.Enum):
     perfect = "perfect"
 
 
-Tolerance = Annotated[float, typer.Option("--nsd-tolerance", min=0.0, help="NSD: mm within which surfaces agree.")]
-EmptyOption = Annotated[
-    Empty, typer.Option(help="Both masks empty: left out of means (nan), or a score of 1 (perfect).")
-]
+Tolerance = Annotated[float, option("nsd-tolerance", "NSD: mm within which surfaces agree.", min=0.0)]
+EmptyOption = Annotated[Empty, option("empty", "Both masks empty: left out of means (nan), or a score of 1 (perfect).")]
 Penalty = Annotated[
     float | None,
-    typer.Option("--hd95-penalty", min=0.0, help="HD95 in mm where one mask is empty; default: left out and counted."),
+    option("hd95-penalty", "HD95 in mm where one mask is empty; default: left out and counted.", min=0.0),
 ]
 DatasetJson = Annotated[
     Path | None,
-    typer.Option("--dataset-json", help="Labels and file ending; default: beside predictions or reference."),
+    option("dataset-json", "Labels and file ending; default: beside predictions or reference."),
 ]
-Splits = Annotated[Path | None, typer.Option(help="nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
+Splits = Annotated[Path | None, option("splits", "nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", "-np", min=1, help="Processes; default: as nnU-Net (nnUNet_def_n_proc)."),
+    option("workers", "Processes; default: as nnU-Net (nnUNet_def_n_proc).", min=1),
 ]
 
 
@@ -52,13 +51,11 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder of reference segmentations.", metavar="GT")],
     dataset_json: DatasetJson = None,
     splits: Splits = None,
-    fold: Annotated[str | None, typer.Option(help="With --splits: evaluate this fold's validation cases.")] = None,
+    fold: Annotated[str | None, option("folds", "With --splits: evaluate this fold's validation cases.")] = None,
     nsd_tolerance: Tolerance = 1.0,
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Files without ending; default: PRED/evaluation.")
-    ] = None,
+    output: Annotated[Path | None, option("output", "Files without ending; default: PRED/evaluation.")] = None,
     workers: Workers = None,
 ) -> None:
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import find_trainer, preprocessed_dataset, required_folder
 
@@ -18,22 +19,21 @@ if TYPE_CHECKING:
 Dataset = Annotated[str, typer.Argument(help="Dataset number or name.")]
 Configuration = Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")]
 Fold = Annotated[str, typer.Argument(help="0 to 4, or all.")]
-Method = Annotated[str, typer.Option("-m", "--method", help="dcd, student, ...")]
+Method = Annotated[str, option("method", "dcd, student, ...")]
 Teachers = Annotated[
     Optional[list[str]],  # noqa: UP045  typer on Python 3.10
-    typer.Option(
-        "-t",
-        "--teacher",
-        help="Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
+    option(
+        "teacher",
+        "Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
     ),
 ]
-Recipe = Annotated[Optional[str], typer.Option("--recipe", help="A shipped recipe's name or a YAML file.")]  # noqa: UP045
+Recipe = Annotated[Optional[str], option("recipe", "A shipped recipe's name or a YAML file.")]  # noqa: UP045
 Assignments = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, for example --set epochs=300; repeatable."),
+    option("set", "Any setting, for example --set epochs=300; repeatable.", metavar="KEY=VALUE"),
 ]
-PlansName = Annotated[str, typer.Option("-p", "--plans", help="The teacher's plan, or a student's.")]
-Device = Annotated[str, typer.Option("-device", "--device", help="cuda, cpu or mps.")]
+PlansName = Annotated[str, option("plans", "The teacher's plan, or a student's.")]
+Device = Annotated[str, option("device", "cuda, cpu or mps.")]
 
 
 def check_device(device: str) -> None:

@@ -189,7 +189,9 @@ def test_the_command(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch
     folder = runs[0].results.parents[1]
 
     def run_command(*arguments: str, **behaviour: str) -> tuple[int, str]:
-        monkeypatch.setattr(execution, "train_all", partial(train_all, program=fake(runs, **behaviour)))
+        monkeypatch.setattr(
+            "nnunet_kd.workflows.sweep.command.train_all", partial(train_all, program=fake(runs, **behaviour))
+        )
         result = CliRunner(env={"COLUMNS": "200"}).invoke(app, [*command, *arguments])
         return result.exit_code, result.output
 
@@ -217,7 +219,7 @@ def test_the_command(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch
 def test_the_command_tells_what_others_do(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(execution, "_LOCK_WAIT", 0.1)
     student, _ = runs = plan(name="mine")
-    monkeypatch.setattr(execution, "train_all", partial(train_all, program=fake(runs)))
+    monkeypatch.setattr("nnunet_kd.workflows.sweep.command.train_all", partial(train_all, program=fake(runs)))
     command = ["998", "3d_fullres", "--methods", "student,dcd", "--name", "mine", "-device", "cpu"]
     student.results.mkdir(parents=True)
     with student.lock(0):
@@ -231,7 +233,7 @@ def test_the_command_tells_what_others_do(tiny: dict, fake: Callable, monkeypatc
         assert failure is not None
         return []
 
-    monkeypatch.setattr(execution, "train_all", fails_elsewhere)
+    monkeypatch.setattr("nnunet_kd.workflows.sweep.command.train_all", fails_elsewhere)
     result = CliRunner(env={"COLUMNS": "200"}).invoke(app, command)
     assert result.exit_code == 1
     assert "Failed in other processes: 1" in result.output
