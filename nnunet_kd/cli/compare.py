@@ -16,7 +16,6 @@ from nnunet_kd.cli.evaluate import (
     Splits,
     Tolerance,
     Workers,
-    default_workers,
 )
 from nnunet_kd.cli.options import option
 
@@ -72,6 +71,7 @@ def compare(
 ) -> None:
     """Tables with means, errors and significance, and a report.html that opens offline."""
     from nnunet_kd.evaluation.metrics import MetricOptions
+    from nnunet_kd.nnunet.datasets import default_processes
     from nnunet_kd.workflows.comparison import ComparisonRequest, check_output, compare_predictions
 
     check_output(output)
@@ -92,6 +92,6 @@ def compare(
         channel=channel,
         profiles=profile,
         metrics=MetricOptions(nsd_tolerance, empty.value, hd95_penalty),
-        workers=workers or default_workers(),
+        workers=workers or default_processes(),
     )
     write_and_show(compare_predictions(request), output)

@@ -39,13 +39,6 @@ Workers = Annotated[
 ]
 
 
-def default_workers() -> int:
-    """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores."""
-    from nnunetv2.configuration import default_num_processes
-
-    return max(1, min(int(default_num_processes), os.cpu_count() or 1))
-
-
 def evaluate(
     predictions: Annotated[Path, typer.Argument(help="Folder of predicted segmentations.", metavar="PRED")],
     reference: Annotated[Path, typer.Argument(help="Folder of reference segmentations.", metavar="GT")],
@@ -65,6 +58,7 @@ def evaluate(
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
+    from nnunet_kd.nnunet.datasets import default_processes
     from nnunet_kd.system.processes import worker_pool
 
     if (splits is None) != (fold is None):
@@ -80,7 +74,7 @@ def evaluate(
         raise DataError(f"the folder {target.parent} cannot be written to. Give another place with --output.")
     labels_from = find_dataset_json(dataset_json, predictions, reference)
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
-    with worker_pool(workers or default_workers()) as pool:
+    with worker_pool(workers or default_processes()) as pool:
         evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
     csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
     evaluation.write_csv(csv_path)

@@ -50,7 +50,7 @@ def train(
     options.pass_settings(teachers or [], recipe, assignments or [])
     options.check_settings(trainer, dataset, configuration, plans_name)
 
-    from nnunetv2.run.run_training import run_training
+    from nnunet_kd.nnunet.training import run_training
 
     if device != "cpu":
         torch.set_num_threads(1)  # as nnU-Net does; on the CPU, PyTorch's default or OMP_NUM_THREADS holds
@@ -62,11 +62,11 @@ def train(
             fold,
             trainer,
             plans_name,
+            own_device,
             pretrained_weights,
-            num_gpus=gpus,
-            export_validation_probabilities=probabilities,
-            continue_training=continue_training,
-            only_run_validation=validate,
-            val_with_best=validate_best,
-            device=own_device,
+            gpus,
+            probabilities,
+            continue_training,
+            validate,
+            validate_best,
         )

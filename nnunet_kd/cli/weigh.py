@@ -41,18 +41,19 @@ def weigh(
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 
     import torch
-    from nnunetv2.run.run_training import get_trainer_from_args
 
+    from nnunet_kd.nnunet.training import make_trainer
     from nnunet_kd.training.gradient_shares import in_temporary_results, measure_shares
 
     # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
     variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-    arguments: dict[str, Any] = {"plans_identifier": plans_name, "device": torch.device(device)}
-    fold_number: Any = fold if fold == "all" else int(fold)
+    fold_number: int | str = fold if fold == "all" else int(fold)
     console = Console()
 
     def make() -> DistillationTrainer:
-        made: DistillationTrainer = get_trainer_from_args(dataset, configuration, fold_number, trainer, **arguments)
+        made: DistillationTrainer = make_trainer(
+            dataset, configuration, fold_number, trainer, plans_name, torch.device(device)
+        )
         return made
 
     with (

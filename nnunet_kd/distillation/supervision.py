@@ -8,7 +8,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -18,6 +17,7 @@ from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import Objective, StepOutputs
 from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
+from nnunet_kd.nnunet.training import loss_of_one_output
 
 
 class TeacherSupervision:
@@ -48,7 +48,7 @@ class TeacherSupervision:
         self.teachers = teachers
         self._called: Distillation | DistributedDataParallel = distillation
         self._capture = EncoderCapture(network)
-        self._task_loss = segmentation.loss if isinstance(segmentation, DeepSupervisionWrapper) else segmentation
+        self._task_loss = loss_of_one_output(segmentation)
         self._labels = label_manager
         self._seed = 0 if seed is None else seed
         self._objectives: Mapping[str, Objective] = {}

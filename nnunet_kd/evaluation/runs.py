@@ -17,6 +17,7 @@ from nnunet_kd.errors import CheckpointError, DataError, ModelError
 from nnunet_kd.evaluation.costs.networks import read_network
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
+from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.system.files import sha256
 
@@ -167,7 +168,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
         parameters,
         settings,
         _curves(content),
-        tuple(content.get("inference_allowed_mirroring_axes") or ()),
+        tuple(content.get(MIRROR_AXES) or ()),
     )
 
 
@@ -184,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _curves(checkpoint: Mapping[str, Any]) -> dict[str, list[float]]:
     """nnU-Net's own losses and Dice, and every mean loss term of a distillation."""
-    logging = checkpoint.get("logging") or {}
+    logging = checkpoint.get(LOGGING) or {}
     names = {"train_losses": "training loss", "val_losses": "validation loss", "ema_fg_dice": "pseudo Dice (averaged)"}
     curves = {title: [float(value) for value in logging[key]] for key, title in names.items() if logging.get(key)}
     epochs = (checkpoint.get("nnunet_kd") or {}).get("history") or []

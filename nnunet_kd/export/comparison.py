@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from numpy.typing import NDArray
 from torch import nn
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.nnunet.scoring import folder_metrics
 
 Patch = NDArray[np.float32]
 
@@ -109,16 +109,13 @@ def dice_by_label(
         for _ in predictor.predict_cases(redirected):
             pass
         labels = predictor.label_manager
-        metrics = compute_metrics_on_folder(
-            str(references),
-            str(folder),
-            None,
+        metrics = folder_metrics(
+            references,
+            folder,
             predictor.plans_manager.image_reader_writer_class(),
             predictor.dataset_json["file_ending"],
             labels.foreground_regions if labels.has_regions else labels.foreground_labels,
             labels.ignore_label,
-            num_processes=1,
-            chill=True,
         )
         result[name] = {str(label): float(values["Dice"]) for label, values in metrics["mean"].items()}
     return result

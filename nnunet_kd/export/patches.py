@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.nnunet.prediction import windows
 
 Patch = NDArray[np.float32]
 
@@ -37,7 +38,7 @@ def image_patches(predictor: CasePredictor, cases: Sequence[InputCase], count: i
         data: torch.Tensor = predictor.preprocess(case)["data"]
         size = predictor.configuration_manager.patch_size
         padded, _ = pad_nd_image(data, size, "constant", {"value": 0}, True, None)
-        slicers = predictor._internal_get_sliding_window_slicers(padded.shape[1:])
+        slicers = windows(predictor, padded.shape[1:])
         order = sorted(range(len(slicers)), key=lambda index: abs(index - (len(slicers) - 1) / 2))
         for index in order[: min(each, left)]:
             yield padded[slicers[index]][None].numpy()

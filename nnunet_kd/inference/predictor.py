@@ -17,8 +17,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.data_iterators import PreprocessAdapter
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -28,6 +26,7 @@ from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import InputCase, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
+from nnunet_kd.nnunet.prediction import read_case, write_case
 from nnunet_kd.system.files import folder_beside
 
 Progress = Callable[[float], None]
@@ -99,16 +98,11 @@ class CasePredictor(nnUNetPredictor):
         """
         for path in case.images:
             check_whole(path)
-        previous = str(previous_stage / case.output.name) if previous_stage else None
+        previous = previous_stage / case.output.name if previous_stage else None
         console = io.StringIO()
         try:
             with contextlib.redirect_stdout(console):
-                adapter = PreprocessAdapter(
-                    [[str(path) for path in case.images]], [previous],
-                    self.configuration_manager.preprocessor_class(verbose=False), [None],
-                    self.plans_manager, self.dataset_json, self.configuration_manager,
-                )  # fmt: skip
-                item: dict[str, Any] = next(adapter)
+                item = read_case(self, case.images, previous)
         except (RuntimeError, OSError, EOFError, ValueError, AssertionError, IndexError) as error:
             reason = " ".join(f"{error} {console.getvalue()}".split())
             raise DataError(
@@ -133,10 +127,7 @@ class CasePredictor(nnUNetPredictor):
         try:
             with folder_beside(case.output) as temporary:
                 truncated = temporary / case.name
-                export_prediction_from_logits(
-                    logits, properties, self.configuration_manager, self.plans_manager, self.dataset_json,
-                    str(truncated), probabilities,
-                )  # fmt: skip
+                write_case(self, logits, properties, truncated, probabilities)
                 for extra in (".npz", ".pkl") if probabilities else ():
                     os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
                 os.replace(f"{truncated}{ending}", case.output)

@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from nnunetv2.configuration import default_num_processes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
@@ -20,6 +18,7 @@ from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import FINAL, load_predictor, open_model
+from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.system.files import write_atomically
 
 
@@ -110,7 +109,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
         )
     if options.device == "cuda" and backend == "torch" and not torch.cuda.is_available():
         raise SettingsError("there is no CUDA device here; predict on the CPU with -device cpu.")
-    torch.set_num_threads(options.threads or min(os.cpu_count() or 1, default_num_processes))
+    torch.set_num_threads(options.threads or default_processes())
     device = torch.device("cpu" if exported else options.device)
     predictor = CasePredictor(device, options.mirroring, options.step)
     if exported:

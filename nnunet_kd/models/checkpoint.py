@@ -18,6 +18,7 @@ import numpy as np
 import torch
 
 from nnunet_kd.errors import CheckpointError
+from nnunet_kd.nnunet.checkpoints import EPOCH, OPTIMIZER
 from nnunet_kd.system.files import write_atomically
 
 ENTRY = "nnunet_kd"
@@ -53,7 +54,7 @@ def save_with_entry(
     buffer.seek(0)
     # whatever a custom network keeps in its state; this process wrote it a moment ago
     checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
-    checkpoint["optimizer_state"], learned = split_optimizer_state(checkpoint["optimizer_state"])
+    checkpoint[OPTIMIZER], learned = split_optimizer_state(checkpoint[OPTIMIZER])
     checkpoint[ENTRY] = {**entry, "optimizer": learned, "saved_at": time.time()}
     previous = path.with_name(PREVIOUS) if keep else None
     write_atomically(path, lambda file: torch.save(checkpoint, file), keep_as=previous)
@@ -118,7 +119,7 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
         except CheckpointError as error:
             problems[path] = str(error)
         else:
-            readable.append((content["current_epoch"], content.get(ENTRY, {}).get("saved_at", 0.0), path))
+            readable.append((content[EPOCH], content.get(ENTRY, {}).get("saved_at", 0.0), path))
     if not readable:
         raise CheckpointError(
             f"no checkpoint in {folder} can be continued from. {' '.join(problems.values())} "

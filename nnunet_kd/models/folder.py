@@ -19,6 +19,7 @@ from nnunet_kd.errors import CheckpointError, ModelError, PlanError
 from nnunet_kd.models.archive import unpack_model
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import read_plans
+from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS, TRAINER, WEIGHTS
 
 FINAL = "checkpoint_final.pth"
 BEST = "checkpoint_best.pth"
@@ -78,7 +79,7 @@ class ModelFolder:
                 f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: {type(error).__name__}: "
                 f"{_first_line(error)}. It may be incomplete after an interrupted copy or a full disk: copy it again."
             ) from error
-        missing = [key for key in ("network_weights", "trainer_name", "init_args") if key not in checkpoint]
+        missing = [key for key in (WEIGHTS, TRAINER, INIT_ARGUMENTS) if key not in checkpoint]
         if missing:
             raise ModelError(f"{path} is not a checkpoint of nnU-Net v2: it has no {', '.join(missing)}.")
         return checkpoint

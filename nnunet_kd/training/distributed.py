@@ -13,9 +13,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
-from torch import nn
-from torch.nn.parallel import DistributedDataParallel
 
 from nnunet_kd.errors import PlanError, SettingsError
 
@@ -60,22 +57,6 @@ def process_device(wanted: torch.device) -> torch.device:
         return wanted
     place = os.environ.get("LOCAL_RANK")
     return torch.device("cuda", dist.get_rank() if place is None else int(place))
-
-
-@contextlib.contextmanager
-def wrapped_for(device: torch.device) -> Iterator[None]:
-    """Within, nnU-Net wraps its network for ``device`` instead of for the GPU that has its rank's number."""
-    original = nnunet_module.DDP
-
-    def wrap(network: nn.Module, device_ids: object = None, **options: Any) -> DistributedDataParallel:
-        own = [device.index] if device.type == "cuda" else None
-        return DistributedDataParallel(network, device_ids=own, **options)
-
-    nnunet_module.DDP = wrap
-    try:
-        yield
-    finally:
-        nnunet_module.DDP = original
 
 
 def gather(value: Any) -> list[Any]:

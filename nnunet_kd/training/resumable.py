@@ -19,13 +19,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.errors import TrainingStopped
 from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
+from nnunet_kd.nnunet.checkpoints import as_file, trained_plans
+from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.training.distributed import (
     check_batch_size,
     check_processes_agree,
     process_device,
     rank_zero_first,
-    wrapped_for,
 )
 from nnunet_kd.training.random_states import random_states, restore_random_states
 from nnunet_kd.training.skipped_steps import SkippedSteps
@@ -208,23 +209,27 @@ class ResumableTrainer(nnUNetTrainer):
         save_with_entry(save, self.checkpoint_entry(), Path(filename), keep=Path(filename) not in self._damaged)
         self._damaged.discard(Path(filename))
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
         """nnU-Net's own, with the network as the checkpoint describes it.
 
-        With ``--c`` it is the readable checkpoint that got furthest, whichever nnU-Net asked for.
+        With ``--c`` it is the readable checkpoint that got furthest, whichever file nnU-Net asked for.
+
+        Args:
+            checkpoint: its file, or what is in it.
 
         Raises:
             CheckpointError: it is damaged or holds more than data; with ``--c``: so are all.
         """
-        if not isinstance(filename_or_checkpoint, str):
-            raise TypeError("load_checkpoint takes the path of a checkpoint file.")
-        path = Path(filename_or_checkpoint)
-        if self._continued and not self.was_initialized:
-            path = self._furthest_checkpoint(path.parent)
+        if self._continued and not self.was_initialized and not isinstance(checkpoint, dict):
+            checkpoint = self._furthest_checkpoint(Path(checkpoint).parent)
+        with as_file(checkpoint) as path:
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
         checkpoint = read_checkpoint(path)
         if not self.was_initialized:
             # --val is run without the settings of the training, and with another reduction the network would not fit
-            self.plans_manager = PlansManager(checkpoint["init_args"]["plans"])
+            self.plans_manager = PlansManager(trained_plans(checkpoint))
             self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         super().load_checkpoint(str(path))
         self.restored = checkpoint.get(ENTRY, {})

@@ -30,6 +30,7 @@ from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
 from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.nnunet.training import compiles
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.history import LossHistory
@@ -170,7 +171,7 @@ class DistillationTrainer(AveragedTrainer):
                 self.fold,
                 self.dataset_json,
                 self.device,
-                self._do_i_compile(),
+                compiles(self),
                 self.print_to_log_file,
             )
         if not self.was_initialized:
@@ -308,7 +309,7 @@ class DistillationTrainer(AveragedTrainer):
             entry["distillation"] = self.supervision.distillation.state_dict()
         return entry
 
-    def load_checkpoint(self, filename_or_checkpoint: dict[str, Any] | str) -> None:
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
         """Also the history."""
-        super().load_checkpoint(filename_or_checkpoint)
+        super().load_checkpoint(checkpoint)
         self.history = LossHistory(self.restored.get("history", [])[: self.current_epoch])

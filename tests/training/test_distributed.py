@@ -20,6 +20,7 @@ from nnunet_kd import cli
 from nnunet_kd.distillation.objectives.exploration import SelfTrained
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.training import distributed
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
@@ -188,7 +189,7 @@ def test_on_several_machines_a_gpu_has_its_number_there(monkeypatch: pytest.Monk
 
 def test_nnunet_is_given_back_its_own_wrapper() -> None:
     before = nnunet_module.DDP
-    with contextlib.suppress(ValueError), distributed.wrapped_for(torch.device("cpu")):
+    with contextlib.suppress(ValueError), wrapped_for(torch.device("cpu")):
         assert nnunet_module.DDP is not before
         raise ValueError("whatever")
     assert nnunet_module.DDP is before

@@ -18,7 +18,6 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -28,8 +27,7 @@ from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
 from nnunet_kd.evaluation.costs.peak_memory import cpu_peak_memory, cuda_peak_memory, prediction_precision
 from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
-
-TILE_STEP = 0.5
+from nnunet_kd.nnunet.prediction import window_starts
 
 
 @dataclass(frozen=True)
@@ -188,8 +186,7 @@ def count_windows(volume_shape: Sequence[int], patch_size: Sequence[int]) -> int
             f"{'x'.join(map(str, patch_size))}. Give --volume with {len(patch_size)} numbers above 0."
         )
     padded = [max(size, patch) for size, patch in zip(volume, patch_size, strict=True)]
-    steps = compute_steps_for_sliding_window(tuple(padded), tuple(patch_size), TILE_STEP)
-    return slices * math.prod(len(positions) for positions in steps)
+    return slices * math.prod(len(starts) for starts in window_starts(padded, patch_size))
 
 
 def count_flops(source: MeasuredNetwork) -> int:

@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.models.plans import read_plans
 from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
+from nnunet_kd.nnunet.training import deep_supervision_scales
 from nnunet_kd.system.shipped import shipped_folder
 
 DATASET_JSON: dict[str, Any] = {
@@ -114,9 +115,8 @@ def random_batch(trainer: nnUNetTrainer, seed: int = 0) -> dict[str, Any]:
     batch = trainer.configuration_manager.batch_size
     data = torch.randn(batch, trainer.num_input_channels, *patch, generator=generator)
     manager = trainer.label_manager
-    scales = trainer._get_deep_supervision_scales() or [[1.0] * len(patch)]
     targets = []
-    for scale in scales:
+    for scale in deep_supervision_scales(trainer):
         shape = [round(size * factor) for size, factor in zip(patch, scale, strict=True)]
         if manager.has_regions:
             channels = len(manager.foreground_regions) + int(manager.has_ignore_label)

@@ -9,7 +9,8 @@ import argparse
 import os
 
 import torch
-from nnunetv2.run.run_training import get_trainer_from_args
+
+from nnunet_kd.nnunet.training import make_trainer
 
 
 def main() -> None:
@@ -24,7 +25,9 @@ def main() -> None:
     if arguments.device == "cpu":
         torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    trainer = get_trainer_from_args(arguments.dataset, "3d_fullres", 0, device=torch.device(arguments.device))
+    trainer = make_trainer(
+        arguments.dataset, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", torch.device(arguments.device)
+    )
     trainer.num_epochs = arguments.epochs
     trainer.num_iterations_per_epoch = arguments.iterations
     trainer.num_val_iterations_per_epoch = 2

@@ -10,11 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder_simple
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.models.plans import build_meta_network, parameter_count, read_plans
+from nnunet_kd.nnunet.scoring import write_summary
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.workflows.demo.commands import run_with_progress, script
 from nnunet_kd.workflows.demo.figure import draw
@@ -157,15 +157,8 @@ class Tour:
         results = []
         for name, trainer in MODELS.items():
             folder = self._predictions(name)
-            compute_metrics_on_folder_simple(
-                str(self.raw / "labelsTs"),
-                str(folder),
-                list(labels.values()),
-                str(folder / "summary.json"),
-                2,
-                chill=False,
-            )
-            means = json.loads((folder / "summary.json").read_text())["mean"]
+            summary = write_summary(self.raw / "labelsTs", folder, list(labels.values()), 2)
+            means = json.loads(summary.read_text())["mean"]
             model = self.output / "nnUNet_results" / self.dataset / f"{trainer}__nnUNetPlans__{CONFIGURATION}"
             results.append(
                 ModelResult(

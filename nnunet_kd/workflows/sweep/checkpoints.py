@@ -19,6 +19,7 @@ from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import build_meta_network
+from nnunet_kd.nnunet.checkpoints import WEIGHTS
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.description import SweepDescription
@@ -63,7 +64,7 @@ def find_pretrained(
             f"folder that has one for every fold of the sweep."
         )
     try:
-        weights = read_checkpoint(path, in_memory=False).get("network_weights")
+        weights = read_checkpoint(path, in_memory=False).get(WEIGHTS)
     except CheckpointError as error:
         raise SettingsError(f"pretrained_weights: {error}") from error
     if not isinstance(weights, Mapping):
