@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 
-.PHONY: setup test test-fast lint demo bench clean
+.PHONY: setup test test-fast test-nightly lint demo bench clean
 
 setup: $(STAMP)
 
@@ -26,6 +26,10 @@ test: lint
 
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+
+# other releases of nnU-Net, installed beside; reports, and stops nobody
+test-nightly: $(STAMP)
+	-$(BIN)/python -m pytest -m nightly -W default
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -1,4 +1,4 @@
-"""What each choice of DCD's ablation changes in the pull on a student, on the same student and real batches.
+"""What each choice of DCD's ablation changes in the gradient to a student, on the same student and real batches.
 
 For every variant of ``hippocampus-ablation.yaml``: the norm of its weighted loss's gradient to the student's encoder over
 that of DCD, the cosine between the two, and the norms stage by stage, each over that of DCD's own loss of that stage; medians
@@ -19,12 +19,12 @@ from typing import Any
 import torch
 from gradient_norms import batches_of, trainer_of
 
-from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.objectives.dcd import DCD, DCDSettings
-from nnunet_kd.pull import ITERATION, flat_gradient, ratio_and_cosine
-from nnunet_kd.settings_sources import merge, read_settings_file
-from nnunet_kd.sweep.description import Variant
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.objectives.dcd import DCD, DCDSettings
+from nnunet_kd.distillation.settings_sources import merge, read_settings_file
+from nnunet_kd.training.gradient_shares import ITERATION, flat_gradient, ratio_and_cosine
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.sweep.description import Variant
 
 ABLATION = Path(__file__).with_name("hippocampus-ablation.yaml")
 
@@ -46,22 +46,22 @@ def stage_gradients(
     trainer: DistillationTrainer, batch: dict[str, Any], chosen: dict[str, DCDSettings]
 ) -> dict[str, torch.Tensor]:
     """Every variant's gradients to the student's encoder, of its weighted loss of each stage ``(stages, N)``."""
-    assert trainer.advice is not None
-    objectives = trainer.advice.distillation.all_objectives()
+    assert trainer.supervision is not None
+    objectives = trainer.supervision.distillation.all_objectives()
     objective = objectives["dcd"]
     assert isinstance(objective, DCD)
     network = plain_module(trainer.network).train()
     parameters = list(find_encoder(network).parameters())
-    trainer.advice.start_step(trainer.current_epoch, ITERATION, objectives)
+    trainer.supervision.start_step(trainer.current_epoch, ITERATION, objectives)
     try:
-        step = trainer.advice.outputs(network(batch["data"]), batch["target"])
+        step = trainer.supervision.outputs(network(batch["data"]), batch["target"])
         gradients = {}
         for name, settings in chosen.items():
             objective.settings = settings
             terms = objective(step).values()
             gradients[name] = torch.stack([flat_gradient(settings.weight * term, parameters) for term in terms])
     finally:
-        trainer.advice.finish_step()
+        trainer.supervision.finish_step()
     return gradients
 
 

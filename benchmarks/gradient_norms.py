@@ -1,4 +1,4 @@
-"""How hard each objective pulls on the student, against the segmentation loss, on real batches.
+"""How large each objective's gradient to the student is, against the segmentation loss's, on real batches.
 
 For every model: the norm of the gradient of its weighted distillation loss over that of the segmentation loss, both to the
 student's encoder, and the cosine between them: medians over batches, and of the gradients' means over batches. The
@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.environment import find_trainer
-from nnunet_kd.pull import encoder_gradients, leaving_nothing, ratio_and_cosine
-from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
-from nnunet_kd.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.nnunet.environment import find_trainer
+from nnunet_kd.training.gradient_shares import encoder_gradients, in_temporary_results, ratio_and_cosine
+from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
 
 
 @contextlib.contextmanager
@@ -51,7 +51,7 @@ def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrai
         )  # fmt: skip
         return found
 
-    with contextlib.redirect_stdout(io.StringIO()), leaving_nothing(make) as trainer:
+    with contextlib.redirect_stdout(io.StringIO()), in_temporary_results(make) as trainer:
         trainer.initialize()
         if not fresh:
             trainer.load_checkpoint(str(path))
@@ -70,7 +70,7 @@ def batches_of(trainer: nnUNetTrainer, count: int) -> list[dict[str, Any]]:
 def row(trainer: DistillationTrainer, batches: list[dict[str, Any]]) -> list[str]:
     """The figures of one model: ratio and cosine per batch, of the means, and how steady either gradient is."""
     both = [encoder_gradients(trainer, batch) for batch in batches]
-    found = [(torch.stack(list(pulls.values())).sum(0), labels) for labels, pulls in both]
+    found = [(torch.stack(list(gradients.values())).sum(0), labels) for labels, gradients in both]
     each = [ratio_and_cosine(*pair) for pair in found]
     ratio, cosine = (statistics.median(values) for values in zip(*each, strict=True))
     all_of_one = [torch.stack(one) for one in zip(*found, strict=True)]
@@ -98,7 +98,7 @@ def main() -> None:
     print(f"| trainer | state | {columns} |\n| --- | --- |{' ---: |' * 6}")
     for model in options.models:
         with trainer_of(model, options.fold, options.fresh) as trainer:
-            if trainer.advice is None:
+            if trainer.supervision is None:
                 continue
             figures = row(trainer, batches_of(trainer, options.batches))
         state = "fresh" if options.fresh else f"after {trainer.current_epoch} epochs"

@@ -36,13 +36,13 @@ from pathlib import Path
 
 import yaml
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.cli.comparison_output import CASES_BY_SEED
 from nnunet_kd.evaluation.kept import read_kept, write_kept
-from nnunet_kd.files import sha256, write_atomically, write_csv
-from nnunet_kd.sweep.finished import find_finished
-from nnunet_kd.sweep.record import epoch_seconds, read_record
-from nnunet_kd.sweep.runs import FINAL_CHECKPOINT
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.system.files import sha256, write_atomically, write_csv
+from nnunet_kd.workflows.comparison import CASES_BY_SEED
+from nnunet_kd.workflows.sweep.finished import find_finished
+from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
+from nnunet_kd.workflows.sweep.runs import FINAL_CHECKPOINT
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"

@@ -82,9 +82,9 @@ def brats(root: Path) -> tuple[Path, Path, Path]:
     import numpy as np
     import SimpleITK as sitk
 
-    from nnunet_kd.bench.pair import nnunet_folders, write_untrained_teacher
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.shipped import shipped_folder
+    from nnunet_kd.models.plans import read_plans, reduce_plans
+    from nnunet_kd.system.shipped import shipped_folder
+    from nnunet_kd.workflows.bench.pair import nnunet_folders, write_untrained_teacher
 
     plans = read_plans(shipped_folder("plans") / "reference" / "brats2024.json")
     plans.setdefault("experiment_planner_used", "ExperimentPlanner")
@@ -116,7 +116,7 @@ def first_cases(source: Path, target: Path, count: int) -> Path:
 def export(model: Path, onnx: Path) -> None:
     """The student as ONNX."""
     from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-    from nnunet_kd.model_folder import open_model
+    from nnunet_kd.models.folder import open_model
 
     with open_model(model) as found:
         for line in export_onnx(found, onnx, OnnxOptions()).lines():
@@ -157,6 +157,7 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
     import torch
 
     from nnunet_kd.inference.session import RunOptions, open_predictor
+    from nnunet_kd.system.memory import peak_resident_bytes
 
     torch.set_num_threads(task["threads"])
     output = Path(task["output"])
@@ -201,14 +202,8 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         "whole": whole / len(network),
         "network": statistics.median(network),
         "cpu": statistics.median(processor),
-        "peak": peak_bytes(),
+        "peak": peak_resident_bytes(),
     }
-
-
-def peak_bytes() -> int:
-    """Largest resident memory of this process; ``getrusage`` would count what the parent had before it started this one."""
-    lines = Path("/proc/self/status").read_text().splitlines()
-    return 1024 * int(next(line.split()[1] for line in lines if line.startswith("VmHWM")))
 
 
 def agreement(first: Path, second: Path) -> float:

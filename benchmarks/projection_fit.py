@@ -24,11 +24,11 @@ from typing import Any
 import torch
 from gradient_norms import batches_of, trainer_of
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.features import find_encoder, plain_module
-from nnunet_kd.objectives.dcd import DCD, DCDSettings
-from nnunet_kd.trainer import DistillationTrainer
-from nnunet_kd.wavelets import detail_projection
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.objectives.dcd import DCD, DCDSettings
+from nnunet_kd.losses.wavelets import detail_projection
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 @dataclass
@@ -59,13 +59,13 @@ class Products:
 @torch.no_grad()
 def products(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> list[Products]:
     """One per encoder stage, finest first."""
-    assert trainer.advice is not None
+    assert trainer.supervision is not None
     settings = trainer.settings.active_objectives()["dcd"]
     assert isinstance(settings, DCDSettings)
     encoder = find_encoder(plain_module(trainer.network))
     found: list[Products] = []
     for batch in batches:
-        teacher_features, _ = trainer.advice.teachers.outputs(batch["data"], 0, features=True, logits=False)
+        teacher_features, _ = trainer.supervision.teachers.outputs(batch["data"], 0, features=True, logits=False)
         for stage, features in enumerate(zip(encoder(batch["data"]), teacher_features, strict=True)):
             # the teacher's are inference tensors, which only a copy makes usable here
             student, teacher = (
@@ -97,8 +97,8 @@ def main() -> None:
     distilled = next(iter(models))
     rows: dict[str, list[float]] = {}
     with trainer_of(models[distilled], options.fold, fresh=False) as trainer:
-        assert trainer.advice is not None
-        objective = trainer.advice.distillation.all_objectives()["dcd"]
+        assert trainer.supervision is not None
+        objective = trainer.supervision.distillation.all_objectives()["dcd"]
         assert isinstance(objective, DCD)
         learned = [projection.get_parameter("weight") for projection in objective.projections]
         batches = batches_of(trainer, options.batches)

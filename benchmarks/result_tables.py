@@ -14,12 +14,12 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from nnunet_kd.cli.comparison_output import CASES_BY_SEED
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
 from nnunet_kd.evaluation.tables import Table, gap_text, interval_text, mean_and_error, p_value, signed
-from nnunet_kd.files import write_atomically
+from nnunet_kd.system.files import write_atomically
+from nnunet_kd.workflows.comparison import CASES_BY_SEED
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"

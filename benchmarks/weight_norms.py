@@ -17,7 +17,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_kd.checkpoint import read_checkpoint
+from nnunet_kd.models.checkpoint import read_checkpoint
 
 
 def norms(model: Path, fold: str) -> dict[str, float]:

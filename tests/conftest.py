@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 import torch
 
-from nnunet_kd.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
 
 torch.set_num_threads(1)
 os.environ.setdefault("OMP_NUM_THREADS", "1")
@@ -94,8 +94,12 @@ def make_plans(
     }
 
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Files with slow tests first, so that at the end no worker is left alone with them."""
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Files with slow tests first, so that at the end no worker is left alone with them; nightly ones when asked for."""
+    if "nightly" not in config.option.markexpr:
+        kept = [item for item in items if not item.get_closest_marker("nightly")]
+        config.hook.pytest_deselected(items=[item for item in items if item not in kept])
+        items[:] = kept
     slow_files = {item.path for item in items if item.get_closest_marker("slow")}
     items.sort(key=lambda item: item.path not in slow_files)
 

@@ -15,9 +15,9 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-from nnunet_kd.bench.pair import make_trainer, nnunet_folders, write_untrained_teacher
 from nnunet_kd.cli import main
-from nnunet_kd.settings_sources import SET_VARIABLE
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
+from nnunet_kd.workflows.bench.pair import make_trainer, nnunet_folders, write_untrained_teacher
 from tests.conftest import make_plans
 
 DATASET: dict[str, Any] = {
@@ -77,7 +77,7 @@ def write_cases(folder: Path, count: int = 3) -> tuple[Path, Path]:
 
 
 def train_student(folder: Path, folds: tuple[int, ...] = (0, 1)) -> Path:
-    """A DCD student's model folder as training leaves it, taught the balls; returns it."""
+    """A DCD student's model folder as training leaves it, trained on the balls; returns it."""
     with nnunet_folders(folder), contextlib.redirect_stdout(io.StringIO()):
         write_untrained_teacher(plans(), "3d_fullres", DATASET)
         os.environ[SET_VARIABLE] = json.dumps(["reduction=2", "seed=1", "teacher.fold=0"])

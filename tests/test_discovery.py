@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 import nnunet_kd
-from nnunet_kd.environment import find_trainer, trainer_names
+from nnunet_kd.nnunet.environment import find_trainer, trainer_names
 
 ROOT = Path(__file__).resolve().parents[1]
 

@@ -12,8 +12,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_kd.checkpoint import ENTRY
-from nnunet_kd.demo.tour import EPOCHS
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.workflows.demo.tour import EPOCHS
 
 pytestmark = pytest.mark.slow
 
@@ -94,9 +94,9 @@ def test_weighing_measures_on_real_batches_and_leaves_nothing(demonstration: Pat
         root=demonstration,
     )
     rows = {cells[0]: cells for line in output.splitlines() if len(cells := line.strip("│ ").split("│")) == 6}
-    pulls = {name.strip(): float(cells[2]) for name, cells in rows.items()}
-    assert pulls.keys() == {"dcd", "cwd"}
-    assert pulls["cwd"] > 10 * pulls["dcd"] > 0
+    shares = {name.strip(): float(cells[2]) for name, cells in rows.items()}
+    assert shares.keys() == {"dcd", "cwd"}
+    assert shares["cwd"] > 10 * shares["dcd"] > 0
     assert sorted(demonstration.rglob("*")) == before
 
 

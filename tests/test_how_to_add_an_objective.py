@@ -26,15 +26,23 @@ def test_the_page_works_as_it_stands(tmp_path: Path) -> None:
         shutil.copytree(ROOT / folder, tmp_path / folder, ignore=shutil.ignore_patterns("__pycache__"))
     shutil.copy(ROOT / "pyproject.toml", tmp_path)
     file, line, test = blocks()
-    (tmp_path / "nnunet_kd" / "objectives" / "attention.py").write_text(file)
-    registry = tmp_path / "nnunet_kd" / "objectives" / "__init__.py"
+    (tmp_path / "nnunet_kd" / "distillation" / "objectives" / "attention.py").write_text(file)
+    registry = tmp_path / "nnunet_kd" / "distillation" / "objectives" / "__init__.py"
     text = registry.read_text()
     end = text.index("}\n", text.index("_CLASSES = {"))
     registry.write_text(text[:end] + line + text[end:])
-    (tmp_path / "tests" / "objectives" / "test_attention.py").write_text(test)
+    (tmp_path / "tests" / "distillation" / "objectives" / "test_attention.py").write_text(test)
 
     finished = subprocess.run(
-        [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", "tests/objectives/test_attention.py"],
+        [
+            sys.executable,
+            "-m",
+            "pytest",
+            "-v",
+            "-p",
+            "no:cacheprovider",
+            "tests/distillation/objectives/test_attention.py",
+        ],
         cwd=tmp_path,
         env={**os.environ, "PYTHONPATH": str(tmp_path)},
         capture_output=True,

@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerCWD`: channel-wise distillation."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerCWD(DistillationTrainer):

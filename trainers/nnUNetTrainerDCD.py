@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerDCD`: Detail Consistent Distillation."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerDCD(DistillationTrainer):

@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerFGBVD`: FGBVD-KD, bias and variance guided by frequency."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerFGBVD(DistillationTrainer):

@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerFiGKD`: FiGKD, the fine detail of the logits."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerFiGKD(DistillationTrainer):

@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerFitNet`: FitNet, plain imitation of features."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerFitNet(DistillationTrainer):

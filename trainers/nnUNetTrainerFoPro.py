@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerFoPro`: FoPro-KD, a teacher explored by Fourier prompts."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerFoPro(DistillationTrainer):

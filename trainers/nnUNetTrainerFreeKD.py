@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerFreeKD`: FreeKD, frequency bands masked by prompts."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerFreeKD(DistillationTrainer):

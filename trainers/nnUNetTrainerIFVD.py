@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerIFVD`: intra-class feature variation distillation."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerIFVD(DistillationTrainer):

@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerInherited`: a student that starts inside its teacher, trained on labels alone."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerInherited(DistillationTrainer):

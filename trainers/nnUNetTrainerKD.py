@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerKD`: any weighted mix of objectives from the settings."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerKD(DistillationTrainer):

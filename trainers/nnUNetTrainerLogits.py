@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerLogits`: Hinton's distillation of class probabilities."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerLogits(DistillationTrainer):

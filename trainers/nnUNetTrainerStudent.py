@@ -1,6 +1,6 @@
 """`-tr nnUNetTrainerStudent`: the reduced network without distillation."""
 
-from nnunet_kd.trainer import DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 class nnUNetTrainerStudent(DistillationTrainer):

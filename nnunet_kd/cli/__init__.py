@@ -1,13 +1,18 @@
-"""The ``nnunet-kd`` command: one module per command group, each with a Typer function."""
+"""The ``nnunet-kd`` command: one module per command group, each with a Typer function.
+
+Arguments in, one call, output; nothing else imports it.
+"""
 
 from __future__ import annotations
 
 import sys
+from typing import Annotated
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
+from nnunet_kd import __version__
 from nnunet_kd.errors import NnunetKdError
 
 app = typer.Typer(
@@ -17,6 +22,21 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"nnunet-kd {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def _nnunet_kd(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")
+    ] = False,
+) -> None:
+    pass
 
 
 def _register() -> None:
@@ -37,12 +57,13 @@ def _register() -> None:
         train,
         weigh,
     )
+    from nnunet_kd.cli.options import SeveralFolds
 
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
     app.command("weigh")(weigh.weigh)
-    app.command("sweep")(sweep.sweep)
+    app.command("sweep", cls=SeveralFolds)(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
     app.command("combine")(combine.combine)
@@ -51,8 +72,8 @@ def _register() -> None:
     app.command("demo")(demo.demo)
     app.add_typer(convert.app, name="convert")
     app.command("split")(split.split)
-    app.command("export")(export.export)
-    app.command("predict")(predict.predict)
+    app.command("export", cls=SeveralFolds)(export.export)
+    app.command("predict", cls=SeveralFolds)(predict.predict)
 
 
 def main() -> None:

@@ -10,20 +10,22 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
+
 app = typer.Typer(help="Measure what distillation costs, side by side in one run.", no_args_is_help=True)
 
 PEAK_OF = {"student step": "nnUNetTrainerStudent"}
 
-Output = Annotated[Optional[Path], typer.Option("--json", help="Also write the figures to this file.")]  # noqa: UP045
+Output = Annotated[Optional[Path], option("json", "Also write the figures to this file.")]  # noqa: UP045
 
 
 @app.command("loss")
 def loss(
-    repeats: Annotated[int, typer.Option(help="Counted runs of each form.")] = 7,
+    repeats: Annotated[int, option("repeats", "Counted runs of each form.")] = 7,
     output: Output = None,
 ) -> None:
     """DCD's stage loss, forward and backward on one CPU thread, against the same loss through ptwt; and its peak memory."""
-    from nnunet_kd.bench.loss import measure_memory, measure_speed
+    from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
 
     console = Console(highlight=False)
     with console.status("timing the stage loss against ptwt, one thread"):
@@ -48,17 +50,17 @@ def loss(
 
 @app.command("step")
 def step(
-    trainer: Annotated[str, typer.Option("-tr", help="A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
+    trainer: Annotated[str, option("trainer", "A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
     every: Annotated[bool, typer.Option("--all", help="All shipped trainers, in one run.")] = False,
-    repeats: Annotated[int, typer.Option(help="Counted runs of each part.")] = 10,
-    device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
+    repeats: Annotated[int, option("repeats", "Counted runs of each part.")] = 10,
+    device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
 ) -> None:
     """A distillation step against the plain student's step and the teacher's forward, at the hippocampus shape."""
     import torch
 
-    from nnunet_kd.bench.rows import all_trainers
-    from nnunet_kd.bench.step import measure_steps
+    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.step import measure_steps
 
     console = Console(highlight=False)
     trainers = all_trainers() if every else [trainer]
@@ -81,17 +83,17 @@ def size(
     shape: Annotated[
         str, typer.Option(help="hippocampus, or brats2024 (ResidualEncoderUNet, 4x128x160x112).")
     ] = "brats2024",
-    trainer: Annotated[Optional[list[str]], typer.Option("-tr", help="May be repeated; default: all.")] = None,  # noqa: UP045
-    device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
+    trainer: Annotated[Optional[list[str]], option("trainer", "May be repeated; default: all.")] = None,  # noqa: UP045
+    device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
 ) -> None:
     """Peak memory and time of one training step at a real size, each trainer in a process of its own, beside their floor."""
     import torch
 
-    from nnunet_kd.bench.pair import Shape
-    from nnunet_kd.bench.rows import all_trainers
-    from nnunet_kd.bench.size import measure_sizes, unavoidable
     from nnunet_kd.errors import SettingsError
+    from nnunet_kd.workflows.bench.pair import Shape
+    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 
     console = Console(highlight=False)
     if shape not in (known := [one.value for one in Shape]):
@@ -126,6 +128,6 @@ def size(
 
 def _write(output: Path | None, result: dict[str, Any]) -> None:
     if output is not None:
-        from nnunet_kd.files import write_atomically
+        from nnunet_kd.system.files import write_atomically
 
         write_atomically(output, lambda file: file.write(json.dumps(result, indent=1).encode()))

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.datasets import brats2024, isles2022, msd
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import table
@@ -33,20 +34,16 @@ class Grid(str, Enum):
 Sources = Annotated[
     list[Path], typer.Argument(metavar="SRC...", help="extracted download; several folders are read as one")
 ]
-DatasetId = Annotated[int, typer.Option("--dataset-id", help="nnU-Net's number of the dataset")]
-Link = Annotated[bool, typer.Option("--link", help="symlink the images that need no change instead of copying them")]
-Processes = Annotated[int, typer.Option("-np", min=1, help="worker processes")]
-DryRun = Annotated[bool, typer.Option("--dry-run", help="check everything, write nothing")]
-SkipBad = Annotated[
-    bool, typer.Option("--skip-bad", help=f"leave bad cases out (listed in {SKIPPED}) instead of stopping")
-]
+DatasetId = Annotated[int, option("dataset-id", "nnU-Net's number of the dataset")]
+Link = Annotated[bool, option("link", "symlink the images that need no change instead of copying them")]
+Processes = Annotated[int, option("workers", "worker processes", min=1)]
+DryRun = Annotated[bool, option("dry-run", "check everything, write nothing")]
+SkipBad = Annotated[bool, option("skip-bad", f"leave bad cases out (listed in {SKIPPED}) instead of stopping")]
 Holdout = Annotated[
     float | None,
-    typer.Option(
-        "--holdout", help="one split with this share of the patients in validation (papers: 0.2), not five folds"
-    ),
+    option("holdout", "one split with this share of the patients in validation (papers: 0.2), not five folds"),
 ]
-Seed = Annotated[int, typer.Option("--seed", help="of the splits")]
+Seed = Annotated[int, option("seed", "of the splits")]
 
 
 @app.command("brats2024")
@@ -94,9 +91,9 @@ def convert_isles2022(
 @app.command("msd")
 def convert_msd(
     source: Annotated[Path, typer.Argument(metavar="SRC", help="extracted TaskXX_Name")],
-    dataset_id: Annotated[int | None, typer.Option("--dataset-id", help="default: the task's number")] = None,
+    dataset_id: Annotated[int | None, option("dataset-id", "default: the task's number")] = None,
     group_regex: Annotated[
-        str | None, typer.Option("--group-regex", help="finds the patient in a case's name; default: every case is one")
+        str | None, option("group-regex", "finds the patient in a case's name; default: every case is one")
     ] = None,
     link: Link = False,
     processes: Processes = _DEFAULTS.processes,

@@ -10,20 +10,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
+
 
 def demo(
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder for everything it writes.")] = Path(
-        "demo-output"
-    ),
+    output: Annotated[Path, option("output", "Folder for everything it writes.")] = Path("demo-output"),
     data: Annotated[
         Optional[Path],  # noqa: UP045
         typer.Option("--data", help="A dataset in MSD layout (TaskXX_Name) instead of synthetic heads."),
     ] = None,
     iterations: Annotated[int, typer.Option(help="Iterations of each student's training.")] = 300,
-    device: Annotated[str, typer.Option("-device", "--device")] = "cpu",
+    device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
 ) -> None:
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
-    from nnunet_kd.demo.tour import Tour
+    from nnunet_kd.workflows.demo.tour import Tour
 
     console = Console(highlight=False)
     start = time.perf_counter()

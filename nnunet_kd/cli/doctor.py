@@ -13,7 +13,9 @@ import typer
 from rich.console import Console
 from rich.markup import escape
 
-from nnunet_kd.environment import (
+from nnunet_kd.cli.options import option
+from nnunet_kd.errors import MissingRequirement, NnunetKdError
+from nnunet_kd.nnunet.environment import (
     VARIABLES,
     find_trainer,
     optional_folder,
@@ -21,17 +23,16 @@ from nnunet_kd.environment import (
     required_folder,
     trainer_names,
 )
-from nnunet_kd.errors import MissingRequirement, NnunetKdError
 
 PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
 
 
 def doctor(
     dataset: Annotated[Optional[str], typer.Argument(help="Dataset number or name to look at as well.")] = None,  # noqa: UP045
-    configuration: Annotated[str, typer.Option("-c", "--configuration")] = "3d_fullres",
-    fold: Annotated[str, typer.Option("-f", "--fold")] = "0",
-    plans_name: Annotated[str, typer.Option("-p", "--plans")] = "nnUNetPlans",
-    teacher: Annotated[Optional[str], typer.Option("-t", "--teacher", help="As in nnunet-kd train.")] = None,  # noqa: UP045
+    configuration: Annotated[str, option("configuration")] = "3d_fullres",
+    fold: Annotated[str, option("folds")] = "0",
+    plans_name: Annotated[str, option("plans")] = "nnUNetPlans",
+    teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
     console = Console(highlight=False)
@@ -91,8 +92,8 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
-    from nnunet_kd.settings_sources import resolve_settings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.models.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
@@ -115,10 +116,10 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings import TeacherSettings
-    from nnunet_kd.settings_sources import resolve_settings
-    from nnunet_kd.teacher import found_teacher, load_teacher
+    from nnunet_kd.distillation.settings import TeacherSettings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.distillation.teacher import found_teacher, load_teacher
+    from nnunet_kd.models.plans import read_plans, reduce_plans
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")

@@ -11,6 +11,7 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import DataError
 
 
@@ -21,30 +22,21 @@ class Empty(str, enum.Enum):
     perfect = "perfect"
 
 
-Tolerance = Annotated[float, typer.Option("--nsd-tolerance", min=0.0, help="NSD: mm within which surfaces agree.")]
-EmptyOption = Annotated[
-    Empty, typer.Option(help="Both masks empty: left out of means (nan), or a score of 1 (perfect).")
-]
+Tolerance = Annotated[float, option("nsd-tolerance", "NSD: mm within which surfaces agree.", min=0.0)]
+EmptyOption = Annotated[Empty, option("empty", "Both masks empty: left out of means (nan), or a score of 1 (perfect).")]
 Penalty = Annotated[
     float | None,
-    typer.Option("--hd95-penalty", min=0.0, help="HD95 in mm where one mask is empty; default: left out and counted."),
+    option("hd95-penalty", "HD95 in mm where one mask is empty; default: left out and counted.", min=0.0),
 ]
 DatasetJson = Annotated[
     Path | None,
-    typer.Option("--dataset-json", help="Labels and file ending; default: beside predictions or reference."),
+    option("dataset-json", "Labels and file ending; default: beside predictions or reference."),
 ]
-Splits = Annotated[Path | None, typer.Option(help="nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
+Splits = Annotated[Path | None, option("splits", "nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
 Workers = Annotated[
     int | None,
-    typer.Option("--workers", "-np", min=1, help="Processes; default: as nnU-Net (nnUNet_def_n_proc)."),
+    option("workers", "Processes; default: as nnU-Net (nnUNet_def_n_proc).", min=1),
 ]
-
-
-def default_workers() -> int:
-    """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores."""
-    from nnunetv2.configuration import default_num_processes
-
-    return max(1, min(int(default_num_processes), os.cpu_count() or 1))
 
 
 def evaluate(
@@ -52,13 +44,11 @@ def evaluate(
     reference: Annotated[Path, typer.Argument(help="Folder of reference segmentations.", metavar="GT")],
     dataset_json: DatasetJson = None,
     splits: Splits = None,
-    fold: Annotated[str | None, typer.Option(help="With --splits: evaluate this fold's validation cases.")] = None,
+    fold: Annotated[str | None, option("folds", "With --splits: evaluate this fold's validation cases.")] = None,
     nsd_tolerance: Tolerance = 1.0,
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,
-    output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="Files without ending; default: PRED/evaluation.")
-    ] = None,
+    output: Annotated[Path | None, option("output", "Files without ending; default: PRED/evaluation.")] = None,
     workers: Workers = None,
 ) -> None:
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
@@ -68,7 +58,8 @@ def evaluate(
     from nnunet_kd.evaluation.results import OVERALL
     from nnunet_kd.evaluation.runs import fold_cases, read_splits
     from nnunet_kd.evaluation.tables import mean_and_error
-    from nnunet_kd.parallel import worker_pool
+    from nnunet_kd.nnunet.datasets import default_processes
+    from nnunet_kd.system.processes import worker_pool
 
     if (splits is None) != (fold is None):
         raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")
@@ -83,7 +74,7 @@ def evaluate(
         raise DataError(f"the folder {target.parent} cannot be written to. Give another place with --output.")
     labels_from = find_dataset_json(dataset_json, predictions, reference)
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
-    with worker_pool(workers or default_workers()) as pool:
+    with worker_pool(workers or default_processes()) as pool:
         evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
     csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
     evaluation.write_csv(csv_path)

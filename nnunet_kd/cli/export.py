@@ -9,6 +9,7 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
+from nnunet_kd.cli.options import option, parse_folds
 from nnunet_kd.errors import SettingsError
 
 
@@ -27,31 +28,18 @@ class Weights(str, Enum):
     ema = "ema"
 
 
-def parse_folds(given: list[str]) -> tuple[str, ...]:
-    """``-f 0 -f 1``, ``-f 0,1`` or ``-f all`` as fold names.
-
-    Raises:
-        SettingsError: one is neither a number nor ``all``.
-    """
-    folds = tuple(fold.strip() for part in given for fold in part.split(","))
-    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
-    if wrong:
-        raise SettingsError(f"a fold is a number or all, got {wrong[0]!r}.")
-    return folds
-
-
 def export(
     model: Annotated[Path, typer.Argument(metavar="MODEL", help="Model folder, checkpoint_*.pth, or exported zip.")],
     output: Annotated[Path, typer.Argument(metavar="OUT", help="Folder, OUT.zip, or OUT.onnx.")],
     target: Annotated[Target, typer.Option("--to", help="A model for stock nnU-Net, or ONNX.")],
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045  typer on Python 3.10
-        typer.Option("-f", "--folds", help="0, or 0,1,2, or all (fold_all). Default: every trained numbered fold."),
+        option("folds", "0, or 0 1 2, or all (fold_all). Default: every trained numbered fold."),
     ] = None,
     weights: Annotated[
         Weights, typer.Option("--weights", help="ema: as final, but refused unless it is a moving average.")
     ] = Weights.final,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Replace OUT.")] = False,
+    overwrite: Annotated[bool, option("overwrite", "Replace OUT.")] = False,
     keep_optimizer: Annotated[
         bool, typer.Option("--keep-optimizer", help="nnunet: keep what continuing the training needs.")
     ] = False,
@@ -62,7 +50,7 @@ def export(
     int8: Annotated[bool, typer.Option("--int8", help="onnx: static quantisation, calibrated on -i.")] = False,
     images: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("-i", "--images", help="onnx: folder of images to check on, and to calibrate --int8 on."),
+        option("input", "onnx: folder of images to check on, and to calibrate --int8 on."),
     ] = None,
     references: Annotated[
         Optional[Path],  # noqa: UP045
@@ -72,7 +60,7 @@ def export(
     """Write a trained model so that it runs without this package. Works for any nnU-Net model folder."""
     from nnunet_kd.export.folder_export import FolderOptions, export_folder
     from nnunet_kd.export.weights import CHECKPOINT_OF
-    from nnunet_kd.model_folder import open_model
+    from nnunet_kd.models.folder import open_model
 
     _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -8,19 +8,20 @@ import typer
 from rich.console import Console
 from rich.table import Table
 
-from nnunet_kd.environment import preprocessed_dataset
+from nnunet_kd.cli.options import option
+from nnunet_kd.nnunet.environment import preprocessed_dataset
 
 
 def plan(
     dataset: Annotated[str, typer.Argument(help="Dataset number or name.")],
-    plans_name: Annotated[str, typer.Option("-p", "--plans", help="The teacher's plan.")] = "nnUNetPlans",
-    reduction: Annotated[float, typer.Option("-r", "--reduction", help="Divide every stage's channels by this.")] = 4.0,
+    plans_name: Annotated[str, option("plans", "The teacher's plan.")] = "nnUNetPlans",
+    reduction: Annotated[float, option("reduction", "Divide every stage's channels by this.")] = 4.0,
 ) -> None:
     """Write the plan of a student with 1/r of the teacher's channels. It uses the data as already preprocessed."""
     from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-    from nnunet_kd.plans import (
+    from nnunet_kd.models.plans import (
         build_meta_network,
         named_student_plans,
         parameter_count,

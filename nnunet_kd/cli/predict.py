@@ -9,7 +9,7 @@ from typing import Annotated, Optional
 import typer
 from rich.console import Console
 
-from nnunet_kd.cli.export import parse_folds
+from nnunet_kd.cli.options import option, parse_folds
 
 
 class BackendName(str, Enum):
@@ -31,41 +31,35 @@ class Device(str, Enum):
 def predict(
     inputs: Annotated[
         list[Path],
-        typer.Option("-i", "--input", help="Folder of CASE_0000... files, or one case's files (-i once a channel)."),
+        option("input", "Folder of CASE_0000... files, or one case's files (-i once a channel)."),
     ],
-    output: Annotated[Path, typer.Option("-o", "--output", help="Folder; for one case also a file.")],
-    model: Annotated[
-        Path, typer.Option("--model", "-m", help="Model folder, checkpoint_*.pth, exported zip, or ONNX file.")
-    ],
+    output: Annotated[Path, option("output", "Folder; for one case also a file.")],
+    model: Annotated[Path, option("model", "Model folder, checkpoint_*.pth, exported zip, or ONNX file.")],
     backend: Annotated[
         Optional[BackendName],  # noqa: UP045  typer on Python 3.10
         typer.Option("--backend", help="Default: onnxruntime for an ONNX file, torch for everything else."),
     ] = None,
-    device: Annotated[Device, typer.Option("-device", "--device", help="Where the network runs.")] = Device.cpu,
+    device: Annotated[Device, option("device", "Where the network runs.")] = Device.cpu,
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("-f", "--folds", help="Of a model folder: 0, or 0,1,2, or all (fold_all). Default: all trained."),
+        option("folds", "Of a model folder: 0, or 0 1 2, or all (fold_all). Default: all trained."),
     ] = None,
     checkpoint: Annotated[
-        str, typer.Option("-chk", help="Of a model folder: the checkpoint's file name.")
+        str, option("checkpoint", "Of a model folder: the checkpoint's file name.")
     ] = "checkpoint_final.pth",
-    step: Annotated[
-        float, typer.Option("-step_size", "--step-size", min=0.05, max=1, help="Distance of patches / patch size.")
-    ] = 0.5,
-    no_mirroring: Annotated[
-        bool, typer.Option("--disable_tta", "--no-mirroring", help="No averaging over mirrored images.")
-    ] = False,
+    step: Annotated[float, option("step-size", "Distance of patches / patch size.", min=0.05, max=1)] = 0.5,
+    no_mirroring: Annotated[bool, option("no-mirroring", "No averaging over mirrored images.")] = False,
     threads: Annotated[
         Optional[int],  # noqa: UP045
         typer.Option("--threads", min=1, help="CPU threads. Default: all cores."),
     ] = None,
     probabilities: Annotated[
-        bool, typer.Option("--save_probabilities", help="Also write the probabilities, as nnU-Net does.")
+        bool, option("save-probabilities", "Also write the probabilities, as nnU-Net does.")
     ] = False,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="Predict again what is already there.")] = False,
+    overwrite: Annotated[bool, option("overwrite", "Predict again what is already there.")] = False,
     previous_stage: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("-prev_stage_predictions", "--previous-stage", help="Of a cascade: the first stage's folder."),
+        option("previous-stage", "Of a cascade: the first stage's folder."),
     ] = None,
     trusted: Annotated[
         bool, typer.Option("--trusted", help="Load checkpoints that hold more than data; this runs code of theirs.")

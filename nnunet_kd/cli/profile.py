@@ -10,6 +10,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import DataError
 
 
@@ -36,29 +37,29 @@ def profile(
         list[str],
         typer.Argument(help="[NAME=]PATH: model folder, exported zip, plan (*.json), or ONNX.", metavar="MODEL..."),
     ],
-    configuration: Annotated[str | None, typer.Option("-c", "--configuration", help="Of plans and zips.")] = None,
-    fold: Annotated[str | None, typer.Option(help="Of model folders and zips; default: the first trained one.")] = None,
-    dataset_json: Annotated[Path | None, typer.Option("--dataset-json", help="Of plans; default: beside it.")] = None,
+    configuration: Annotated[str | None, option("configuration", "Of plans and zips.")] = None,
+    fold: Annotated[str | None, option("folds", "Of model folders and zips; default: the first trained one.")] = None,
+    dataset_json: Annotated[Path | None, option("dataset-json", "Of plans; default: beside it.")] = None,
     device: Annotated[
         list[str] | None,
-        typer.Option("--device", help="cpu or cuda, repeatable; default: cpu, and cuda where there is one."),
+        option("device", "cpu or cuda, repeatable; default: cpu, and cuda where there is one."),
     ] = None,
     volume: Annotated[
         str | None, typer.Option(help="Voxels of the whole volume, as 155x240x240; default: the plan's median shape.")
     ] = None,
-    repeats: Annotated[int, typer.Option(min=1, help="Timed runs.")] = 10,
+    repeats: Annotated[int, option("repeats", "Timed runs.", min=1)] = 10,
     warmup: Annotated[int, typer.Option(min=0, help="Untimed runs before.")] = 2,
     patch_only: Annotated[bool, typer.Option("--patch-only", help="Do not time whole volumes.")] = False,
     output: Annotated[
-        Path | None, typer.Option("--output", "-o", help="JSON for `compare --profile`; *.md, *.csv, *.tex beside it.")
+        Path | None, option("output", "JSON for `compare --profile`; *.md, *.csv, *.tex beside it.")
     ] = None,
 ) -> None:
     """Parameters, FLOPs, checkpoint size, peak memory and latency; ratios are to the first model."""
     import torch
 
-    from nnunet_kd.evaluation.profile_tables import profile_table, write_profiles
-    from nnunet_kd.files import write_atomically
-    from nnunet_kd.profiling import ProfileOptions, profile_models
+    from nnunet_kd.evaluation.costs.profiling import ProfileOptions, profile_models
+    from nnunet_kd.evaluation.costs.tables import profile_table, write_profiles
+    from nnunet_kd.system.files import write_atomically
 
     named = parse_models(models)
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)

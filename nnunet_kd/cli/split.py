@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.datasets.splits import (
     FOLDS,
     SEED,
@@ -22,15 +23,15 @@ def split(
     dataset: Annotated[str, typer.Argument(metavar="DATASET", help="id (501) or full name (Dataset501_BraTS2024)")],
     group_regex: Annotated[
         str,
-        typer.Option("--group-regex", help="finds the patient in a case's name: its first group, or all it matches"),
+        option("group-regex", "finds the patient in a case's name: its first group, or all it matches"),
     ],
-    folds: Annotated[int, typer.Option("--folds", help="number of folds")] = FOLDS,
+    folds: Annotated[int, typer.Option("--number-of-folds", "--folds", help="how many folds")] = FOLDS,
     holdout: Annotated[
         float | None,
-        typer.Option("--holdout", help="one split with this share of the patients in validation, not folds"),
+        option("holdout", "one split with this share of the patients in validation, not folds"),
     ] = None,
-    seed: Annotated[int, typer.Option("--seed", help="of the shuffle")] = SEED,
-    overwrite: Annotated[bool, typer.Option("--overwrite", help="replace other splits that are there")] = False,
+    seed: Annotated[int, option("seed", "of the shuffle")] = SEED,
+    overwrite: Annotated[bool, option("overwrite", "replace other splits that are there")] = False,
 ) -> None:
     """Write splits_final.json so that all cases of a patient are on one side."""
     name, cases = training_cases(dataset)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -11,10 +12,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from nnunet_kd.cli.options import option
 from nnunet_kd.cli.training_options import check_device
 
 if TYPE_CHECKING:
-    from nnunet_kd.sweep.runs import PlannedRun, State
+    from nnunet_kd.workflows.sweep.command import SweepEnd
+    from nnunet_kd.workflows.sweep.runs import PlannedRun, State
 
 _INTERRUPTED = 130
 """A shell's exit code after Ctrl-C."""
@@ -27,7 +30,7 @@ def sweep(
     configuration: Annotated[Optional[str], typer.Argument(help="2d, 3d_fullres, ...")] = None,  # noqa: UP045
     methods: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(help="As in train -m, or the file's variants: student,dcd,logits."),
+        option("methods", "As in train -m, or the file's variants: student,dcd,logits."),
     ] = None,
     variants: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -37,33 +40,35 @@ def sweep(
             help="A method with settings of its own, such as 'dcd-S: objectives.dcd.bands=S'; repeatable.",
         ),
     ] = None,
-    folds: Annotated[Optional[str], typer.Option(help="0,1,2 or all; default 0.")] = None,  # noqa: UP045
-    seeds: Annotated[Optional[str], typer.Option(help="0,1; default 0.")] = None,  # noqa: UP045
+    folds: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option("folds", "-f 0 1 2, or --folds 0,1,2, or all; default 0."),
+    ] = None,
+    seeds: Annotated[Optional[str], option("seeds", "0,1; default 0.")] = None,  # noqa: UP045
     name: Annotated[Optional[str], typer.Option(help="Default: the file's name or the configuration.")] = None,  # noqa: UP045
     teacher: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("-t", "--teacher", help="Model folder or exported zip; every fold takes its own fold's teacher."),
+        option("teacher", "Model folder or exported zip; every fold takes its own fold's teacher."),
     ] = None,
     pretrained_weights: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option(
-            "-pretrained_weights",
-            "--pretrained-weights",
-            help="Checkpoint that every student starts from, or a model folder: every fold its own fold's checkpoint_final.pth.",
+        option(
+            "pretrained-weights",
+            "Checkpoint that every student starts from, or a model folder: every fold its own fold's checkpoint_final.pth.",
         ),
     ] = None,
-    recipe: Annotated[Optional[str], typer.Option(help="A shipped recipe's name or a YAML file.")] = None,  # noqa: UP045
+    recipe: Annotated[Optional[str], option("recipe", "A shipped recipe's name or a YAML file.")] = None,  # noqa: UP045
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045
-        typer.Option("--set", metavar="KEY=VALUE", help="Any setting, for all runs; repeatable."),
+        option("set", "Any setting, for all runs; repeatable.", metavar="KEY=VALUE"),
     ] = None,
     plans: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("-p", "--plans", help="The teacher's plan, or a student's; default nnUNetPlans."),
+        option("plans", "The teacher's plan, or a student's; default nnUNetPlans."),
     ] = None,
     device: Annotated[
         Optional[str],  # noqa: UP045
-        typer.Option("-device", "--device", help="cuda, cpu or mps; default cuda."),
+        option("device", "cuda, cpu or mps; default cuda."),
     ] = None,
     slurm: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -72,15 +77,13 @@ def sweep(
             help="Submit an array: timeout_min=1440, partition=gpu, gpus_per_node=1, array_parallelism=8; repeatable.",
         ),
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only print the table of runs.")] = False,
+    dry_run: Annotated[bool, option("dry-run", "Only print the table of runs.")] = False,
 ) -> None:
     """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
-    from nnunet_kd.files import write_atomically
-    from nnunet_kd.settings_sources import parse_assignments
-    from nnunet_kd.sweep import slurm as cluster
-    from nnunet_kd.sweep.description import DESCRIPTION_FILE, describe_sweep, parse_numbers, parse_variant
-    from nnunet_kd.sweep.execution import Stopped, train_all
-    from nnunet_kd.sweep.runs import plan_sweep, sweep_folder
+    from nnunet_kd.distillation.settings_sources import parse_assignments
+    from nnunet_kd.workflows.sweep.command import run_sweep
+    from nnunet_kd.workflows.sweep.description import describe_sweep, parse_numbers, parse_variant
+    from nnunet_kd.workflows.sweep.execution import Stopped
 
     file = Path(dataset) if dataset.endswith((".yaml", ".yml")) else None
     given: dict[str, Any] = {
@@ -89,7 +92,7 @@ def sweep(
         "name": name,
         "methods": None if methods is None else [part.strip() for part in methods.split(",") if part.strip()],
         "variants": None if variants is None else dict(parse_variant(text) for text in variants),
-        "folds": None if folds is None else parse_numbers(folds, "--folds", ("all",)),
+        "folds": parse_numbers(",".join(folds), "--folds", ("all",)) if folds else None,
         "seeds": None if seeds is None else parse_numbers(seeds, "--seeds"),
         "teacher": teacher,
         "pretrained_weights": pretrained_weights,
@@ -100,57 +103,48 @@ def sweep(
         "slurm": parse_assignments(slurm) if slurm else None,
     }
     description = describe_sweep(file, {key: value for key, value in given.items() if value is not None})
-    if description.slurm is not None:
-        cluster.check_parameters(description.slurm)
-    elif not dry_run:
+    if description.slurm is None and not dry_run:
         check_device(description.device)
-    runs = plan_sweep(description)
-    folder = sweep_folder(description)
-    states = {run: run.state() for run in runs}
     console = Console()
-    _print_table(console, states, folder)
-    missing = [run for run, state in states.items() if state != "done"]
-    if dry_run or not missing:
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / DESCRIPTION_FILE, lambda target: target.write(description.as_yaml()))
-    if description.slurm is not None:
-        waiting = [run for run in missing if states[run] != "running"]
-        if not waiting:
-            return
-        jobs = cluster.submit(waiting, description.slurm, folder / "submitit")
-        _say(
-            console,
-            f"Submitted {len(jobs)} jobs ({jobs[0].job_id} to {jobs[-1].job_id}); output: {folder / 'submitit'}",
-        )
-        _say(console, "The same command with --dry-run shows how far they are.")
-        return
     try:
-        failures = train_all(missing, console)
+        end = run_sweep(description, lambda folder, states: _print_table(console, states, folder), console, dry_run)
     except Stopped as error:
         _say(console, f"Stopped ({error}). The same command again continues.")
         raise typer.Exit(_INTERRUPTED) from error
-    if failures:
-        for failure in failures:
-            console.print(
-                f"\n[bold red]{escape(str(failure.run))} {failure.reason}[/]", soft_wrap=True, highlight=False
-            )
-            for line in failure.lines:
-                _say(console, f"  {line}")
-            _say(console, f"The whole output: {failure.run.folder / 'sweep_run.log'}")
-        _say(console, f"\n{len(failures)} of {len(missing)} runs failed. The same command again tries them once more.")
+    _print_end(console, end, next(iter(description.rows())))
+    if end.failed:
         raise typer.Exit(1)
-    left = Counter(run.state() for run in runs)
+
+
+def _print_end(console: Console, end: SweepEnd, reference: str) -> None:
+    if end.jobs is not None:
+        if end.jobs:
+            place = end.folder / "submitit"
+            _say(console, f"Submitted {len(end.jobs)} jobs ({end.jobs[0]} to {end.jobs[-1]}); output: {place}")
+            _say(console, "The same command with --dry-run shows how far they are.")
+        return
+    for failure in end.failures:
+        console.print(f"\n[bold red]{escape(str(failure.run))} {failure.reason}[/]", soft_wrap=True, highlight=False)
+        for line in failure.lines:
+            _say(console, f"  {line}")
+        _say(console, f"The whole output: {failure.run.folder / 'sweep_run.log'}")
+    if end.failures:
+        _say(
+            console,
+            f"\n{len(end.failures)} of {end.missing} runs failed. The same command again tries them once more.",
+        )
+        return
+    left = Counter(end.states)
     if left["running"]:
         _say(console, f"Still trained by other processes: {left['running']}; --dry-run shows how far they are.")
     if left["failed"]:
         _say(console, f"Failed in other processes: {left['failed']}. The same command again tries them once more.")
-        raise typer.Exit(1)
-    _say(console, f"Compare them: nnunet-kd compare --sweep {folder} --reference {next(iter(description.rows()))}")
+    elif end.states:
+        _say(console, f"Compare them: nnunet-kd compare --sweep {end.folder} --reference {reference}")
 
 
-def _print_table(console: Console, states: dict[PlannedRun, State], folder: Path) -> None:
-    from nnunet_kd.sweep.record import read_record
+def _print_table(console: Console, states: Mapping[PlannedRun, State], folder: Path) -> None:
+    from nnunet_kd.workflows.sweep.record import read_record
 
     table = Table("variant", "fold", "seed", "state", "epochs", "training", title=escape(str(folder)))
     table.add_column("folder", overflow="fold")

@@ -8,8 +8,9 @@ from typing import Annotated, Optional
 import typer
 
 from nnunet_kd.cli import training_options as options
-from nnunet_kd.environment import method_trainer
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import method_trainer
 
 
 def train(
@@ -22,20 +23,20 @@ def train(
     assignments: options.Assignments = None,
     plans_name: options.PlansName = "nnUNetPlans",
     device: options.Device = "cuda",
-    gpus: Annotated[int, typer.Option("-num_gpus", help="GPUs to train on.")] = 1,
+    gpus: Annotated[int, option("num-gpus", "GPUs to train on.")] = 1,
     pretrained_weights: Annotated[
         Optional[str],  # noqa: UP045  typer on Python 3.10
-        typer.Option("-pretrained_weights", help="Checkpoint of a student of the same plan to start from."),
+        option("pretrained-weights", "Checkpoint of a student of the same plan to start from."),
     ] = None,
-    continue_training: Annotated[bool, typer.Option("--c", help="Continue from the latest checkpoint.")] = False,
+    continue_training: Annotated[bool, option("continue", "Continue from the latest checkpoint.")] = False,
     validate: Annotated[bool, typer.Option("--val", help="Only validate a finished training.")] = False,
-    validate_best: Annotated[bool, typer.Option("--val_best", help="Validate checkpoint_best.")] = False,
-    probabilities: Annotated[bool, typer.Option("--npz", help="Save the validation's probabilities.")] = False,
+    validate_best: Annotated[bool, option("val-best", "Validate checkpoint_best.")] = False,
+    probabilities: Annotated[bool, option("save-probabilities", "Save the validation's probabilities.")] = False,
 ) -> None:
     """Distil a student. The same as nnUNetv2_train -tr nnUNetTrainer<METHOD>, whose options it takes; also under torchrun."""
     import torch
 
-    from nnunet_kd.distributed import launched_by_torchrun, process_group
+    from nnunet_kd.training.distributed import launched_by_torchrun, process_group
 
     trainer = method_trainer(method)
     options.check_device(device)
@@ -49,7 +50,7 @@ def train(
     options.pass_settings(teachers or [], recipe, assignments or [])
     options.check_settings(trainer, dataset, configuration, plans_name)
 
-    from nnunetv2.run.run_training import run_training
+    from nnunet_kd.nnunet.training import run_training
 
     if device != "cpu":
         torch.set_num_threads(1)  # as nnU-Net does; on the CPU, PyTorch's default or OMP_NUM_THREADS holds
@@ -61,11 +62,11 @@ def train(
             fold,
             trainer,
             plans_name,
+            own_device,
             pretrained_weights,
-            num_gpus=gpus,
-            export_validation_probabilities=probabilities,
-            continue_training=continue_training,
-            only_run_validation=validate,
-            val_with_best=validate_best,
-            device=own_device,
+            gpus,
+            probabilities,
+            continue_training,
+            validate,
+            validate_best,
         )

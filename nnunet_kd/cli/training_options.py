@@ -9,31 +9,31 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
-from nnunet_kd.environment import find_trainer, preprocessed_dataset, required_folder
+from nnunet_kd.cli.options import option
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import find_trainer, preprocessed_dataset, required_folder
 
 if TYPE_CHECKING:
-    from nnunet_kd.settings import Settings
+    from nnunet_kd.distillation.settings import Settings
 
 Dataset = Annotated[str, typer.Argument(help="Dataset number or name.")]
 Configuration = Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")]
 Fold = Annotated[str, typer.Argument(help="0 to 4, or all.")]
-Method = Annotated[str, typer.Option("-m", "--method", help="dcd, student, ...")]
+Method = Annotated[str, option("method", "dcd, student, ...")]
 Teachers = Annotated[
     Optional[list[str]],  # noqa: UP045  typer on Python 3.10
-    typer.Option(
-        "-t",
-        "--teacher",
-        help="Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
+    option(
+        "teacher",
+        "Model folder, checkpoint_*.pth or exported zip; repeat it for several teachers. Default: searched for.",
     ),
 ]
-Recipe = Annotated[Optional[str], typer.Option("--recipe", help="A shipped recipe's name or a YAML file.")]  # noqa: UP045
+Recipe = Annotated[Optional[str], option("recipe", "A shipped recipe's name or a YAML file.")]  # noqa: UP045
 Assignments = Annotated[
     Optional[list[str]],  # noqa: UP045
-    typer.Option("--set", metavar="KEY=VALUE", help="Any setting, for example --set epochs=300; repeatable."),
+    option("set", "Any setting, for example --set epochs=300; repeatable.", metavar="KEY=VALUE"),
 ]
-PlansName = Annotated[str, typer.Option("-p", "--plans", help="The teacher's plan, or a student's.")]
-Device = Annotated[str, typer.Option("-device", "--device", help="cuda, cpu or mps.")]
+PlansName = Annotated[str, option("plans", "The teacher's plan, or a student's.")]
+Device = Annotated[str, option("device", "cuda, cpu or mps.")]
 
 
 def check_device(device: str) -> None:
@@ -54,7 +54,7 @@ def check_fold(fold: str) -> None:
 
 def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:
     """Options to environment variables, which the trainer reads whoever builds it."""
-    from nnunet_kd.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 
     given = list(assignments)
     paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers]
@@ -73,8 +73,8 @@ def check_settings(trainer: str, dataset: str, configuration: str, plans_name: s
     Raises:
         NnunetKdError: folders, dataset, settings or plan.
     """
-    from nnunet_kd.plans import read_plans, reduce_plans
-    from nnunet_kd.settings_sources import resolve_settings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.models.plans import read_plans, reduce_plans
 
     required_folder("nnUNet_results")
     folder, _ = preprocessed_dataset(dataset)

@@ -12,12 +12,12 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli import training_options as options
-from nnunet_kd.environment import method_trainer, variables_set_to
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 
 if TYPE_CHECKING:
-    from nnunet_kd.pull import Pull
-    from nnunet_kd.trainer import DistillationTrainer
+    from nnunet_kd.training.gradient_shares import GradientShare
+    from nnunet_kd.training.trainer import DistillationTrainer
 
 
 def weigh(
@@ -32,7 +32,7 @@ def weigh(
     device: options.Device = "cuda",
     batches: Annotated[int, typer.Option(min=1, help="Batches of training data to measure on.")] = 8,
 ) -> None:
-    """How hard a method pulls on a new student, against the labels, and which weight makes it pull as hard. Trains nothing."""
+    """How large a method's gradient to a new student is beside the labels', and which weight makes it equal. Trains nothing."""
     trainer = method_trainer(method)
     options.check_device(device)
     options.check_fold(fold)
@@ -41,30 +41,31 @@ def weigh(
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 
     import torch
-    from nnunetv2.run.run_training import get_trainer_from_args
 
-    from nnunet_kd.pull import leaving_nothing, measure_pulls
+    from nnunet_kd.nnunet.training import make_trainer
+    from nnunet_kd.training.gradient_shares import in_temporary_results, measure_shares
 
     # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
     variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-    arguments: dict[str, Any] = {"plans_identifier": plans_name, "device": torch.device(device)}
-    fold_number: Any = fold if fold == "all" else int(fold)
+    fold_number: int | str = fold if fold == "all" else int(fold)
     console = Console()
 
     def make() -> DistillationTrainer:
-        made: DistillationTrainer = get_trainer_from_args(dataset, configuration, fold_number, trainer, **arguments)
+        made: DistillationTrainer = make_trainer(
+            dataset, configuration, fold_number, trainer, plans_name, torch.device(device)
+        )
         return made
 
     with (
         variables_set_to(variables),
         console.status("measuring"),
         contextlib.redirect_stdout(io.StringIO()),
-        leaving_nothing(make) as made,
+        in_temporary_results(make) as made,
     ):
         made.prepare_distillation()
-        pulls = measure_pulls(made, _training_batches(made, batches))
-    console.print(_table(pulls, batches))
-    for line in _advice(pulls):
+        shares = measure_shares(made, _training_batches(made, batches))
+    console.print(_table(shares, batches))
+    for line in _what_to_do(shares):
         console.print(line, soft_wrap=True, highlight=False)
 
 
@@ -74,34 +75,34 @@ def _training_batches(trainer: DistillationTrainer, count: int) -> Iterator[dict
     return (next(loader) for _ in range(count))
 
 
-def _table(pulls: list[Pull], batches: int) -> Table:
+def _table(shares: list[GradientShare], batches: int) -> Table:
     table = Table(
-        *("objective", "weight", "pull", "least to most", "cosine", "weight for an equal pull"),
-        title=f"Pull on a new student's encoder, {batches} batches",
-        caption="Pull: norm of the weighted objective's gradient over that of the labels', median over batches.",
+        *("objective", "weight", "gradient", "least to most", "cosine", "weight for an equal gradient"),
+        title=f"Gradient to a new student's encoder, {batches} batches",
+        caption="Gradient: norm of the weighted objective's gradient over that of the labels', median over batches.",
     )
-    for pull in pulls:
+    for share in shares:
         table.add_row(
-            pull.objective,
-            f"{pull.weight:g}",
-            f"{pull.ratio:.3g}",
-            f"{min(pull.ratios):.3g} to {max(pull.ratios):.3g}",
-            f"{pull.cosine:+.2f}",
-            f"{pull.equal_weight:.2g}",
+            share.objective,
+            f"{share.weight:g}",
+            f"{share.ratio:.3g}",
+            f"{min(share.ratios):.3g} to {max(share.ratios):.3g}",
+            f"{share.cosine:+.2f}",
+            f"{share.equal_weight:.2g}",
         )
     return table
 
 
-def _advice(pulls: list[Pull]) -> Iterator[str]:
+def _what_to_do(shares: list[GradientShare]) -> Iterator[str]:
     """What a ratio far from 1 means, and what to do."""
-    from nnunet_kd.pull import DROWNED, DROWNS_LABELS
+    from nnunet_kd.training.gradient_shares import HARDLY_COUNTS, HIDES_LABELS
 
-    for pull in pulls:
-        setting = f"--set objectives.{pull.objective}.weight={pull.equal_weight:.2g}"
-        if pull.ratio > DROWNS_LABELS:
+    for share in shares:
+        setting = f"--set objectives.{share.objective}.weight={share.equal_weight:.2g}"
+        if share.ratio > HIDES_LABELS:
             yield (
-                f"{pull.objective}: the labels hardly count beside it, and steps this large may wear the student's learning rate "
-                f"out. An equal pull: {setting}"
+                f"{share.objective}: the labels hardly count beside it, and steps this large make the weights grow, and "
+                f"so later steps count less. An equal gradient: {setting}"
             )
-        elif pull.ratio < DROWNED:
-            yield f"{pull.objective}: hardly pulls on the student. An equal pull: {setting}"
+        elif share.ratio < HARDLY_COUNTS:
+            yield f"{share.objective}: hardly counts beside the labels. An equal gradient: {setting}"

@@ -7,9 +7,8 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunetv2.configuration import default_num_processes
-
 from nnunet_kd.errors import DataError
+from nnunet_kd.nnunet.datasets import default_processes
 
 LABEL = "label"
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -102,7 +101,7 @@ class ConversionOptions:
 
     link: bool = False
     """Symlink the images that need no change instead of copying them."""
-    processes: int = default_num_processes
+    processes: int = default_processes()
     """Worker processes; default: nnU-Net's own (``nnUNet_def_n_proc``, else 8)."""
     dry_run: bool = False
     """Check everything, write nothing."""

@@ -10,9 +10,6 @@ from functools import partial
 from pathlib import Path
 from shutil import disk_usage
 
-from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
-from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
-
 from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
 from nnunet_kd.datasets.checks import BadCase, BadCasesError, check_case
 from nnunet_kd.datasets.splits import (
@@ -24,10 +21,11 @@ from nnunet_kd.datasets.splits import (
     write_splits,
 )
 from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case
-from nnunet_kd.environment import required_folder
 from nnunet_kd.errors import DataError
-from nnunet_kd.files import write_atomically, write_csv
-from nnunet_kd.parallel import as_finished, worker_pool
+from nnunet_kd.nnunet.datasets import datasets_of_number, write_dataset_json
+from nnunet_kd.nnunet.environment import required_folder
+from nnunet_kd.system.files import write_atomically, write_csv
+from nnunet_kd.system.processes import as_finished, worker_pool
 
 SKIPPED = "skipped.csv"
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
@@ -121,7 +119,7 @@ def _convert(
 
 
 def _refuse_wrong_folder(folder: Path, description: DatasetDescription, sources: list[Path]) -> None:
-    others = [name for name in find_candidate_datasets(description.dataset_id) if name != description.folder_name]
+    others = [name for name in datasets_of_number(description.dataset_id) if name != description.folder_name]
     if others:
         raise DataError(
             f"Dataset id {description.dataset_id} is taken by {', '.join(others)} (in nnUNet_raw, nnUNet_preprocessed or "
@@ -242,13 +240,13 @@ def _require_room(folder: Path, cases: list[Case]) -> None:
 
 def _write_dataset_json(folder: Path, description: DatasetDescription, training_cases: int) -> None:
     with tempfile.TemporaryDirectory() as temporary:
-        generate_dataset_json(
-            temporary,
-            channel_names=dict(enumerate(description.channels)),
-            labels=dict(description.labels),
-            num_training_cases=training_cases,
-            file_ending=FILE_ENDING,
-            regions_class_order=description.regions_class_order,
+        write_dataset_json(
+            Path(temporary),
+            list(description.channels),
+            description.labels,
+            training_cases,
+            FILE_ENDING,
+            description.regions_class_order,
             dataset_name=description.folder_name,
             reference=description.reference,
             description=description.description,

@@ -16,9 +16,9 @@ import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
-from nnunet_kd.environment import dataset_name, required_folder
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.files import write_atomically
+from nnunet_kd.nnunet.environment import dataset_name, required_folder
+from nnunet_kd.system.files import write_atomically
 
 SPLITS_FILE = "splits_final.json"
 FOLDS = 5

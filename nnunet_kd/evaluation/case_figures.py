@@ -12,11 +12,11 @@ import numpy.typing as npt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.patches import Rectangle
-from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from scipy import ndimage
 
 from nnunet_kd.evaluation.charts import PALETTE
 from nnunet_kd.evaluation.results import Values
+from nnunet_kd.nnunet.scoring import mask_of
 
 Box = tuple[slice, slice]
 Volume = npt.NDArray[np.float32]
@@ -197,7 +197,7 @@ def _contours(
     style: str = "solid",
 ) -> None:
     for name, label in classes.items():
-        mask = region_or_label_to_mask(labels, label)
+        mask = mask_of(labels, label)
         if not mask.any():
             continue
         # a frame of background closes contours that touch the image's edge

@@ -12,7 +12,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import METRICS, Metric
 from nnunet_kd.evaluation.results import CASE_COLUMNS, OVERALL, Evaluation, Summary, Values, paired_values
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired, gap_recovered, holm
-from nnunet_kd.files import write_csv
+from nnunet_kd.system.files import write_csv
 
 _CSV_COLUMNS = (
     *("method", "metric", "class", "mean", "standard_error", "cases", "left_out", "reference", "difference"),

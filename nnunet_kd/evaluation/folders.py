@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-from nnunetv2.evaluation.evaluate_predictions import region_or_label_to_mask
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
@@ -24,7 +23,8 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions, measure
 from nnunet_kd.evaluation.results import Evaluation
-from nnunet_kd.parallel import run_all
+from nnunet_kd.nnunet.scoring import mask_of
+from nnunet_kd.system.processes import run_all
 
 GEOMETRY_TOLERANCE = 1e-3
 """mm, and for direction cosines: NIfTI headers keep single precision."""
@@ -161,7 +161,7 @@ def evaluate_folder(
         prediction_folder, reference_folder, cases: see :func:`find_cases`.
         dataset_json_path: nnU-Net's ``dataset.json``.
         options: default :class:`MetricOptions`.
-        pool: of :func:`nnunet_kd.parallel.worker_pool`; default: this process.
+        pool: of :func:`nnunet_kd.system.processes.worker_pool`; default: this process.
         title: in front of the progress bar.
 
     Raises:
@@ -251,8 +251,8 @@ def measure_case(
     spacing = tuple(float(step) for step in properties["spacing"])
     return {
         name: measure(
-            region_or_label_to_mask(prediction[0], label) & counted,
-            region_or_label_to_mask(reference[0], label) & counted,
+            mask_of(prediction[0], label) & counted,
+            mask_of(reference[0], label) & counted,
             spacing,
             options,
         )

@@ -14,7 +14,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
 from nnunet_kd.evaluation.seeds import BySeed, Trainings
-from nnunet_kd.files import write_csv
+from nnunet_kd.system.files import write_csv
 
 OPTION_COLUMNS = tuple(field.name for field in fields(MetricOptions))
 COLUMNS = ("method", "seed", *CASE_COLUMNS, *OPTION_COLUMNS)

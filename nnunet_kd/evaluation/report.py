@@ -20,14 +20,14 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation import charts
 from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, class_colours, draw_panels
 from nnunet_kd.evaluation.comparison import Comparison
+from nnunet_kd.evaluation.costs.profiling import Profile
+from nnunet_kd.evaluation.costs.tables import profile_table
 from nnunet_kd.evaluation.folders import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
-from nnunet_kd.evaluation.profile_tables import profile_table
 from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import Table, class_tables, difference_tables, fixed, overall_table, signed
-from nnunet_kd.files import write_atomically
-from nnunet_kd.profiling import Profile
+from nnunet_kd.system.files import write_atomically
 
 CHARTED = (DICE, HD95, NSD)
 

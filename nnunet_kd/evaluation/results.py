@@ -13,7 +13,7 @@ import numpy as np
 import numpy.typing as npt
 
 from nnunet_kd.evaluation.metrics import COUNTS, METRICS, MetricOptions
-from nnunet_kd.files import write_atomically, write_csv
+from nnunet_kd.system.files import write_atomically, write_csv
 
 Values = npt.NDArray[np.float64]
 OVERALL = "overall"

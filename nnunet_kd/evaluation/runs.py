@@ -13,12 +13,13 @@ from typing import Any
 
 import yaml
 
-from nnunet_kd.checkpoint import read_checkpoint
-from nnunet_kd.environment import optional_folder
 from nnunet_kd.errors import CheckpointError, DataError, ModelError
-from nnunet_kd.files import sha256
-from nnunet_kd.model_folder import open_model
-from nnunet_kd.model_sources import open_model as open_network
+from nnunet_kd.evaluation.costs.networks import read_network
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.system.files import sha256
 
 SETTINGS_FILE = "distillation_settings.yaml"
 Split = Mapping[str, Sequence[str]]
@@ -155,7 +156,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
     except CheckpointError as error:
         raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
     try:
-        parameters = open_network(checkpoint).parameters
+        parameters = read_network(checkpoint).parameters
     except ModelError as error:
         raise DataError(str(error)) from error
     return Run(
@@ -167,7 +168,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
         parameters,
         settings,
         _curves(content),
-        tuple(content.get("inference_allowed_mirroring_axes") or ()),
+        tuple(content.get(MIRROR_AXES) or ()),
     )
 
 
@@ -184,7 +185,7 @@ def _read(path: Path) -> dict[str, Any]:
 
 def _curves(checkpoint: Mapping[str, Any]) -> dict[str, list[float]]:
     """nnU-Net's own losses and Dice, and every mean loss term of a distillation."""
-    logging = checkpoint.get("logging") or {}
+    logging = checkpoint.get(LOGGING) or {}
     names = {"train_losses": "training loss", "val_losses": "validation loss", "ema_fg_dice": "pseudo Dice (averaged)"}
     curves = {title: [float(value) for value in logging[key]] for key, title in names.items() if logging.get(key)}
     epochs = (checkpoint.get("nnunet_kd") or {}).get("history") or []
@@ -246,7 +247,7 @@ def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Seque
         listed = ", ".join(
             f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
         )
-        warnings.append(f"the students were taught by different teachers (SHA-256 {listed}).")
+        warnings.append(f"the students had different teachers (SHA-256 {listed}).")
     return warnings + _mirrored_otherwise(methods)
 
 

@@ -10,7 +10,7 @@ from nnunet_kd.evaluation.comparison import Comparison, Row
 from nnunet_kd.evaluation.metrics import DICE, HD95, LESION_F1, METRICS, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
 from nnunet_kd.evaluation.statistics import Interval
-from nnunet_kd.files import csv_text
+from nnunet_kd.system.files import csv_text
 
 TESTED = (DICE, HD95, NSD, LESION_F1)
 """Metrics with tables of their own; all of them are in the CSV."""

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nnunetv2.evaluation.evaluate_predictions import compute_metrics_on_folder
 from numpy.typing import NDArray
 from torch import nn
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.inference.cases import Case
+from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.nnunet.scoring import folder_metrics
 
 Patch = NDArray[np.float32]
 
@@ -77,7 +77,7 @@ def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: I
     return Difference(count, largest, scale, float(np.mean(alike)))
 
 
-def matching_references(cases: Sequence[Case], folder: Path) -> list[Case]:
+def matching_references(cases: Sequence[InputCase], folder: Path) -> list[InputCase]:
     """The cases that have a reference segmentation.
 
     Raises:
@@ -91,7 +91,7 @@ def matching_references(cases: Sequence[Case], folder: Path) -> list[Case]:
 
 
 def dice_by_label(
-    predictors: Mapping[str, CasePredictor], cases: Sequence[Case], references: Path, workspace: Path
+    predictors: Mapping[str, CasePredictor], cases: Sequence[InputCase], references: Path, workspace: Path
 ) -> dict[str, dict[str, float]]:
     """Mean Dice by label or region (nnU-Net's evaluation) of every predictor on the same cases.
 
@@ -105,20 +105,17 @@ def dice_by_label(
     for name, predictor in predictors.items():
         folder = workspace / name
         folder.mkdir()
-        redirected = [Case(case.name, case.images, folder / case.output.name) for case in cases]
+        redirected = [InputCase(case.name, case.images, folder / case.output.name) for case in cases]
         for _ in predictor.predict_cases(redirected):
             pass
         labels = predictor.label_manager
-        metrics = compute_metrics_on_folder(
-            str(references),
-            str(folder),
-            None,
+        metrics = folder_metrics(
+            references,
+            folder,
             predictor.plans_manager.image_reader_writer_class(),
             predictor.dataset_json["file_ending"],
             labels.foreground_regions if labels.has_regions else labels.foreground_labels,
             labels.ignore_label,
-            num_processes=1,
-            chill=True,
         )
         result[name] = {str(label): float(values["Dice"]) for label, values in metrics["mean"].items()}
     return result

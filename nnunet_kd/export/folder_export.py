@@ -13,15 +13,16 @@ from typing import Any, BinaryIO
 import torch
 from rich.progress import Progress
 
-from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.model_card import FoldSummary, summarise_fold, write_card
 from nnunet_kd.export.stock_trainer import stock_trainer_name
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import folder_beside, write_atomically
-from nnunet_kd.model_folder import ModelFolder, read_json
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.nnunet.checkpoints import GRADIENT_SCALER, OPTIMIZER, TRAINER, trained_configuration
+from nnunet_kd.system.files import folder_beside, write_atomically
 
-_TRAINING_ONLY = ("optimizer_state", "grad_scaler_state")
+_TRAINING_ONLY = (OPTIMIZER, GRADIENT_SCALER)
 _CARD = "README.md"
 
 
@@ -99,7 +100,7 @@ def _fill(model: ModelFolder, folder: Path, options: FolderOptions) -> str:
             check_weights(checkpoint, options.weights, model.checkpoint_path(fold))
             target = folder / f"fold_{fold}"
             target.mkdir()
-            configurations.add(checkpoint["init_args"]["configuration"])
+            configurations.add(trained_configuration(checkpoint))
             validation = _copy_results(model.folder / f"fold_{fold}", target)
             summaries.append(summarise_fold(fold, checkpoint, validation))
             torch.save(_stock_checkpoint(model, checkpoint, options), target / model.checkpoint)
@@ -128,7 +129,7 @@ def install_name(model: ModelFolder, configuration: str, trainer: str) -> str:
 def _stock_checkpoint(model: ModelFolder, checkpoint: dict[str, Any], options: FolderOptions) -> dict[str, Any]:
     left_out = (ENTRY,) if options.keep_optimizer else (ENTRY, *_TRAINING_ONLY)
     kept = {key: value for key, value in checkpoint.items() if key not in left_out}
-    kept["trainer_name"] = stock_trainer_name(model, checkpoint)
+    kept[TRAINER] = stock_trainer_name(model, checkpoint)
     return kept
 
 

@@ -11,11 +11,12 @@ from typing import Any
 import yaml
 
 import nnunet_kd
-from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import PlanError
 from nnunet_kd.export.weights import is_average
-from nnunet_kd.model_folder import ModelFolder
-from nnunet_kd.plans import provenance
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.models.plans import provenance
+from nnunet_kd.nnunet.checkpoints import EPOCH, TRAINER, WEIGHTS
 
 
 @dataclass
@@ -52,13 +53,13 @@ def summarise_fold(fold: str, checkpoint: Mapping[str, Any], validation: Mapping
         validation: nnU-Net's ``summary.json``; ``None`` if the fold was not validated.
     """
     entry = checkpoint.get(ENTRY, {})
-    weights = checkpoint["network_weights"]
+    weights = checkpoint[WEIGHTS]
     shared = {weight.data_ptr(): weight.numel() for weight in weights.values()}  # nnU-Net lists some weights twice
     means = validation["mean"] if validation else {}
     return FoldSummary(
         fold=fold,
-        trainer=str(checkpoint["trainer_name"]),
-        epochs=int(checkpoint.get("current_epoch", 0)),
+        trainer=str(checkpoint[TRAINER]),
+        epochs=int(checkpoint.get(EPOCH, 0)),
         parameters=sum(shared.values()),
         settings=shareable_settings(entry.get("settings", {})),
         averaged=is_average(checkpoint),

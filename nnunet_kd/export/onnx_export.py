@@ -24,18 +24,19 @@ import torch
 from rich.console import Console
 from torch import nn
 
+from nnunet_kd.backends.interface import Backend
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_label, matching_references
 from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.files import folder_beside, write_atomically
-from nnunet_kd.inference.backends import OnnxRuntime
-from nnunet_kd.inference.cases import Case, find_cases
+from nnunet_kd.inference.cases import InputCase, find_cases
 from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe, dump, json_path
 from nnunet_kd.inference.predictor import CasePredictor
-from nnunet_kd.model_folder import ModelFolder, load_predictor
-from nnunet_kd.requirements import EXTRAS, require
+from nnunet_kd.inference.runtime_network import open_backend
+from nnunet_kd.models.folder import ModelFolder, load_predictor
+from nnunet_kd.system.files import folder_beside, write_atomically
+from nnunet_kd.system.requirements import EXTRAS, require
 
 OPSET = 18
 LARGEST_BYTES = 2_000_000_000
@@ -152,7 +153,7 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
         description = describe(model, checkpoint, exported, options.precision, OPSET)
         say("comparing with PyTorch")
         written = OnnxModel(exported, description)
-        runtime = OnnxRuntime(written)
+        runtime = open_backend("onnxruntime", written)
         report = OnnxReport(output, model.folds, _compare(network, runtime, predictor, cases, channels))
         _refuse_if_different(report.differences, options.precision, output)
         if scored:
@@ -225,7 +226,7 @@ def _network(predictor: CasePredictor, model: ModelFolder) -> nn.Module:
 
 
 def _compare(
-    network: nn.Module, runtime: OnnxRuntime, predictor: CasePredictor, cases: list[Case], channels: int
+    network: nn.Module, runtime: Backend, predictor: CasePredictor, cases: list[InputCase], channels: int
 ) -> dict[str, Difference]:
     size = predictor.configuration_manager.patch_size
     batches = chain(random_patches(channels, size, 1), random_patches(channels, size, 1, batch=2))
@@ -248,8 +249,8 @@ def _refuse_if_different(differences: Mapping[str, Difference], precision: str, 
 def _dice(
     predictor: CasePredictor,
     written: OnnxModel,
-    runtime: OnnxRuntime,
-    cases: list[Case],
+    runtime: Backend,
+    cases: list[InputCase],
     options: OnnxOptions,
     workspace: Path,
 ) -> tuple[dict[str, dict[str, float]], int]:

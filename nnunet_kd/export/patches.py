@@ -9,8 +9,9 @@ import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
 from numpy.typing import NDArray
 
-from nnunet_kd.inference.cases import Case
+from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.nnunet.prediction import windows
 
 Patch = NDArray[np.float32]
 
@@ -22,7 +23,7 @@ def random_patches(channels: int, size: Sequence[int], count: int, batch: int = 
         yield generator.standard_normal((batch, channels, *size), dtype=np.float32)
 
 
-def image_patches(predictor: CasePredictor, cases: Sequence[Case], count: int) -> Iterator[Patch]:
+def image_patches(predictor: CasePredictor, cases: Sequence[InputCase], count: int) -> Iterator[Patch]:
     """At most ``count`` sliding-window patches ``(1, channels, *size)``, spread evenly over the cases.
 
     Of each case those nearest the image's middle are taken, where the anatomy is.
@@ -37,7 +38,7 @@ def image_patches(predictor: CasePredictor, cases: Sequence[Case], count: int) -
         data: torch.Tensor = predictor.preprocess(case)["data"]
         size = predictor.configuration_manager.patch_size
         padded, _ = pad_nd_image(data, size, "constant", {"value": 0}, True, None)
-        slicers = predictor._internal_get_sliding_window_slicers(padded.shape[1:])
+        slicers = windows(predictor, padded.shape[1:])
         order = sorted(range(len(slicers)), key=lambda index: abs(index - (len(slicers) - 1) / 2))
         for index in order[: min(each, left)]:
             yield padded[slicers[index]][None].numpy()

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from nnunet_kd.inference.onnx_metadata import INPUT
-from nnunet_kd.requirements import require
+from nnunet_kd.system.requirements import require
 
 CALIBRATION_PATCHES = 32
 

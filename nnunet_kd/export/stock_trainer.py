@@ -2,22 +2,20 @@
 
 from __future__ import annotations
 
-import contextlib
-import io
 import math
 from typing import Any
 
-import nnunetv2
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_kd.environment import find_trainer
 from nnunet_kd.errors import MissingRequirement, ModelError
-from nnunet_kd.model_folder import ModelFolder
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.nnunet.checkpoints import TRAINER, WEIGHTS, trained_configuration
+from nnunet_kd.nnunet.environment import find_trainer
+from nnunet_kd.nnunet.training import ships_trainer
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -34,11 +32,11 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
     Raises:
         ModelError: stock nnU-Net would build another network.
     """
-    name = str(checkpoint["trainer_name"])
-    if _shipped_by_nnunet(name):
+    name = str(checkpoint[TRAINER])
+    if ships_trainer(name):
         return name
-    weights = checkpoint["network_weights"]
-    configuration = checkpoint["init_args"]["configuration"]
+    weights = checkpoint[WEIGHTS]
+    configuration = trained_configuration(checkpoint)
     stock = _build(nnUNetTrainer, model, configuration)
     try:
         stock.load_state_dict(weights)
@@ -62,15 +60,6 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
                 f"other results. Install the trainer's code where you predict and copy the folder as it is."
             )
     return STOCK_TRAINER
-
-
-def _shipped_by_nnunet(name: str) -> bool:
-    package = nnunetv2.__path__[0]
-    with contextlib.redirect_stdout(io.StringIO()):
-        found = recursive_find_python_class(
-            f"{package}/training/nnUNetTrainer", name, "nnunetv2.training.nnUNetTrainer", package
-        )
-    return found is not None
 
 
 def _build(trainer: Any, model: ModelFolder, configuration: str) -> nn.Module:

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.checkpoint import ENTRY
 from nnunet_kd.errors import ModelError
-from nnunet_kd.model_folder import BEST, FINAL
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import BEST, FINAL
 
 CHECKPOINT_OF = {"final": FINAL, "best": BEST, "ema": FINAL}
 """The checkpoint file of each choice. With EMA, nnU-Net's ``network_weights`` are the average in every file."""

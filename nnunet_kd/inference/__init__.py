@@ -1,1 +1,4 @@
-"""Prediction with trained or exported models: nnU-Net's own predictor around the runtime of choice."""
+"""Prediction with trained or exported models: nnU-Net's own predictor around the runtime of choice.
+
+Must not know how models were trained or exported, nor reference segmentations.
+"""

@@ -21,7 +21,7 @@ _HEADER_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 
 
 @dataclass(frozen=True)
-class Case:
+class InputCase:
     """One image to segment.
 
     Attributes:
@@ -35,7 +35,7 @@ class Case:
     output: Path
 
 
-def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, Any]) -> list[Case]:
+def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, Any]) -> list[InputCase]:
     """The cases of a folder, or of single files.
 
     Args:
@@ -56,7 +56,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
         if output.name.endswith(ending):
             raise DataError(f"-i {inputs[0]} is a folder, so -o must be one too, got {output}.")
         groups = _group(inputs[0], ending)
-        cases = [Case(name, files, output / f"{name}{ending}") for name, files in groups.items()]
+        cases = [InputCase(name, files, output / f"{name}{ending}") for name, files in groups.items()]
     else:
         cases = [_single(inputs, output, ending, len(channels))]
     for case in cases:
@@ -64,7 +64,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
     return cases
 
 
-def check_headers(case: Case, channels: int) -> None:
+def check_headers(case: InputCase, channels: int) -> None:
     """Compare the channels' headers, for formats that have one.
 
     Raises:
@@ -127,7 +127,7 @@ def _group(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
     return {name: tuple(files) for name, files in groups.items()}
 
 
-def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) -> Case:
+def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) -> InputCase:
     folders = [path for path in inputs if path.is_dir()]
     if folders:
         raise DataError(
@@ -143,11 +143,11 @@ def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) ->
     if len(images) == 1 and channels > 1 and stem.endswith("_0000"):
         images = _group(inputs[0].parent, ending)[name]
     if output.name.endswith(ending):
-        return Case(output.name.removesuffix(ending), images, output)
-    return Case(name, images, output / f"{name}{ending}")
+        return InputCase(output.name.removesuffix(ending), images, output)
+    return InputCase(name, images, output / f"{name}{ending}")
 
 
-def _check_channels(case: Case, channels: list[str]) -> None:
+def _check_channels(case: InputCase, channels: list[str]) -> None:
     """By the number of files; one file may hold all channels."""
     if len(case.images) not in (1, len(channels)):
         raise DataError(

@@ -13,8 +13,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_kd
 from nnunet_kd.errors import ModelError
-from nnunet_kd.files import sha256
-from nnunet_kd.model_folder import ModelFolder, read_json
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.nnunet.checkpoints import MIRROR_AXES, TRAINER, trained_configuration
+from nnunet_kd.system.files import sha256
 
 FORMAT = "nnunet-kd onnx"
 VERSION = 1
@@ -73,12 +74,12 @@ def describe(
     """
     plans, dataset_json = model.plans(), model.dataset_json()
     manager = PlansManager(plans)
-    name = checkpoint["init_args"]["configuration"]
+    name = trained_configuration(checkpoint)
     configuration = manager.get_configuration(name)
     labels = manager.get_label_manager(dataset_json)
     statistics = plans.get("foreground_intensity_properties_per_channel", {})
     resolved = configuration.configuration
-    mirror = checkpoint.get("inference_allowed_mirroring_axes")
+    mirror = checkpoint.get(MIRROR_AXES)
     return {
         "format": FORMAT,
         "format_version": VERSION,
@@ -91,7 +92,7 @@ def describe(
             "opset": opset,
         },
         "configuration": name,
-        "trainer": checkpoint["trainer_name"],
+        "trainer": checkpoint[TRAINER],
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
         "channels": dataset_json["channel_names"],

@@ -1,7 +1,7 @@
 """nnU-Net's predictor, case by case in this process: any backend, whole files or none, progress that one can see.
 
 Preprocessing, sliding window, mirroring, Gaussian weights and export are nnU-Net's own code. What differs is around them:
-the network may be a :class:`~nnunet_kd.inference.backends.RuntimeNetwork`, the next case is read and the last one written
+the network may be a :class:`~nnunet_kd.inference.runtime_network.RuntimeNetwork`, the next case is read and the last one written
 in two threads instead of in processes that each import PyTorch first, and files appear under their name when complete.
 """
 
@@ -17,17 +17,17 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.inference.data_iterators import PreprocessAdapter
-from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.backends.interface import Backend
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.files import folder_beside
-from nnunet_kd.inference.backends import Backend, RuntimeNetwork
-from nnunet_kd.inference.cases import Case, check_whole
+from nnunet_kd.inference.cases import InputCase, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
+from nnunet_kd.inference.runtime_network import RuntimeNetwork
+from nnunet_kd.nnunet.prediction import read_case, write_case
+from nnunet_kd.system.files import folder_beside
 
 Progress = Callable[[float], None]
 """Told the share of a case (0 to 1) that has been predicted since it was last told."""
@@ -83,7 +83,7 @@ class CasePredictor(nnUNetPredictor):
 
     # one case ---------------------------------------------------------------------------------------------------------
 
-    def preprocess(self, case: Case, previous_stage: Path | None = None) -> dict[str, Any]:
+    def preprocess(self, case: InputCase, previous_stage: Path | None = None) -> dict[str, Any]:
         """nnU-Net's preprocessing.
 
         Args:
@@ -98,16 +98,11 @@ class CasePredictor(nnUNetPredictor):
         """
         for path in case.images:
             check_whole(path)
-        previous = str(previous_stage / case.output.name) if previous_stage else None
+        previous = previous_stage / case.output.name if previous_stage else None
         console = io.StringIO()
         try:
             with contextlib.redirect_stdout(console):
-                adapter = PreprocessAdapter(
-                    [[str(path) for path in case.images]], [previous],
-                    self.configuration_manager.preprocessor_class(verbose=False), [None],
-                    self.plans_manager, self.dataset_json, self.configuration_manager,
-                )  # fmt: skip
-                item: dict[str, Any] = next(adapter)
+                item = read_case(self, case.images, previous)
         except (RuntimeError, OSError, EOFError, ValueError, AssertionError, IndexError) as error:
             reason = " ".join(f"{error} {console.getvalue()}".split())
             raise DataError(
@@ -122,7 +117,7 @@ class CasePredictor(nnUNetPredictor):
             )
         return item
 
-    def export(self, logits: np.ndarray, properties: dict[str, Any], case: Case, probabilities: bool) -> None:
+    def export(self, logits: np.ndarray, properties: dict[str, Any], case: InputCase, probabilities: bool) -> None:
         """nnU-Net's export into a folder beside the output, then rename; the segmentation comes last.
 
         Raises:
@@ -132,10 +127,7 @@ class CasePredictor(nnUNetPredictor):
         try:
             with folder_beside(case.output) as temporary:
                 truncated = temporary / case.name
-                export_prediction_from_logits(
-                    logits, properties, self.configuration_manager, self.plans_manager, self.dataset_json,
-                    str(truncated), probabilities,
-                )  # fmt: skip
+                write_case(self, logits, properties, truncated, probabilities)
                 for extra in (".npz", ".pkl") if probabilities else ():
                     os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
                 os.replace(f"{truncated}{ending}", case.output)
@@ -147,8 +139,8 @@ class CasePredictor(nnUNetPredictor):
     # all cases --------------------------------------------------------------------------------------------------------
 
     def predict_cases(
-        self, cases: Sequence[Case], probabilities: bool = False, previous_stage: Path | None = None
-    ) -> Iterator[Case]:
+        self, cases: Sequence[InputCase], probabilities: bool = False, previous_stage: Path | None = None
+    ) -> Iterator[InputCase]:
         """Predict and write every case; yields each when it is being written.
 
         One case is read ahead and one written behind, so at most three are in memory.

@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
-from nnunetv2.configuration import default_num_processes
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.errors import DataError, ModelError, SettingsError
-from nnunet_kd.files import write_atomically
-from nnunet_kd.inference.backends import BACKENDS
-from nnunet_kd.inference.cases import Case, check_headers, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
-from nnunet_kd.model_folder import FINAL, load_predictor, open_model
+from nnunet_kd.inference.runtime_network import open_backend
+from nnunet_kd.models.folder import FINAL, load_predictor, open_model
+from nnunet_kd.nnunet.datasets import default_processes
+from nnunet_kd.system.files import write_atomically
 
 
 @dataclass(frozen=True)
@@ -110,12 +109,12 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
         )
     if options.device == "cuda" and backend == "torch" and not torch.cuda.is_available():
         raise SettingsError("there is no CUDA device here; predict on the CPU with -device cpu.")
-    torch.set_num_threads(options.threads or min(os.cpu_count() or 1, default_num_processes))
+    torch.set_num_threads(options.threads or default_processes())
     device = torch.device("cpu" if exported else options.device)
     predictor = CasePredictor(device, options.mirroring, options.step)
     if exported:
         network = read_onnx_model(model)
-        predictor.initialize_from_onnx(network, BACKENDS[backend](network, options.device, options.threads))
+        predictor.initialize_from_onnx(network, open_backend(backend, network, options.device, options.threads))
         yield predictor, backend
         return
     with open_model(model, options.folds, options.checkpoint) as folder:
@@ -123,7 +122,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
     yield predictor, backend
 
 
-def _run(predictor: CasePredictor, todo: list[Case], total: int, options: RunOptions) -> None:
+def _run(predictor: CasePredictor, todo: list[InputCase], total: int, options: RunOptions) -> None:
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),
@@ -141,12 +140,12 @@ def _run(predictor: CasePredictor, todo: list[Case], total: int, options: RunOpt
             progress.update(task, completed=total - len(todo) + number, description=following)
 
 
-def _finished(case: Case, probabilities: bool) -> bool:
+def _finished(case: InputCase, probabilities: bool) -> bool:
     extra = case.output.parent / f"{case.name}.npz"
     return case.output.is_file() and (not probabilities or extra.is_file())
 
 
-def _check_previous_stage(predictor: CasePredictor, cases: list[Case], folder: Path | None) -> None:
+def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], folder: Path | None) -> None:
     needed = predictor.configuration_manager.previous_stage_name
     if needed is None:
         if folder is not None:

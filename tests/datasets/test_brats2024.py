@@ -7,7 +7,13 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from generated_downloads import (
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+
+from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024, find_cases
+from nnunet_kd.datasets.case import ConversionOptions
+from nnunet_kd.datasets.checks import BadCase, BadCasesError, table
+from nnunet_kd.errors import DataError, MissingRequirement
+from tests.datasets.generated_downloads import (
     BRATS_AFFINE,
     LAS,
     affine,
@@ -18,12 +24,6 @@ from generated_downloads import (
     truncate,
     unpack_into_folder,
 )
-from nnunetv2.utilities.label_handling.label_handling import LabelManager
-
-from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024, find_cases
-from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import BadCase, BadCasesError, table
-from nnunet_kd.errors import DataError, MissingRequirement
 
 ONE = ConversionOptions(processes=1)
 

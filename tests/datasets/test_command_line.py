@@ -7,11 +7,11 @@ from pathlib import Path
 
 import pytest
 import typer
-from generated_downloads import brats_case, isles_case, msd_task
 from typer.testing import CliRunner, Result
 
 from nnunet_kd.cli import convert, split
 from nnunet_kd.errors import DataError
+from tests.datasets.generated_downloads import brats_case, isles_case, msd_task
 
 app = typer.Typer()
 app.add_typer(convert.app, name="convert")

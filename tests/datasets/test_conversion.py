@@ -14,7 +14,6 @@ from pathlib import Path
 
 import pytest
 import SimpleITK as sitk
-from generated_downloads import brats_case, edit, isles_case, tree_hash
 
 from nnunet_kd.datasets import conversion
 from nnunet_kd.datasets.brats2024 import convert_brats2024, describe, find_cases
@@ -22,6 +21,7 @@ from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.isles2022 import convert_isles2022
 from nnunet_kd.datasets.writing import JOURNAL, Journal, WrittenCase, write_case
 from nnunet_kd.errors import DataError
+from tests.datasets.generated_downloads import brats_case, edit, isles_case, tree_hash
 
 ONE = ConversionOptions(processes=1)
 

@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from generated_downloads import brats_case, isles_case
 from nnunetv2.experiment_planning.verify_dataset_integrity import verify_dataset_integrity
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.datasets.brats2024 import convert_brats2024
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.isles2022 import convert_isles2022
+from tests.datasets.generated_downloads import brats_case, isles_case
 
 ONE = ConversionOptions(processes=1)
 PREPROCESS = (

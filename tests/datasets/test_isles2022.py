@@ -6,7 +6,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from generated_downloads import (
+
+from nnunet_kd.datasets.case import ConversionOptions
+from nnunet_kd.datasets.checks import BadCasesError
+from nnunet_kd.datasets.isles2022 import convert_isles2022
+from nnunet_kd.errors import DataError
+from tests.datasets.generated_downloads import (
     DWI_AFFINE,
     DWI_SHAPE,
     FLAIR_AFFINE,
@@ -21,11 +26,6 @@ from generated_downloads import (
     truncate,
     unpack_into_folder,
 )
-
-from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import BadCasesError
-from nnunet_kd.datasets.isles2022 import convert_isles2022
-from nnunet_kd.errors import DataError
 
 ONE = ConversionOptions(processes=1)
 CENTRE = np.array([3.0, -20.0, 40.0])

@@ -6,12 +6,12 @@ from pathlib import Path
 import nibabel
 import numpy as np
 import pytest
-from generated_downloads import edit, msd_task, tree_hash, truncate
 
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import BadCasesError
 from nnunet_kd.datasets.msd import convert_msd
 from nnunet_kd.errors import DataError
+from tests.datasets.generated_downloads import edit, msd_task, tree_hash, truncate
 
 ONE = ConversionOptions(processes=1)
 

@@ -4,7 +4,6 @@ import json
 from pathlib import Path
 
 import pytest
-from generated_downloads import brats_case
 
 from nnunet_kd.datasets.brats2024 import convert_brats2024
 from nnunet_kd.datasets.case import ConversionOptions
@@ -17,6 +16,7 @@ from nnunet_kd.datasets.splits import (
     write_splits,
 )
 from nnunet_kd.errors import DataError
+from tests.datasets.generated_downloads import brats_case
 
 # 60 patients with one to five time points
 CASES = [f"BraTS-GLI-{patient:05d}-{100 + point}" for patient in range(60) for point in range(1 + patient % 5)]

@@ -12,8 +12,8 @@ from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.evaluate import evaluate
 from nnunet_kd.cli.profile import profile
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.profile_tables import read_profiles, write_profiles
-from nnunet_kd.profiling import DeviceProfile, Latency, Profile
+from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
+from nnunet_kd.evaluation.costs.tables import read_profiles, write_profiles
 from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
 
 app = typer.Typer(pretty_exceptions_enable=False)

@@ -16,6 +16,7 @@ from scipy import stats
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, draw_panels, informative_slice, zoom_box
 from nnunet_kd.evaluation.comparison import compare
+from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
 from nnunet_kd.evaluation.folders import LabelSet, evaluate_folder
 from nnunet_kd.evaluation.metrics import DICE, HD95, METRICS, MetricOptions
 from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
@@ -30,7 +31,6 @@ from nnunet_kd.evaluation.tables import (
     joined,
     overall_table,
 )
-from nnunet_kd.profiling import DeviceProfile, Latency, Profile
 from tests.evaluation.helpers import write_dataset
 
 

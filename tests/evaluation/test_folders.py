@@ -12,7 +12,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import check_case, evaluate_folder, find_cases, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
-from nnunet_kd.parallel import worker_pool
+from nnunet_kd.system.processes import worker_pool
 from tests.evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 
 

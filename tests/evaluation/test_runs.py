@@ -138,7 +138,7 @@ def test_a_method_that_was_trained_on_the_cases_is_told(tmp_path):
 def test_students_of_different_teachers_are_told(tmp_path):
     runs = [Run(tmp_path, "0", "D", settings={"teacher": {"sha256": digest, "fold": 0}}) for digest in ("aaa", "bbb")]
     methods = [Method(name, tmp_path, run) for name, run in zip(("dcd", "cwd"), runs, strict=True)]
-    assert "taught by different teachers (SHA-256 dcd aaa, cwd bbb)" in find_warnings(methods, ["d"], SPLITS)[0]
+    assert "the students had different teachers (SHA-256 dcd aaa, cwd bbb)" in find_warnings(methods, ["d"], SPLITS)[0]
 
 
 def test_several_teachers_are_each_looked_at(tmp_path):

@@ -17,13 +17,13 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.bench.pair import DATASET_JSON, make_trainer, nnunet_folders, write_untrained_teacher
-from nnunet_kd.checkpoint import ENTRY
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.errors import MissingRequirement, ModelError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.export.weights import CHECKPOINT_OF
-from nnunet_kd.model_folder import open_model
-from nnunet_kd.settings_sources import SET_VARIABLE
+from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, nnunet_folders, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.deployment import run_command, segmentation, stock_prediction
 

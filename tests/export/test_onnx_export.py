@@ -13,14 +13,14 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.bench.pair import DATASET_JSON, write_untrained_teacher
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError
 from nnunet_kd.export import onnx_export
 from nnunet_kd.export.comparison import LOGITS_TOLERANCE, Difference
 from nnunet_kd.export.onnx_export import OnnxOptions, OnnxReport, export_onnx
-from nnunet_kd.files import sha256
 from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, read_onnx_model
-from nnunet_kd.model_folder import open_model
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.system.files import sha256
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.deployment import CT, stock_predictor
 

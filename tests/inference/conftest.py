@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-from nnunet_kd.model_folder import open_model
+from nnunet_kd.models.folder import open_model
 from tests.deployment import stock_prediction
 from tests.export.conftest import cases, student
 

@@ -18,9 +18,9 @@ from nnunet_kd.errors import DataError, MissingRequirement, ModelError, Settings
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.inference import predictor as predictor_module
 from nnunet_kd.inference.session import RunOptions, RunResult, predict
-from nnunet_kd.model_folder import open_model
+from nnunet_kd.models.folder import open_model
 from tests.deployment import ball, run_command, segmentation, stock_prediction, write_image
-from tests.test_checkpoint import RAN, Malicious
+from tests.models.test_checkpoint import RAN, Malicious
 
 Cases = tuple[Path, Path]
 

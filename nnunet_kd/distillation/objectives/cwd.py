@@ -1,0 +1,60 @@
+"""Channel-wise distillation (CWD): where in space a channel is active."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import torch
+from pydantic import Field
+from torch import nn
+from torch.nn import functional
+
+from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
+
+
+class CWDSettings(ProjectingSettings):
+    """Temperature as in the paper."""
+
+    weight: float = Field(3.0, ge=0, description="the paper's alpha for logits; it takes 50 for features")
+    maps: Literal["logits", "features"] = Field("logits", description="what to distil; features are projected by phi")
+    temperature: float = Field(4.0, gt=0, description="tau of the softmax over space")
+
+
+class CWD(Objective):
+    """``tau^2 / (B C) sum_{b,c} KL(softmax_x(t / tau) || softmax_x(s / tau))``, softmax over voxels (Shu et al., 2021).
+
+    On logits, ignored voxels are left out of both distributions. Terms: ``logits``, or one per encoder stage.
+    """
+
+    Settings: ClassVar[type[ProjectingSettings]] = CWDSettings
+
+    def __init__(self, settings: CWDSettings, networks: NetworkPair) -> None:
+        super().__init__(settings, networks)
+        self._temperature = settings.temperature
+        self.needs_teacher_features = settings.maps == "features"
+        self.needs_teacher_logits = settings.maps == "logits"
+        self.projections = stage_projections(networks) if settings.maps == "features" else nn.ModuleList()
+
+    def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        """One scalar for the logits, or one per stage."""
+        if self.needs_teacher_logits:
+            assert step.teacher_logits is not None
+            return {"logits": self._divergence(step.teacher_logits, step.student_logits, step.targets.valid)}
+        stages = zip(step.teacher_features, step.student_features, self.projections, strict=True)
+        return {
+            f"stage{index}": self._divergence(teacher, projection(student), None)
+            for index, (teacher, student, projection) in enumerate(stages)
+        }
+
+    def _divergence(self, teacher: torch.Tensor, student: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+        """Of maps ``(B, C, *spatial)``; voxels where ``valid (B, 1, *spatial)`` is false have no part in it."""
+        precision = torch.promote_types(student.dtype, torch.float32)
+        teacher, student = ((maps.to(precision) / self._temperature).flatten(2) for maps in (teacher, student))
+        if valid is not None:
+            # not minus infinity: a patch without a valid voxel must give zero, not NaN
+            ignored = ~valid.flatten(2)
+            teacher, student = (maps.masked_fill(ignored, -1e9) for maps in (teacher, student))
+        log_teacher = functional.log_softmax(teacher, dim=2)
+        divergence = (log_teacher.exp() * (log_teacher - functional.log_softmax(student, dim=2))).sum(2)
+        return self._temperature**2 * divergence.mean()

@@ -1,0 +1,87 @@
+"""Detail Consistent Distillation (DCD), the package's main method."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+import pywt
+import torch
+from pydantic import Field, field_validator, model_validator
+
+from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
+from nnunet_kd.losses.detail_loss import detail_loss
+from nnunet_kd.losses.wavelets import Bands, detail_projection
+
+
+class DCDSettings(ProjectingSettings):
+    """Defaults are the paper's; where it is silent, ours (docs/methods.md)."""
+
+    weight: float = Field(0.05, ge=0, description="mu of Eq. 8")
+    wavelet: str = Field("db4", description="any discrete wavelet of PyWavelets")
+    levels: int = Field(3, ge=1, description="levels of the transform")
+    mode: Literal["periodization", "zero", "constant", "symmetric", "reflect", "periodic"] = Field(
+        "periodization", description="boundary handling; the paper is silent, this is our choice"
+    )
+    bands: Bands = Field("D", description="bands to align; D is the method, S, A and all its ablation (Table 4)")
+    idwt: bool = Field(True, description="false: mean square over the kept coefficients (Table 4, w/o IDWT)")
+    per_level: bool = Field(False, description="average of one loss per level instead of one over all levels' bands")
+    stages: Literal["sum", "mean"] = Field("sum", description="how stage losses add up; the paper sums")
+    projection: Literal["learned", "fixed"] = Field("learned", description="fixed: phi stays at its random start")
+
+    @field_validator("wavelet")
+    @classmethod
+    def _known_wavelet(cls, name: str) -> str:
+        if name not in pywt.wavelist(kind="discrete"):
+            raise ValueError(f"{name!r} is not a discrete wavelet of PyWavelets; try db4, haar or sym4")
+        return name
+
+    @model_validator(mode="after")
+    def _levels_have_bands(self) -> DCDSettings:
+        if self.per_level and self.bands not in ("D", "S"):
+            raise ValueError("per_level needs bands that exist at every level: D or S")
+        return self
+
+
+class DCD(Objective):
+    """``sum_i mean((P_D(T_i) - P_D(phi_i(S_i)))^2)`` over encoder stages ``i`` (DCD paper, Eq. 6 to 8).
+
+    Terms: ``stage0`` (finest), ``stage1``, ... With ``stages: mean`` each is divided by the number of stages.
+    """
+
+    Settings: ClassVar[type[ProjectingSettings]] = DCDSettings
+
+    def __init__(self, settings: DCDSettings, networks: NetworkPair) -> None:
+        super().__init__(settings, networks)
+        self.settings = settings
+        self.projections = stage_projections(networks, learned=settings.projection == "learned")
+
+    def compared(self, features: torch.Tensor) -> list[torch.Tensor]:
+        """``P_D`` of the features, or, with ``per_level``, one per level."""
+        chosen = self.settings
+        levels = range(1, chosen.levels + 1) if chosen.per_level else [None]
+        return [
+            detail_projection(features, chosen.wavelet, chosen.levels, chosen.mode, chosen.bands, level)
+            for level in levels
+        ]
+
+    def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        """One scalar per stage; see the class."""
+        share = 1.0 / len(self.projections) if self.settings.stages == "mean" else 1.0
+        return {
+            f"stage{index}": share
+            * detail_loss(
+                teacher,
+                student,
+                projection.get_parameter("weight"),
+                wavelet=self.settings.wavelet,
+                levels=self.settings.levels,
+                mode=self.settings.mode,
+                bands=self.settings.bands,
+                per_level=self.settings.per_level,
+                inverse=self.settings.idwt,
+            )
+            for index, (teacher, student, projection) in enumerate(
+                zip(step.teacher_features, step.student_features, self.projections, strict=True)
+            )
+        }

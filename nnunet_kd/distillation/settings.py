@@ -1,0 +1,167 @@
+"""Everything that can be set about a run, as one validated model."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
+
+from nnunet_kd.distillation.frozen_teacher import FeatureTeacher
+from nnunet_kd.distillation.objectives import OBJECTIVES
+from nnunet_kd.distillation.objectives.base import ObjectiveSettings
+from nnunet_kd.distillation.settings_model import SettingsModel, did_you_mean
+from nnunet_kd.distillation.starts.options import InheritanceSettings
+from nnunet_kd.errors import SettingsError
+
+
+class TeacherSettings(SettingsModel):
+    """Where the teacher is. Everything left out is searched for (docs/reference-settings.md)."""
+
+    path: str | None = Field(
+        None, description="model folder, checkpoint_*.pth or exported zip; default: found under nnUNet_results"
+    )
+    fold: int | Literal["all"] | None = Field(None, description="the teacher's fold; default: the student's")
+    checkpoint: str = Field("checkpoint_final.pth", description="which of the fold's checkpoints")
+    sha256: str | None = Field(
+        None, pattern="^[0-9a-f]{64}$", description="hash the checkpoint must have; saved with every run"
+    )
+    folds: list[int | Literal["all"]] | None = Field(
+        None, min_length=1, description="several teachers: one per fold of the same model; instead of `fold`"
+    )
+    trusted: bool = Field(
+        False, description="load a checkpoint that holds more than data, which is running the code that it names"
+    )
+
+    @model_validator(mode="after")
+    def _fold_or_folds(self) -> TeacherSettings:
+        if self.folds is not None and (self.fold is not None or self.sha256 is not None):
+            raise ValueError("`folds` means several teachers and excludes `fold` and `sha256`, which are of one")
+        return self
+
+    def single(self) -> list[TeacherSettings]:
+        """One entry per teacher: itself, or one per fold of ``folds``."""
+        if self.folds is None:
+            return [self]
+        return [self.model_copy(update={"folds": None, "fold": fold}) for fold in self.folds]
+
+
+_ObjectivesBase = create_model(  # type: ignore[call-overload]
+    "ObjectivesSettings",
+    __base__=SettingsModel,
+    __doc__="Settings of the objectives in use, by name; an objective that is not named is not used.",
+    **{name: (objective.Settings | None, None) for name, objective in OBJECTIVES.items()},
+)
+
+
+class Settings(SettingsModel):
+    """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
+
+    teacher: list[TeacherSettings] = Field(
+        default=[TeacherSettings()],
+        min_length=1,
+        description="where the teacher is: one mapping (or a path alone), or a list of them for several",
+    )
+    feature_teacher: FeatureTeacher = Field(
+        "first", description="of several teachers, whose features are distilled: the first's, or one's per iteration"
+    )
+    reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
+    start: str = Field(
+        "random",
+        min_length=1,
+        description="weights that a new training starts from: random; teacher: computed from the (first) teacher's; else the "
+        "path of a student, trained or not: model folder, checkpoint_*.pth or exported zip",
+    )
+    start_sha256: str | None = Field(
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="hash that the checkpoint of a student in `start` must have; saved with every run",
+    )
+    inheritance: InheritanceSettings = Field(
+        default=InheritanceSettings(), description="how weights are computed from the teacher's"
+    )
+    epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
+    iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
+    validation_iterations: int | None = Field(None, ge=1, description="per epoch; nnU-Net: 50")
+    learning_rate: float | None = Field(None, gt=0, description="initial; nnU-Net: 0.01, polynomial decay")
+    mirror_axes: list[Literal[0, 1, 2]] | None = Field(
+        None,
+        description="spatial axes, from 0, that training and prediction mirror; []: none; default: those of the teacher's "
+        "training (of several, those they share), without a teacher nnU-Net's",
+    )
+    seed: int | None = Field(None, ge=0, description="of weights, patches and augmentation; default: not seeded")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
+    )
+    patience: int | None = Field(
+        None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"
+    )
+    save_every: int | None = Field(
+        None, ge=1, description="epochs between two writings of checkpoint_latest.pth; nnU-Net: 50"
+    )
+    max_skipped_steps: int = Field(
+        20,
+        ge=1,
+        description="stop after so many skipped steps in a row, whose loss or gradient was not finite; the gradient scaler of "
+        "mixed precision halves its scale of 2^16 at most 16 times before it reaches 1",
+    )
+    objectives: _ObjectivesBase = Field(default_factory=_ObjectivesBase, description="the objectives in use")
+
+    @field_validator("teacher", mode="before")
+    @classmethod
+    def _one_or_several(cls, value: Any) -> Any:
+        several = value if isinstance(value, list) else [value]
+        return [{"path": one} if isinstance(one, str) else one for one in several]
+
+    @field_validator("mirror_axes")
+    @classmethod
+    def _sorted_once(cls, value: list[Any] | None) -> list[Any] | None:
+        return None if value is None else sorted(set(value))
+
+    def teachers(self) -> list[TeacherSettings]:
+        """One entry per teacher."""
+        return [one for settings in self.teacher for one in settings.single()]
+
+    def active_objectives(self) -> dict[str, ObjectiveSettings]:
+        """The settings of the objectives in use, by name, in the order of the registry."""
+        chosen = ((name, getattr(self.objectives, name)) for name in OBJECTIVES)
+        return {name: settings for name, settings in chosen if settings is not None}
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
+        plain: dict[str, Any] = self.model_dump(mode="json")
+        plain["objectives"] = {name: value for name, value in plain["objectives"].items() if value is not None}
+        plain["teacher"] = plain["teacher"][0] if len(plain["teacher"]) == 1 else plain["teacher"]
+        return plain
+
+
+def validate_settings(values: Mapping[str, Any], source: str) -> Settings:
+    """Validate, and turn everything pydantic finds into one message.
+
+    Raises:
+        SettingsError: lists every problem; an unknown key comes with the nearest known one.
+    """
+    try:
+        return Settings.model_validate(values)
+    except ValidationError as error:
+        problems = [_describe(problem["loc"], problem["type"], problem["msg"]) for problem in error.errors()]
+        raise SettingsError(f"{source}: {'; '.join(problems)}.") from error
+
+
+def _describe(location: tuple[int | str, ...], kind: str, message: str) -> str:
+    # places within the list of teachers and arms of unions are no keys that a user wrote
+    keys = [key for key in location if isinstance(key, str) and key not in ("int", "literal['all']")]
+    where = ".".join(keys)
+    if kind == "extra_forbidden":
+        known = _known_keys(keys[:-1])
+        return f"unknown key {where!r}{did_you_mean(keys[-1], known)} ; known here: {', '.join(known)}"
+    return f"{where or 'settings'}: {message.removeprefix('Value error, ')}"
+
+
+def _known_keys(path: list[str]) -> list[str]:
+    model: type[BaseModel] = Settings
+    for key in path:
+        annotation = model.model_fields[key].annotation
+        arms = [annotation, *getattr(annotation, "__args__", ())]
+        model = next(arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel))
+    return list(model.model_fields)

@@ -1,0 +1,209 @@
+"""Where a run's settings come from.
+
+Later ones win, key by key: the trainer's own recipe, ``nnunet_kd.yaml`` in the preprocessed dataset folder, the file or
+shipped recipe that ``NNUNET_KD_CONFIG`` names, ``--set key=value`` of the command line (handed on in ``NNUNET_KD_SET``, so
+that spawned workers see it).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_model import did_you_mean
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.system.shipped import shipped_folder
+
+CONFIG_VARIABLE = "NNUNET_KD_CONFIG"
+SET_VARIABLE = "NNUNET_KD_SET"
+DATASET_FILE = "nnunet_kd.yaml"
+
+
+def recipe_names() -> list[str]:
+    """The shipped recipes (``plans/recipes/*.yaml``), without their ending."""
+    return sorted(path.stem for path in (shipped_folder("plans") / "recipes").glob("*.yaml"))
+
+
+def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
+    """Read a YAML file, or a shipped recipe by its name.
+
+    Raises:
+        SettingsError: neither a file nor a recipe, or not a YAML mapping.
+    """
+    path = Path(name_or_path)
+    if not path.is_file():
+        recipe = shipped_folder("plans") / "recipes" / f"{name_or_path}.yaml"
+        if not recipe.is_file():
+            raise SettingsError(
+                f"{str(name_or_path)!r} is neither a file nor a shipped recipe{did_you_mean(str(name_or_path), recipe_names())}. "
+                f"Give the path of a YAML file, or one of the recipes: {', '.join(recipe_names())}."
+            )
+        path = recipe
+    try:
+        content = yaml.safe_load(path.read_text())
+    except yaml.YAMLError as error:
+        raise SettingsError(f"{path} is not valid YAML: {error}") from error
+    if content is None:
+        return {}
+    if not isinstance(content, dict):
+        raise SettingsError(f"{path} must hold `key: value` lines, but holds a {type(content).__name__}.")
+    return content
+
+
+def parse_assignments(assignments: list[str]) -> dict[str, Any]:
+    """``["objectives.dcd.weight=0.1", ...]`` as nested dictionaries; values are read as YAML.
+
+    Raises:
+        SettingsError: an assignment without ``=``, or two that contradict each other.
+    """
+    result: dict[str, Any] = {}
+    for assignment in assignments:
+        key, equals, value = assignment.partition("=")
+        if not equals or not key.strip():
+            raise SettingsError(f"--set {assignment!r} must have the form key=value, for example epochs=300.")
+        *parents, last = key.strip().split(".")
+        place = result
+        for parent in parents:
+            place = place.setdefault(parent, {})
+            if not isinstance(place, dict):
+                raise SettingsError(f"--set {assignment!r} goes below {parent!r}, which another --set gave a value.")
+        place[last] = _yaml_value(value, assignment)
+    return result
+
+
+def _yaml_value(value: str, assignment: str) -> Any:
+    try:
+        parsed = yaml.safe_load(value)
+    except yaml.YAMLError as error:
+        raise SettingsError(f"--set {assignment!r}: the value cannot be read as YAML.") from error
+    if isinstance(parsed, str) and re.fullmatch(r"[+-]?[0-9]+(\.[0-9]*)?[eE][+-]?[0-9]{1,3}", value.strip()):
+        return float(parsed)  # YAML 1.1 takes 1e-3 for text
+    return parsed
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """``over`` laid over ``base``, mapping by mapping; neither is changed."""
+    merged = dict(base)
+    for key, value in over.items():
+        old = merged.get(key)
+        if key == "teacher" and isinstance(value, str):
+            value = {"path": value}
+        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+    return merged
+
+
+def saved_settings(path: Path) -> dict[str, Any] | None:
+    """The settings that a run wrote beside its checkpoints; ``None`` if there are none."""
+    return read_settings_file(path) if path.is_file() else None
+
+
+def resolve_settings(
+    recipe: str,
+    allowed_objectives: tuple[str, ...] | None,
+    dataset_folder: Path | None = None,
+    saved: Mapping[str, Any] | None = None,
+    environment: Mapping[str, str] | None = None,
+) -> Settings:
+    """Gather and validate the settings of a run.
+
+    Args:
+        recipe: the trainer's own recipe.
+        allowed_objectives: the objectives of the trainer; files may hold settings of others, for other trainers, which are
+            left out here. ``None`` allows all.
+        dataset_folder: the preprocessed dataset folder, which may hold ``nnunet_kd.yaml``.
+        saved: the settings of the run that is continued; they hold, and only ``--set`` may change them.
+        environment: default ``os.environ``.
+
+    Raises:
+        SettingsError: names every problem at once, with the source it comes from; or a file now says something else
+            than the run that is continued.
+    """
+    environment = os.environ if environment is None else environment
+    layers: list[tuple[str, dict[str, Any]]] = []
+    if dataset_folder is not None and (dataset_folder / DATASET_FILE).is_file():
+        layers.append((str(dataset_folder / DATASET_FILE), read_settings_file(dataset_folder / DATASET_FILE)))
+    if environment.get(CONFIG_VARIABLE):
+        config = environment[CONFIG_VARIABLE]
+        layers.append((f"{CONFIG_VARIABLE}={config}", read_settings_file(config)))
+    assignments = parse_assignments(json.loads(environment.get(SET_VARIABLE) or "[]"))
+
+    start = dict(saved) if saved is not None else read_settings_file(recipe)
+    validate_settings(start, f"recipe {recipe}" if saved is None else "the continued run's settings")
+    merged = start
+    for source, layer in layers:
+        validate_settings(layer, source)
+        layer = _only_allowed(layer, allowed_objectives)
+        if saved is not None:
+            layer = _without_known_teacher(layer, start, source)
+        merged = merge(merged, layer)
+    if assignments:
+        validate_settings(assignments, "--set")
+        surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or ()))
+        if allowed_objectives is not None and surplus:
+            raise SettingsError(
+                f"--set objectives.{surplus[0]}: this trainer uses {', '.join(allowed_objectives) or 'no objective'}; "
+                f"take the trainer of that objective."
+            )
+    if saved is not None:
+        _refuse_changes(start, merged, assignments)
+    return validate_settings(merge(merged, assignments), "the settings together")
+
+
+def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapping[str, str] | None = None) -> bool:
+    """Whether a user's own file or ``--set`` names a top-level key; recipes, a trainer's own or shipped, do not count.
+
+    Args:
+        dataset_folder, environment: see :func:`resolve_settings`.
+    """
+    environment = os.environ if environment is None else environment
+    files = [] if dataset_folder is None else [dataset_folder / DATASET_FILE]
+    if environment.get(CONFIG_VARIABLE):
+        files.append(Path(environment[CONFIG_VARIABLE]))
+    assignments = parse_assignments(json.loads(environment.get(SET_VARIABLE) or "[]"))
+    return key in assignments or any(path.is_file() and key in read_settings_file(path) for path in files)
+
+
+def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dict[str, Any]:
+    if allowed is None or not layer.get("objectives"):
+        return layer
+    return {**layer, "objectives": {name: value for name, value in layer["objectives"].items() if name in allowed}}
+
+
+def _without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
+    """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
+    meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
+    same = len(meant) == len(known) and all(
+        (one.path is None or str(Path(one.path).expanduser().resolve()) == other.path)
+        and (one.fold is None or one.fold == other.fold)
+        and (one.sha256 is None or one.sha256 == other.sha256)
+        and one.checkpoint == other.checkpoint
+        for one, other in zip(meant, known, strict=True)
+    )
+    return {key: value for key, value in layer.items() if key != "teacher"} if same or "teacher" not in layer else layer
+
+
+def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:
+    before, after = (
+        _flatten(merge(validate_settings(values, "settings").as_dict(), assignments)) for values in (saved, now)
+    )
+    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
+    if changed:
+        differences = "; ".join(f"{key}: was {before.get(key)}, now {after.get(key)}" for key in changed)
+        raise SettingsError(
+            f"the run to continue was started with other settings than the files give now ({differences}). "
+            f"Restore the files, or say what you want with --set, for example --set {changed[0]}={before.get(changed[0])}."
+        )
+
+
+def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for key, value in values.items():
+        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
+    return flat

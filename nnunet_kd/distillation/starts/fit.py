@@ -1,0 +1,101 @@
+"""A student's weights, fitted front to back to what its teacher makes of the same patches.
+
+Every layer is fitted from the *student's* own inputs to the *teacher's* outputs at the channels that the student stands for,
+so that it mends what the layers before it lost. The method and its sources: docs/explanation-inheritance.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import torch
+from torch import nn
+
+from nnunet_kd.distillation.starts.layers import LayerFit, Progress, StudentLayers
+from nnunet_kd.distillation.starts.observation import TeacherObserver
+from nnunet_kd.distillation.starts.options import InheritanceSettings
+from nnunet_kd.distillation.starts.steps import IMAGE, pair
+from nnunet_kd.errors import PlanError, TeacherError
+
+
+def inherit(
+    teacher: nn.Module,
+    student: nn.Module,
+    patches: Sequence[torch.Tensor],
+    settings: InheritanceSettings,
+    seed: int = 0,
+    regions: bool = False,
+    progress: Progress = lambda done, of, what: None,
+) -> list[LayerFit]:
+    """Overwrite a student's weights by what can be computed from its teacher's.
+
+    Args:
+        teacher, student: plain modules on one device, of one dtype.
+        patches: at least one image ``(1, C, *spatial)`` on the CPU, of the networks' dtype.
+        settings: see there.
+        seed: of sampled voxels, and of randomly chosen channels.
+        regions: whether heads are independent (sigmoid) instead of exclusive (softmax).
+        progress: see :data:`Progress`.
+
+    Returns:
+        One entry per layer with weights and per residual block, in the order of computation.
+
+    Raises:
+        PlanError: the networks are of a kind that is not supported, or differ in more than their channels.
+        TeacherError: the teacher's weights, or what it makes of a patch, are not finite.
+    """
+    steps = pair(teacher, student)
+    _check_finite(teacher)
+    with _evaluated(teacher, student), torch.no_grad(), _exact_convolutions():
+        layers = StudentLayers(steps, teacher, student, settings, seed, regions)
+        total = len(patches) + len(steps.steps)
+        observer = TeacherObserver(steps, teacher, student, len(patches), seed)
+        device = next(teacher.parameters()).device
+        for number, patch in enumerate(patches):
+            progress(number, total, "the teacher looks at patches")
+            values = {IMAGE: patch.to(device)}
+            observer.look(values)
+            if number == 0:
+                _check_steps(teacher, patch.to(device), values[steps.heads[-1]])
+        layers.choose(observer, patches[0].shape[1])
+        return layers.fit_all(observer, [patch.to(device) for patch in patches], progress, len(patches), total)
+
+
+def _check_finite(teacher: nn.Module) -> None:
+    broken = [name for name, weight in teacher.named_parameters() if not weight.isfinite().all()]
+    if broken:
+        raise TeacherError(
+            f"the teacher holds weights that are not finite ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}), so "
+            f"nothing can be inherited from it. Its training diverged: take another checkpoint or teacher."
+        )
+
+
+def _check_steps(teacher: nn.Module, patch: torch.Tensor, logits: torch.Tensor) -> None:
+    """The steps are a reading of the network's parts; that the network computes just them is checked on a patch."""
+    output = teacher(patch)
+    finest = output[0] if isinstance(output, (list, tuple)) else output
+    scale = float(finest.abs().max())
+    if finest.shape != logits.shape or float((finest - logits).abs().max()) > 1e-3 * scale:
+        raise PlanError(f"the teacher's network {type(teacher).__name__} computes something else than its known parts")
+
+
+@contextlib.contextmanager
+def _evaluated(*networks: nn.Module) -> Iterator[None]:
+    training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, before in zip(networks, training, strict=True):
+            network.train(before)
+
+
+def _exact_convolutions() -> contextlib.AbstractContextManager[Any]:
+    """On a GPU: float32 as it is on a CPU, and the same from run to run."""
+    context: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return context

@@ -1,0 +1,35 @@
+"""How a student's weights are computed from its teacher's."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import Field
+
+from nnunet_kd.distillation.settings_model import SettingsModel
+from nnunet_kd.distillation.starts.channels import ChannelChoice
+
+
+class InheritanceSettings(SettingsModel):
+    """Defaults are what measured best (docs/explanation-inheritance.md); the other values are for comparison."""
+
+    voxels: int = Field(
+        2_000_000, ge=1, description="voxels of training patches that the teacher looks at; at least four patches"
+    )
+    ridge: float = Field(
+        1e-3, gt=0, description="pull towards the prior weights, as a share of the mean diagonal of the Gram matrix"
+    )
+    prior: Literal["teacher", "zero"] = Field(
+        "teacher", description="what the ridge pulls to: the teacher's own kernel at the chosen channels, or zero"
+    )
+    channels: ChannelChoice = Field(
+        "spanning",
+        description="which of the teacher's channels are kept: those that span the others best, random ones, or every r-th",
+    )
+    heads: Literal["probabilities", "logits"] = Field(
+        "probabilities",
+        description="what segmentation heads are fitted to: the teacher's probabilities (convex, iterative) or its logits",
+    )
+    refit: bool = Field(True, description="false: the teacher's kernels at the chosen channels, as they are")
+    rescale: bool = Field(True, description="false: kernels keep the norm that the fit gives them")
+    augmented: bool = Field(False, description="true: patches are augmented as in training")

@@ -1,0 +1,69 @@
+"""Projections between a student's and a teacher's channels, fitted before the first iteration.
+
+``phi_i = argmin || phi_i Q(S_i) - Q(T_i) ||^2 + lambda || phi_i ||^2`` over encoder stages ``i``, with ``Q`` the linear map
+behind which an objective compares (``Objective.compared``): for DCD its detail projection.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+import torch
+from torch import nn
+
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
+from nnunet_kd.distillation.objectives.base import Objective
+from nnunet_kd.distillation.objectives.projection import ChannelProjection
+from nnunet_kd.distillation.starts.observation import rows_at
+from nnunet_kd.distillation.starts.regression import CentredRegression
+
+PATCHES = 8
+"""A projection has so few unknowns that more say the same."""
+VOXELS_PER_PATCH = 16384
+RIDGE = 1e-3
+
+
+def fit_projections(
+    objectives: Mapping[str, Objective],
+    teacher: FrozenTeacher,
+    student: nn.Module,
+    patches: Sequence[torch.Tensor],
+    seed: int,
+) -> None:
+    """Overwrite the projections of objectives by fitted ones.
+
+    Args:
+        objectives: by name, each with ``projections``, one per encoder stage.
+        teacher: whose features are distilled.
+        student: the network, with the weights that training starts from.
+        patches: images ``(1, C, *patch size)``.
+        seed: of the sampled voxels.
+    """
+    device = next(student.parameters()).device
+    encoder = find_encoder(plain_module(student))
+    generator = torch.Generator().manual_seed(seed)
+    regressions: dict[tuple[str, int], CentredRegression] = {}
+    training = encoder.training
+    encoder.eval()
+    with torch.no_grad():
+        for patch in patches:
+            image = patch.to(device)
+            stages = zip(encoder(image), teacher.features(image), strict=True)
+            for stage, (of_student, of_teacher) in enumerate(stages):
+                places = torch.randperm(of_student[0, 0].numel(), generator=generator)[:VOXELS_PER_PATCH]
+                for name, objective in objectives.items():
+                    if (name, stage) not in regressions:
+                        sizes = of_student.shape[1], of_teacher.shape[1]
+                        regressions[name, stage] = CentredRegression(*sizes, samples=sizes[0], ridge=RIDGE)
+                    pairs = zip(
+                        objective.compared(of_student.float()), objective.compared(of_teacher.float()), strict=True
+                    )
+                    for ours, theirs in pairs:
+                        rows = [rows_at(value[0].flatten(1), places).double() for value in (ours, theirs)]
+                        regressions[name, stage].add(rows[0], rows[1], 1.0)
+        for (name, stage), regression in regressions.items():
+            projection = objectives[name].get_submodule(f"projections.{stage}")
+            assert isinstance(projection, ChannelProjection)
+            projection.weight.copy_(regression.solve().T)
+    encoder.train(training)

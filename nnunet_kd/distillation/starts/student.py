@@ -1,0 +1,86 @@
+"""Starting from a student on disk, trained or not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.system.files import sha256
+
+RANDOM, TEACHER = "random", "teacher"
+"""The values of the setting ``start`` that are no path."""
+
+
+def pin_start(start: str, fold: int | str) -> tuple[str, str]:
+    """A path to a student, made absolute, and the SHA-256 of its checkpoint.
+
+    Args:
+        start: model folder, ``fold_X`` folder, checkpoint file or exported zip.
+        fold: of the training; of a model with several folds its own is taken.
+
+    Raises:
+        SettingsError: there is no such student.
+    """
+    weights = _read_student(start, fold)
+    return str(Path(start).expanduser().resolve()), weights[1]
+
+
+def start_from_student(network: nn.Module, start: str, fold: int | str, wanted_sha256: str | None) -> tuple[str, str]:
+    """Load every layer of a student from disk, heads included.
+
+    Args:
+        network: that receives the weights.
+        start, fold: see :func:`pin_start`.
+        wanted_sha256: that the checkpoint must have.
+
+    Returns:
+        As :func:`pin_start`.
+
+    Raises:
+        SettingsError: it is not there, not the one meant, or another network.
+    """
+    weights, digest = _read_student(start, fold)
+    if wanted_sha256 is not None and digest != wanted_sha256:
+        raise SettingsError(
+            f"start: the student {start} has SHA-256 {digest}, but start_sha256 asks for {wanted_sha256}: it is another "
+            f"checkpoint than the one meant. Give the right one, or leave start_sha256 out."
+        )
+    own = plain_module(network).state_dict()
+    differing = [
+        f"{name}: {_shape(weights.get(name))} there, {_shape(own.get(name))} here"
+        for name in sorted({*own, *weights})
+        if _shape(weights.get(name)) != _shape(own.get(name))
+    ]
+    if differing:
+        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
+        raise SettingsError(
+            f"start: the student {start} is another network than the one to train. What differs: "
+            f"{'; '.join(differing[:4])}{more}. It must have the same plan, input channels and labels."
+        )
+    plain_module(network).load_state_dict(weights)
+    return str(Path(start).expanduser().resolve()), digest
+
+
+def _shape(value: torch.Tensor | None) -> str:
+    return "missing" if value is None else "x".join(map(str, value.shape)) or "a number"
+
+
+def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor], str]:
+    path = Path(start).expanduser()
+    try:
+        with open_model(path, checkpoint=None) as model:
+            folds = model.folds if len(model.folds) == 1 else (str(fold),)
+            if folds[0] not in model.folds:
+                raise ModelError(
+                    f"{path} has the folds {', '.join(model.folds)}, but not {fold}; name one of its fold_X folders."
+                )
+            checkpoint = model.checkpoint_path(folds[0])
+            return read_checkpoint(checkpoint)["network_weights"], sha256(checkpoint)
+    except (ModelError, CheckpointError) as error:
+        raise SettingsError(f"start: {error} Give {RANDOM}, {TEACHER}, or the path of a student.") from error

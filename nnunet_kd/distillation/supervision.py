@@ -1,0 +1,133 @@
+"""What teachers add to a student's training step."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from nnunetv2.utilities.label_handling.label_handling import LabelManager
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_kd.distillation.features import EncoderCapture
+from nnunet_kd.distillation.frozen_teacher import Teachers
+from nnunet_kd.distillation.objectives.base import Objective, StepOutputs
+from nnunet_kd.distillation.targets import read_targets
+from nnunet_kd.distillation.weighting import Distillation
+from nnunet_kd.nnunet.training import loss_of_one_output
+
+
+class TeacherSupervision:
+    """Teachers, objectives and the hook on the student that feeds them, for as long as a training lasts.
+
+    Attributes:
+        distillation: the objectives, without anything around them.
+
+    Args:
+        network: the student, as nnU-Net calls it; not called yet, because compiled code would not see a later hook.
+        teachers: from :func:`nnunet_kd.distillation.teacher.load_teachers`.
+        distillation: on the student's device.
+        segmentation: nnU-Net's loss module.
+        label_manager: nnU-Net's.
+        seed: of the run; ``None``: not seeded, which makes no difference here but is allowed.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        teachers: Teachers,
+        distillation: Distillation,
+        segmentation: nn.Module,
+        label_manager: LabelManager,
+        seed: int | None,
+    ) -> None:
+        self.distillation = distillation
+        self.teachers = teachers
+        self._called: Distillation | DistributedDataParallel = distillation
+        self._capture = EncoderCapture(network)
+        self._task_loss = loss_of_one_output(segmentation)
+        self._labels = label_manager
+        self._seed = 0 if seed is None else seed
+        self._objectives: Mapping[str, Objective] = {}
+        self._epoch = self._iteration = 0
+        self._last: StepOutputs | None = None
+
+    def synchronise(self, device: torch.device) -> None:
+        """Give every process the first one's parameters, and average gradients from now on."""
+        for parameter in self.distillation.parameters():
+            dist.broadcast(parameter.data, src=0)
+        if any(parameter.requires_grad for parameter in self.distillation.parameters()):
+            devices = [device.index] if device.type == "cuda" else None
+            # objectives without weight in an epoch leave their parameters unused
+            self._called = DistributedDataParallel(self.distillation, device_ids=devices, find_unused_parameters=True)
+
+    def start_step(self, epoch: int, iteration: int, objectives: Mapping[str, Objective] | None = None) -> None:
+        """Watch the student's next pass if any objective counts.
+
+        Args:
+            epoch, iteration: counted from 0.
+            objectives: to serve; default: those that count in this epoch.
+        """
+        self._epoch, self._iteration = epoch, iteration
+        self._objectives = self.distillation.active(epoch) if objectives is None else objectives
+        self._capture.enabled = bool(self._objectives)
+
+    def loss(self, output: Any, target: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
+        """The weighted distillation loss and its terms; ``None`` if no objective counts now.
+
+        Args:
+            output, target: what nnU-Net gives its loss: tensors, or lists of them under deep supervision, finest first.
+        """
+        if not self._capture.enabled:
+            return None
+        self._last = self.outputs(output, target)
+        loss: tuple[torch.Tensor, dict[str, torch.Tensor]] = self._called(self._last)
+        return loss
+
+    def outputs(self, output: Any, target: Any) -> StepOutputs:
+        """What student and teacher made of the image that the student saw last; arguments as in :meth:`loss`."""
+        objectives = self._objectives.values()
+        image = self._capture.image
+        assert image is not None
+        logits, finest = (value[0] if isinstance(value, (list, tuple)) else value for value in (output, target))
+        features, teacher_logits = self.teachers.outputs(
+            image,
+            self._iteration,
+            features=any(objective.needs_teacher_features for objective in objectives),
+            logits=any(objective.needs_teacher_logits for objective in objectives),
+        )
+        return StepOutputs(
+            image=image,
+            student_features=self._capture.features,
+            student_logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            teacher_features=features,
+            teacher_logits=teacher_logits,
+            targets=read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1]),
+            teacher=self.teachers.feature_teacher(self._iteration),
+            task_loss=lambda own: self._task_loss(own, finest),
+            epoch=self._epoch,
+            iteration=self._iteration,
+            seed=self._step_seed(),
+        )
+
+    def explore(self) -> dict[str, torch.Tensor]:
+        """Let objectives explore after the student's step; returns values for the log."""
+        return {} if self._last is None else self.distillation.explore(self._last)
+
+    def finish_step(self) -> None:
+        """Let go of the step, whatever came of it."""
+        self._capture.enabled = False
+        self._capture.clear()
+        self._last = None
+
+    def _step_seed(self) -> int:
+        rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0
+        return zlib.crc32(f"{self._seed} {self._iteration} {rank}".encode())
+
+    def remove(self) -> None:
+        """Detach from the student."""
+        self._capture.remove()
+        self._last = None

@@ -1,0 +1,4 @@
+"""What a network costs: parameters, time, memory.
+
+Must not know reference segmentations and metrics.
+"""

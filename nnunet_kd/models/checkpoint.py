@@ -1,0 +1,156 @@
+"""What a distillation adds to nnU-Net's checkpoint, and how it comes back.
+
+``network_weights`` and ``optimizer_state`` stay exactly what stock nnU-Net writes for the student, so that stock nnU-Net can
+predict with, continue from and export every checkpoint. What objectives learned, their optimizer state, the settings and
+the loss history live in one extra entry of plain dictionaries and tensors, :data:`ENTRY`.
+"""
+
+from __future__ import annotations
+
+import io
+import time
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_kd.errors import CheckpointError
+from nnunet_kd.nnunet.checkpoints import EPOCH, OPTIMIZER
+from nnunet_kd.system.files import write_atomically
+
+ENTRY = "nnunet_kd"
+PREVIOUS = "checkpoint_previous.pth"
+CONTINUED_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth", PREVIOUS)
+
+
+def _numpy_data() -> list[Any]:
+    """What NumPy numbers and arrays in a pickle ask for, by today's names and by those of NumPy 1: data, no code."""
+    kinds = {type(np.dtype(kind)) for kind in "?bBhHiIlLqQefd"}
+    rebuilt = {"scalar": np.float64(0).__reduce__()[0], "_reconstruct": np.empty(0).__reduce__()[0]}
+    named = [
+        (function, f"numpy.{core}.multiarray.{name}")
+        for name, function in rebuilt.items()
+        for core in ("core", "_core")
+    ]
+    return [np.dtype, np.ndarray, *kinds, *named]
+
+
+def save_with_entry(
+    save: Callable[[io.BytesIO], None], entry: Mapping[str, Any], path: Path, keep: bool = True
+) -> None:
+    """Let nnU-Net save into memory, add ``entry``, and replace ``path`` in one step.
+
+    Args:
+        save: nnU-Net's own ``save_checkpoint``.
+        entry: see :data:`ENTRY`; its ``optimizer`` is moved out of nnU-Net's optimizer state.
+        path: the checkpoint's file; after an error it holds what it held before.
+        keep: what ``path`` held stays as :data:`PREVIOUS`, so that the last two checkpoints always exist.
+    """
+    buffer = io.BytesIO()
+    save(buffer)
+    buffer.seek(0)
+    # whatever a custom network keeps in its state; this process wrote it a moment ago
+    checkpoint = torch.load(buffer, map_location="cpu", weights_only=False)
+    checkpoint[OPTIMIZER], learned = split_optimizer_state(checkpoint[OPTIMIZER])
+    checkpoint[ENTRY] = {**entry, "optimizer": learned, "saved_at": time.time()}
+    previous = path.with_name(PREVIOUS) if keep else None
+    write_atomically(path, lambda file: torch.save(checkpoint, file), keep_as=previous)
+
+
+def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
+    """A checkpoint, read as data: tensors, numbers, texts and their containers.
+
+    Args:
+        path: the checkpoint's file.
+        in_memory: ``False`` maps tensors from the file instead, for a look at the rest.
+
+    Raises:
+        CheckpointError: there is no such file, it is damaged (checksums are verified), or its pickle asks for anything else
+            than data, which would be run as code.
+    """
+    try:
+        with zipfile.ZipFile(path) as archive:
+            broken = archive.testzip()
+        if broken is not None:
+            raise zipfile.BadZipFile(f"wrong checksum of {broken}")
+    except FileNotFoundError as error:
+        raise CheckpointError(
+            f"there is no checkpoint {path}. Is the path right, and the training finished?"
+        ) from error
+    except (zipfile.BadZipFile, EOFError, OSError) as error:
+        raise CheckpointError(
+            f"the checkpoint {path} is damaged ({error}). An interrupted copy and a full or failing disk are the usual causes."
+        ) from error
+    foreign = [name for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if not _is_data(name)]
+    if foreign:
+        raise CheckpointError(
+            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. See docs/explanation-security.md."
+        )
+    try:
+        with torch.serialization.safe_globals(_numpy_data()):
+            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    except Exception as error:  # whatever an unpickler makes of a file that was not written by torch.save
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error
+    return checkpoint
+
+
+def _is_data(name: str) -> bool:
+    module, _, attribute = name.rpartition(".")
+    numpy_core = module in ("numpy.core.multiarray", "numpy._core.multiarray")
+    return (numpy_core and attribute in ("scalar", "_reconstruct")) or name in ("numpy.dtype", "numpy.ndarray")
+
+
+def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
+    """The readable checkpoint of a fold that got furthest, and what is wrong with those that cannot be read.
+
+    Raises:
+        CheckpointError: there is none.
+    """
+    readable: list[tuple[int, float, Path]] = []
+    problems: dict[Path, str] = {}
+    for path in (folder / name for name in CONTINUED_FROM):
+        if not path.is_file():
+            continue
+        try:
+            content = read_checkpoint(path, in_memory=False)
+        except CheckpointError as error:
+            problems[path] = str(error)
+        else:
+            readable.append((content[EPOCH], content.get(ENTRY, {}).get("saved_at", 0.0), path))
+    if not readable:
+        raise CheckpointError(
+            f"no checkpoint in {folder} can be continued from. {' '.join(problems.values())} "
+            f"Put a copy in their place, or start again without --c, which overwrites them."
+        )
+    return max(readable)[-1], problems
+
+
+def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[int, Any]]:
+    """Divide an optimizer's state into nnU-Net's groups and what belongs to groups marked ``nnunet_kd``.
+
+    Returns:
+        The state without the marked groups, and the marked parameters' states numbered from 0.
+    """
+    marked = [index for group in state["param_groups"] if group.get(ENTRY) for index in group["params"]]
+    rest = {
+        "state": {index: value for index, value in state["state"].items() if index not in marked},
+        "param_groups": [group for group in state["param_groups"] if not group.get(ENTRY)],
+    }
+    learned = {place: state["state"][index] for place, index in enumerate(marked) if index in state["state"]}
+    return rest, learned
+
+
+def add_learned_parameters(
+    optimizer: torch.optim.Optimizer, parameters: list[torch.nn.Parameter], saved: Mapping[int, Any] | None
+) -> None:
+    """Give the optimizer a group of its own for what objectives learn, with its saved state if there is one."""
+    optimizer.add_param_group({"params": parameters, ENTRY: True, "lr": optimizer.param_groups[0]["lr"]})
+    for place, state in (saved or {}).items():
+        parameter = parameters[place]
+        optimizer.state[parameter] = {
+            key: value.to(parameter.device) if isinstance(value, torch.Tensor) and value.ndim else value
+            for key, value in state.items()
+        }

@@ -1,0 +1,200 @@
+"""A trained nnU-Net as it lies on disk: folder, fold, checkpoint or exported zip; found, and read with readable errors."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import pickle
+import tempfile
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+
+from nnunet_kd.errors import CheckpointError, ModelError, PlanError
+from nnunet_kd.models.archive import unpack_model
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.plans import read_plans
+from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS, TRAINER, WEIGHTS
+
+FINAL = "checkpoint_final.pth"
+BEST = "checkpoint_best.pth"
+FURTHEST_FIRST = (FINAL, BEST, "checkpoint_latest.pth")
+
+_NEEDED = "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth; nnUNetv2_train writes it."
+
+
+@dataclass(frozen=True)
+class ModelFolder:
+    """Trained folds of one nnU-Net configuration.
+
+    Attributes:
+        folder: holds ``plans.json``, ``dataset.json`` and ``fold_X``.
+        folds: the ``X``, numbers or ``all``; at least one.
+        checkpoint: file name within every fold's folder.
+    """
+
+    folder: Path
+    folds: tuple[str, ...]
+    checkpoint: str
+
+    def checkpoint_path(self, fold: str) -> Path:
+        """A fold's checkpoint file."""
+        return self.folder / f"fold_{fold}" / self.checkpoint
+
+    def plans(self) -> dict[str, Any]:
+        """The plan.
+
+        Raises:
+            ModelError: it is missing or damaged.
+        """
+        try:
+            return read_plans(self.folder / "plans.json")
+        except PlanError as error:
+            raise ModelError(f"the model {self.folder} cannot be used: {error}") from error
+
+    def dataset_json(self) -> dict[str, Any]:
+        """The dataset's description.
+
+        Raises:
+            ModelError: it is missing or damaged.
+        """
+        return read_json(self.folder / "dataset.json", "the model's dataset.json", _NEEDED)
+
+    def read_checkpoint(self, fold: str) -> dict[str, Any]:
+        """A fold's checkpoint in CPU memory.
+
+        Raises:
+            ModelError: the file is damaged or not nnU-Net's.
+        """
+        path = self.checkpoint_path(fold)
+        try:
+            checkpoint = read_checkpoint(path)
+        except CheckpointError as error:
+            raise ModelError(
+                f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: {type(error).__name__}: "
+                f"{_first_line(error)}. It may be incomplete after an interrupted copy or a full disk: copy it again."
+            ) from error
+        missing = [key for key in (WEIGHTS, TRAINER, INIT_ARGUMENTS) if key not in checkpoint]
+        if missing:
+            raise ModelError(f"{path} is not a checkpoint of nnU-Net v2: it has no {', '.join(missing)}.")
+        return checkpoint
+
+
+def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Args:
+        path: the file.
+        what: names it in errors.
+        advice: the last sentence of errors.
+
+    Raises:
+        ModelError: missing, not JSON, or not an object.
+    """
+    try:
+        content = json.loads(path.read_text())
+    except FileNotFoundError as error:
+        raise ModelError(f"{what} is missing: {path}. {advice}") from error
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(f"{what}, {path}, is not valid JSON ({error}). {advice}") from error
+    if not isinstance(content, dict):
+        raise ModelError(f"{what}, {path}, holds no JSON object. {advice}")
+    return content
+
+
+@contextlib.contextmanager
+def open_model(
+    path: Path, folds: Sequence[str] = (), checkpoint: str | None = FINAL, configuration: str | None = None
+) -> Iterator[ModelFolder]:
+    """Find a trained model; a zip is unpacked for as long as the context lasts.
+
+    Args:
+        path: model folder, ``fold_X`` folder, checkpoint file, or an archive of ``nnUNetv2_export_model_to_zip`` or
+            ``nnunet-kd export``.
+        folds: numbers or ``all``; empty: every numbered fold that has the checkpoint, else ``fold_all``.
+        checkpoint: its file name; ``None``: the first of :data:`FURTHEST_FIRST` that is there. A path to a checkpoint file
+            counts more.
+        configuration: of an archive with several models.
+
+    Raises:
+        ModelError: there is no such model, or the archive is damaged or not to be trusted; says what was found.
+    """
+    path = path.expanduser()
+    if not path.exists():
+        raise ModelError(f"the model {path} does not exist. {_NEEDED}")
+    if path.is_file() and path.suffix == ".zip":
+        with tempfile.TemporaryDirectory(prefix="nnunet_kd_model_") as temporary:
+            yield _choose(unpack_model(path, Path(temporary), configuration), folds, checkpoint, path)
+        return
+    if path.is_file():
+        if path.suffix != ".pth" or not path.parent.name.startswith("fold_"):
+            raise ModelError(f"{path} is neither a zip nor a checkpoint in the fold_X folder of a model. {_NEEDED}")
+        folds, checkpoint, path = (path.parent.name.removeprefix("fold_"),), path.name, path.parent.parent
+    elif path.name.startswith("fold_"):
+        folds, path = (path.name.removeprefix("fold_"),), path.parent
+    yield _choose(path, folds, checkpoint, path)
+
+
+def _choose(folder: Path, folds: Sequence[str], checkpoint: str | None, origin: Path) -> ModelFolder:
+    for name in FURTHEST_FIRST if checkpoint is None else (checkpoint,):
+        trained = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{name}"))
+        chosen = folds or [fold for fold in trained if fold.isdigit()] or trained
+        if chosen and set(chosen) <= set(trained):
+            model = ModelFolder(folder, tuple(dict.fromkeys(chosen)), name)
+            model.plans()
+            model.dataset_json()
+            return model
+    there = sorted(str(file.relative_to(folder)) for file in folder.glob("fold_*/checkpoint_*.pth"))
+    wanted = ", ".join(f"fold_{fold}/{checkpoint or FINAL}" for fold in folds or ["X"])
+    raise ModelError(f"{origin} has no {wanted}. Checkpoints found: {', '.join(there) or 'none'}. {_NEEDED}")
+
+
+def new_predictor(mirroring: bool = False, device: str = "cpu") -> nnUNetPredictor:
+    """nnU-Net's predictor with its own defaults, quiet."""
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints a note about CUDA on every other device
+        return nnUNetPredictor(
+            use_mirroring=mirroring,
+            perform_everything_on_device=device != "cpu",
+            device=torch.device(device),
+            verbose=False,
+            verbose_preprocessing=False,
+            allow_tqdm=False,
+        )
+
+
+def load_predictor(model: ModelFolder, predictor: nnUNetPredictor, trusted: bool = False) -> None:
+    """Let one of nnU-Net's predictors build the network and read every fold, quietly.
+
+    Args:
+        model: what to load.
+        predictor: nnU-Net's or one of ours; not initialised.
+        trusted: load checkpoints even if they hold more than data (docs/explanation-security.md).
+
+    Raises:
+        ModelError: a checkpoint is damaged, of another network, or holds more than data, or its trainer is not found.
+    """
+    try:
+        for fold in () if trusted else model.folds:
+            # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
+            read_checkpoint(model.checkpoint_path(fold), in_memory=False)
+    except CheckpointError as error:
+        raise ModelError(f"the model {model.folder} cannot be loaded: {error}") from error
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            predictor.initialize_from_trained_model_folder(str(model.folder), model.folds, model.checkpoint)
+    except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError) as error:
+        reason = f"no entry {error}" if isinstance(error, KeyError) else _first_line(error)
+        raise ModelError(
+            f"the model {model.folder} (folds {', '.join(model.folds)}, {model.checkpoint}) cannot be loaded: "
+            f"{type(error).__name__}: {reason}. Checkpoint and plans.json may be of different trainings: copy the whole "
+            f"folder again."
+        ) from error
+
+
+def _first_line(error: Exception) -> str:
+    return str(error).strip().split("\n")[0] or type(error).__name__

@@ -1,0 +1,132 @@
+"""What must be there before any command works: nnU-Net's variables, its trainers, the dataset's folders."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.system.shipped import shipped_folder
+
+VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
+
+
+def optional_folder(variable: str) -> Path | None:
+    """The folder that one of nnU-Net's variables names; ``None`` if it is not set."""
+    value = os.environ.get(variable)
+    return Path(value) if value else None
+
+
+def required_folder(variable: str) -> Path:
+    """The folder that one of nnU-Net's variables names.
+
+    Raises:
+        MissingRequirement: the variable is not set.
+    """
+    folder = optional_folder(variable)
+    if folder is None:
+        raise MissingRequirement(
+            f"the environment variable {variable} is not set, so nnU-Net's folders cannot be found. Set it as nnU-Net's "
+            f"documentation says, for example `export {variable}=/path/to/{variable}`. `nnunet-kd doctor` checks all three."
+        )
+    return folder
+
+
+@contextlib.contextmanager
+def variables_set_to(values: Mapping[str, str | None]) -> Iterator[None]:
+    """Environment variables with other values for a while; ``None``: not set."""
+    before = {name: os.environ.get(name) for name in values}
+    try:
+        _set_variables(values)
+        yield
+    finally:
+        _set_variables(before)
+
+
+def _set_variables(values: Mapping[str, str | None]) -> None:
+    for name, value in values.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
+def dataset_name(name_or_id: str) -> str:
+    """``Dataset004_Hippocampus`` for itself, ``4`` or ``004``.
+
+    Raises:
+        DataError: no such dataset, or several with that number.
+    """
+    if name_or_id.startswith("Dataset"):
+        return name_or_id
+    if not name_or_id.isdigit():
+        raise DataError(f"{name_or_id!r} is neither a dataset's number nor a name such as Dataset004_Hippocampus.")
+    prefix = f"Dataset{int(name_or_id):03d}_"
+    names = {
+        folder.name
+        for place in map(optional_folder, VARIABLES)
+        if place is not None
+        for folder in place.glob(f"{prefix}*")
+    }
+    if len(names) != 1:
+        found = f"several: {', '.join(sorted(names))}; give the name" if names else "none; convert the dataset first"
+        raise DataError(f"dataset {name_or_id}: looked for {prefix}* in nnU-Net's folders and found {found}.")
+    return names.pop()
+
+
+def preprocessed_dataset(name_or_id: str) -> tuple[Path, dict[str, Any]]:
+    """The preprocessed dataset's folder and its ``dataset.json``.
+
+    Raises:
+        MissingRequirement: ``nnUNet_preprocessed`` is not set.
+        DataError: the dataset is unknown or has not been preprocessed.
+    """
+    folder = required_folder("nnUNet_preprocessed") / dataset_name(name_or_id)
+    if not (folder / "dataset.json").is_file():
+        raise DataError(
+            f"{folder} has no dataset.json, so the dataset has not been preprocessed. "
+            f"Run `nnUNetv2_plan_and_preprocess -d {name_or_id}` first."
+        )
+    return folder, json.loads((folder / "dataset.json").read_text())
+
+
+def trainer_names() -> list[str]:
+    """The trainers that this package ships."""
+    return sorted(path.stem for path in shipped_folder("trainers").glob("nnUNetTrainer*.py"))
+
+
+def find_trainer(name: str) -> type[Any]:
+    """Ask nnU-Net itself for a trainer class, without its report of where it looks.
+
+    Raises:
+        MissingRequirement: nnU-Net does not find it.
+    """
+    from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
+
+    try:
+        with contextlib.redirect_stdout(io.StringIO()):
+            found: type[Any] = recursive_find_trainer_class_by_name(name)
+    except RuntimeError as error:
+        raise MissingRequirement(
+            f"nnU-Net does not find the trainer {name}. The start-up file nnunet_kd_autoload.pth is not active in this Python "
+            f"(nnUNet_extTrainer={os.environ.get('nnUNet_extTrainer')!r}): install with pip into the same environment as "
+            f"nnunetv2, without --target."
+        ) from error
+    return found
+
+
+def method_trainer(method: str) -> str:
+    """``dcd`` to ``nnUNetTrainerDCD``: the shipped trainer whose name ends so, whatever the case.
+
+    Raises:
+        SettingsError: there is none.
+    """
+    methods = {name.removeprefix("nnUNetTrainer").lower(): name for name in trainer_names()}
+    if method.lower() not in methods:
+        raise SettingsError(f"there is no method {method!r}; there are {', '.join(methods)}.")
+    return methods[method.lower()]

@@ -1,0 +1,100 @@
+"""nnU-Net's trainers: made, run, and what of them is private."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from typing import Any
+
+import nnunetv2
+import torch
+from nnunetv2.run import run_training as nnunet_run
+from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from torch import nn
+from torch.nn.parallel import DistributedDataParallel
+
+
+def make_trainer(
+    dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str, device: torch.device
+) -> Any:
+    """A trainer as ``nnUNetv2_train`` makes it, from the preprocessed dataset."""
+    return nnunet_run.get_trainer_from_args(
+        dataset, configuration, fold, trainer_name=trainer, plans_identifier=plans_name, device=device
+    )
+
+
+def run_training(
+    dataset: str,
+    configuration: str,
+    fold: str,
+    trainer: str,
+    plans_name: str,
+    device: torch.device,
+    pretrained_weights: str | None = None,
+    gpus: int = 1,
+    probabilities: bool = False,
+    continue_training: bool = False,
+    validate: bool = False,
+    validate_best: bool = False,
+) -> None:
+    """``nnUNetv2_train``, with its own options."""
+    nnunet_run.run_training(
+        dataset,
+        configuration,
+        fold,
+        trainer,
+        plans_name,
+        pretrained_weights,
+        num_gpus=gpus,
+        export_validation_probabilities=probabilities,
+        continue_training=continue_training,
+        only_run_validation=validate,
+        val_with_best=validate_best,
+        device=device,
+    )
+
+
+def ships_trainer(name: str) -> bool:
+    """Whether a trainer is nnU-Net's own."""
+    package = nnunetv2.__path__[0]
+    with contextlib.redirect_stdout(io.StringIO()):
+        found = recursive_find_python_class(
+            f"{package}/training/nnUNetTrainer", name, "nnunetv2.training.nnUNetTrainer", package
+        )
+    return found is not None
+
+
+@contextlib.contextmanager
+def wrapped_for(device: torch.device) -> Iterator[None]:
+    """Within, nnU-Net wraps its network for ``device`` instead of for the GPU that has its rank's number."""
+    original = nnunet_module.DDP
+
+    def wrap(network: nn.Module, device_ids: object = None, **options: Any) -> DistributedDataParallel:
+        own = [device.index] if device.type == "cuda" else None
+        return DistributedDataParallel(network, device_ids=own, **options)
+
+    nnunet_module.DDP = wrap
+    try:
+        yield
+    finally:
+        nnunet_module.DDP = original
+
+
+def compiles(trainer: nnUNetTrainer) -> bool:
+    """Whether the trainer compiles its network."""
+    return bool(trainer._do_i_compile())
+
+
+def deep_supervision_scales(trainer: nnUNetTrainer) -> list[list[float]]:
+    """Size of every target of a batch as a share of the patch, by axis; the finest first."""
+    scales = trainer._get_deep_supervision_scales()
+    return [list(scale) for scale in scales or [[1.0] * len(trainer.configuration_manager.patch_size)]]
+
+
+def loss_of_one_output(loss: nn.Module) -> nn.Module:
+    """nnU-Net's loss as it is without deep supervision."""
+    return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss

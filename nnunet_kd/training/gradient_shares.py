@@ -1,0 +1,136 @@
+"""How large each objective's gradient to a student is, against the labels' own.
+
+Weights from papers mean little on other data: a loss of logits that is summed over voxels may have dozens of
+times the labels' gradient, and nothing in the loss curves shows it. What comes of that is in docs/explanation-short-trainings.md.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import statistics
+import tempfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.weighting import sum_of
+from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.training.trainer import DistillationTrainer
+
+HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
+"""Ratios below the one: the objective hardly counts; above the other: the labels hardly do."""
+ITERATION = 10**6
+"""Behind whatever objectives do first, such as FreeKD's tuning of its masks."""
+
+
+@dataclass(frozen=True)
+class GradientShare:
+    """One objective's gradient against the labels', on several batches.
+
+    Attributes:
+        objective: its name.
+        weight: at the height of its schedule.
+        ratios: per batch, norm of its weighted gradient to the student's encoder over the norm of the labels'.
+        cosines: per batch, between the two gradients; -1: the objective asks for the opposite.
+    """
+
+    objective: str
+    weight: float
+    ratios: tuple[float, ...]
+    cosines: tuple[float, ...]
+
+    @property
+    def ratio(self) -> float:
+        """Median over batches."""
+        return statistics.median(self.ratios)
+
+    @property
+    def cosine(self) -> float:
+        """Median over batches."""
+        return statistics.median(self.cosines)
+
+    @property
+    def equal_weight(self) -> float:
+        """The weight with which its gradient would be as large as the labels'; infinite if it has none."""
+        return self.weight / self.ratio if self.ratio else float("inf")
+
+
+@contextlib.contextmanager
+def in_temporary_results(make: Callable[[], DistillationTrainer]) -> Iterator[DistillationTrainer]:
+    """A trainer whose output folder, which nnU-Net makes and logs to at once, is a temporary one.
+
+    Args:
+        make: builds it.
+    """
+    with tempfile.TemporaryDirectory() as results:
+        with variables_set_to({"nnUNet_results": results, "nnUNet_wandb_enabled": None}):
+            trainer = make()
+        yield trainer
+
+
+def encoder_gradients(
+    trainer: DistillationTrainer, batch: dict[str, Any]
+) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    """Gradients to all of the student's encoder for one batch, float32.
+
+    Args:
+        trainer: after ``prepare_distillation``; its networks are not compiled.
+        batch: of nnU-Net's loader.
+
+    Returns:
+        The segmentation loss's ``(N,)``; and by objective the weighted loss's ``(N,)``, whatever its schedule, without
+        those that have no loss.
+    """
+    assert trainer.supervision is not None
+    distillation = trainer.supervision.distillation
+    network = plain_module(trainer.network).train()
+    parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
+
+    image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
+    trainer.supervision.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives())
+    try:
+        output = network(image)
+        step = trainer.supervision.outputs(output, target)
+        labels = flat_gradient(trainer.loss.segmentation(output, target), parameters)
+        found = {}
+        for name, settings in trainer.settings.active_objectives().items():
+            if terms := distillation.terms(name, step):
+                found[name] = flat_gradient(settings.weight * sum_of(terms), parameters)
+    finally:
+        trainer.supervision.finish_step()
+    return labels, found
+
+
+def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
+    """A scalar's gradient to all parameters as one vector ``(N,)``, zero where there is none; keeps the graph."""
+    found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)
+    parts = [torch.zeros_like(p) if g is None else g for p, g in zip(parameters, found, strict=True)]
+    return torch.cat([part.flatten() for part in parts])
+
+
+def _on(device: torch.device, value: Any) -> Any:
+    """Tensors, or lists of them, on the device."""
+    return [part.to(device) for part in value] if isinstance(value, (list, tuple)) else value.to(device)
+
+
+def ratio_and_cosine(objective: torch.Tensor, labels: torch.Tensor) -> tuple[float, float]:
+    """Of an objective's and the labels' gradients ``(N,)``."""
+    cosine = torch.nn.functional.cosine_similarity(objective, labels, dim=0)
+    return float(objective.norm() / labels.norm()), float(cosine)
+
+
+def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any]]) -> list[GradientShare]:
+    """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients`."""
+    found: dict[str, list[tuple[float, float]]] = {}
+    for batch in batches:
+        labels, gradients = encoder_gradients(trainer, batch)
+        for name, gradient in gradients.items():
+            found.setdefault(name, []).append(ratio_and_cosine(gradient, labels))
+    weights = {name: settings.weight for name, settings in trainer.settings.active_objectives().items()}
+    return [
+        GradientShare(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))
+        for name, values in found.items()
+    ]

@@ -1,0 +1,96 @@
+"""Training patches for the start, drawn without a trace in the training that follows."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import random
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+import torch
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
+
+from nnunet_kd.nnunet.training import deep_supervision_scales
+
+LEAST_PATCHES, MOST_PATCHES = 4, 512
+"""However large or small they are: one image says too little about a layer, and a thousand say no more."""
+
+
+def patch_count(voxels: int, patch_size: tuple[int, ...]) -> int:
+    """How many patches hold ``voxels``, within :data:`LEAST_PATCHES` and :data:`MOST_PATCHES`."""
+    return min(MOST_PATCHES, max(LEAST_PATCHES, math.ceil(voxels / math.prod(patch_size))))
+
+
+def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> list[torch.Tensor]:
+    """Images of training cases, cropped as nnU-Net's loader crops them, a third of them around foreground.
+
+    In this process. Every random generator that is drawn from has afterwards the state that it had before.
+
+    Args:
+        trainer: nnU-Net's, initialised.
+        count: how many; from fewer cases several each.
+        augmented: as in training; ``False``: as in nnU-Net's validation, without augmentation.
+        seed: of crops and augmentation.
+
+    Returns:
+        ``(1, C, *patch size)`` each, float32, on the CPU.
+    """
+    with _generators_of_its_own(seed):
+        loader = _loader(trainer, augmented)
+        return [next(loader)["data"][:1].clone() for _ in range(count)]
+
+
+def _loader(trainer: Any, augmented: bool) -> nnUNetDataLoader:
+    """nnU-Net's own, which draws one patch a time."""
+    manager, labels = trainer.configuration_manager, trainer.label_manager
+    scales = deep_supervision_scales(trainer)
+    foreground = {
+        "is_cascaded": trainer.is_cascaded,
+        "foreground_labels": labels.foreground_labels,
+        "regions": labels.foreground_regions if labels.has_regions else None,
+        "ignore_label": labels.ignore_label,
+    }
+    initial_size = manager.patch_size
+    if augmented:
+        rotation, dummy_2d, initial_size, mirror_axes = (
+            trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        transforms = trainer.get_training_transforms(
+            manager.patch_size,
+            rotation,
+            scales,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=manager.use_mask_for_norm,
+            **foreground,
+        )
+    else:
+        transforms = trainer.get_validation_transforms(scales, **foreground)
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    return nnUNetDataLoader(
+        dataset,
+        1,
+        initial_size,
+        manager.patch_size,
+        labels,
+        oversample_foreground_percent=trainer.oversample_foreground_percent,
+        probabilistic_oversampling=True,
+        transforms=transforms,
+    )
+
+
+@contextlib.contextmanager
+def _generators_of_its_own(seed: int) -> Iterator[None]:
+    """Within, Python's, NumPy's and PyTorch's generators are seeded; afterwards they go on where they were."""
+    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  what nnU-Net's loader draws from
+    with torch.random.fork_rng(devices=[]):
+        random.seed(seed)
+        np.random.seed(seed % 2**32)  # noqa: NPY002
+        torch.manual_seed(seed)
+        try:
+            yield
+        finally:
+            random.setstate(python)
+            np.random.set_state(numpy)  # noqa: NPY002

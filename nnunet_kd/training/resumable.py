@@ -1,0 +1,244 @@
+"""nnU-Net's trainer so that nothing is lost: interrupted, damaged, out of memory, in several processes.
+
+It knows nothing of distillation; a subclass says what else belongs into a checkpoint.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.distillation.settings import Settings
+from nnunet_kd.errors import TrainingStopped
+from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
+from nnunet_kd.nnunet.checkpoints import as_file, trained_plans
+from nnunet_kd.nnunet.training import wrapped_for
+from nnunet_kd.system.files import remove_leftovers
+from nnunet_kd.training.distributed import (
+    check_batch_size,
+    check_processes_agree,
+    process_device,
+    rank_zero_first,
+)
+from nnunet_kd.training.random_states import random_states, restore_random_states
+from nnunet_kd.training.skipped_steps import SkippedSteps
+
+
+class ResumableTrainer(nnUNetTrainer):
+    """Every hook calls nnU-Net's own and adds to it.
+
+    Attributes:
+        settings: the run's resolved settings, set by the subclass before this constructor runs.
+        skipped_steps: once there is an optimizer.
+        terms: the present step's detached loss terms by name, kept by the subclass while nnU-Net computes its loss.
+        restored: the loaded checkpoint's entry of ours.
+    """
+
+    settings: Settings
+    # of nnU-Net's constructor
+    configuration_manager: Any
+    grad_scaler: torch.amp.GradScaler | None
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
+    ) -> None:
+        self._continued = bool(plans["continue_training"])
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.is_ddp:
+            self.device = process_device(device)
+            if self.device.type != "cuda":
+                self.grad_scaler = None
+        if self.settings.save_every is not None:
+            self.save_every = self.settings.save_every
+        self.skipped_steps: SkippedSteps | None = None
+        self.terms: dict[str, torch.Tensor] = {}
+        self.restored: dict[str, Any] = {}
+        self._damaged: set[Path] = set()
+        self._random_states: list[dict[str, Any]] | None = None
+        self._steps_in_epoch = 0
+
+    # what a subclass adds ---------------------------------------------------------------------------------------------
+
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """What a checkpoint holds beyond nnU-Net's: plain containers, numbers and tensors."""
+        return {"random_states": self._random_states}
+
+    def memory_users(self) -> list[str]:
+        """What can be lowered when memory is full, the easiest first."""
+        return [f"the batch size in the plan (now {self.configuration_manager.batch_size}; needs a new training)"]
+
+    def deployed_weights(self) -> AbstractContextManager[object]:
+        """Within, the network holds the weights that are to be saved as its own."""
+        return contextlib.nullcontext()
+
+    # start ------------------------------------------------------------------------------------------------------------
+
+    def initialize(self) -> None:
+        """nnU-Net's own, on whatever device this process has."""
+        if self.is_ddp:
+            check_batch_size(self.configuration_manager.batch_size)
+        with wrapped_for(self.device):
+            super().initialize()
+        self.skipped_steps = SkippedSteps(self.optimizer, self.grad_scaler)
+
+    def on_train_start(self) -> None:
+        """nnU-Net's own; then random numbers go on where the loaded checkpoint's stopped."""
+        check_processes_agree(self.current_epoch)
+        if self.is_ddp:
+            with rank_zero_first():
+                self.do_split()  # which writes the splits if there are none yet
+        super().on_train_start()
+        if self.local_rank == 0:
+            remove_leftovers(Path(self.output_folder))
+        states = self.restored.get("random_states")
+        if states is not None and not restore_random_states(states, self.device):
+            self.print_to_log_file("The number of processes has changed, so random numbers start anew.")
+
+    # step -------------------------------------------------------------------------------------------------------------
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's step, and whether it was ``skipped``.
+
+        Raises:
+            TrainingStopped: memory is full, or too many steps in a row were skipped; weights are saved.
+        """
+        assert self.skipped_steps is not None
+        self._steps_in_epoch += 1
+        self.skipped_steps.start_step()
+        with self.stopped_when_memory_is_full():
+            result: dict[str, Any] = super().train_step(batch)
+        skipped = self.skipped_steps.finish_step(self.terms, [str(case) for case in batch.get("keys", [])])
+        if skipped and self.skipped_steps.consecutive >= self.settings.max_skipped_steps:
+            raise TrainingStopped(
+                f"{self.skipped_steps.consecutive} steps in a row were skipped because their loss or gradient was not finite, so "
+                f"that nothing is learned any more. The last one: {self.skipped_steps.describe_last()}. "
+                f"{self._save_weights_reached()} Look at those cases (nnUNetv2_plan_and_preprocess "
+                f"--verify_dataset_integrity), lower the named objective's weight or learning_rate with --set and continue with "
+                f"--c, or raise max_skipped_steps."
+            )
+        return {**result, "skipped": skipped}
+
+    def validation_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """nnU-Net's own; see :meth:`train_step` for a full memory."""
+        with self.stopped_when_memory_is_full():
+            result: dict[str, Any] = super().validation_step(batch)
+        return result
+
+    @contextlib.contextmanager
+    def stopped_when_memory_is_full(self) -> Iterator[None]:
+        """Within, a full memory ends the training with the weights saved and an error that says what to lower."""
+        try:
+            yield
+        except torch.cuda.OutOfMemoryError as error:
+            raise TrainingStopped(
+                f"the memory of {self.device} is full in epoch {self.current_epoch}, iteration {self._steps_in_epoch - 1}: "
+                f"{str(error).splitlines()[0]} {self._save_weights_reached()} What can be lowered: "
+                f"{'; '.join(self.memory_users())}. Other programs on the same GPU (nvidia-smi) count too."
+            ) from error
+
+    def _save_weights_reached(self) -> str:
+        """Save within an epoch, which is begun anew when the run is continued; returns a sentence about it."""
+        assert self.skipped_steps is not None
+        if self.disable_checkpointing or self.skipped_steps.taken == 0:
+            return "There was nothing to save yet; checkpoints from before are untouched."
+        path = Path(self.output_folder) / "checkpoint_latest.pth"
+        self.current_epoch -= 1  # nnU-Net saves the number of the next epoch
+        try:
+            with self.deployed_weights():
+                self.save_checkpoint(str(path))
+        finally:
+            self.current_epoch += 1
+        return f"The weights reached are in {path}."
+
+    # epoch ------------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self) -> None:
+        """Also count iterations anew."""
+        super().on_train_epoch_start()
+        self._steps_in_epoch = 0
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """nnU-Net's own, with skipped steps told but not averaged."""
+        assert self.skipped_steps is not None
+        losses = [{"loss": output["loss"]} for output in train_outputs]
+        taken = [loss for loss, output in zip(losses, train_outputs, strict=True) if not output.get("skipped")]
+        super().on_train_epoch_end(taken or losses)
+        skipped, why = self.skipped_steps.close_epoch()
+        if skipped:
+            self.print_to_log_file(f"{skipped} of {len(losses)} steps skipped, loss or gradient not finite: {why}")
+        if self.local_rank == 0:
+            for logger in self.logger.loggers:
+                logger.log("kd/skipped_steps", skipped, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """What is saved here goes on with the random numbers of the next epoch."""
+        self._random_states = random_states(self.device)
+        super().on_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Keep no more checkpoints than nnU-Net does."""
+        super().on_train_end()
+        if self.local_rank == 0:
+            (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
+
+    # checkpoint -------------------------------------------------------------------------------------------------------
+
+    def save_checkpoint(self, filename: str) -> None:
+        """A plain nnU-Net checkpoint with one extra entry, :meth:`checkpoint_entry`."""
+        if self.local_rank != 0 or self.disable_checkpointing:
+            super().save_checkpoint(filename)
+            return
+
+        def save(buffer: io.BytesIO) -> None:
+            super(ResumableTrainer, self).save_checkpoint(buffer)
+
+        # a damaged file is not worth keeping in place of a whole one
+        save_with_entry(save, self.checkpoint_entry(), Path(filename), keep=Path(filename) not in self._damaged)
+        self._damaged.discard(Path(filename))
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
+        """nnU-Net's own, with the network as the checkpoint describes it.
+
+        With ``--c`` it is the readable checkpoint that got furthest, whichever file nnU-Net asked for.
+
+        Args:
+            checkpoint: its file, or what is in it.
+
+        Raises:
+            CheckpointError: it is damaged or holds more than data; with ``--c``: so are all.
+        """
+        if self._continued and not self.was_initialized and not isinstance(checkpoint, dict):
+            checkpoint = self._furthest_checkpoint(Path(checkpoint).parent)
+        with as_file(checkpoint) as path:
+            self._load(path)
+
+    def _load(self, path: Path) -> None:
+        checkpoint = read_checkpoint(path)
+        if not self.was_initialized:
+            # --val is run without the settings of the training, and with another reduction the network would not fit
+            self.plans_manager = PlansManager(trained_plans(checkpoint))
+            self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
+        super().load_checkpoint(str(path))
+        self.restored = checkpoint.get(ENTRY, {})
+        self._random_states = self.restored.get("random_states")
+
+    def _furthest_checkpoint(self, folder: Path) -> Path:
+        path, damaged = newest_checkpoint(folder)
+        for problem in damaged.values():
+            self.print_to_log_file(f"WARNING: {problem} Continuing from {path.name} instead.")
+        self.print_to_log_file(f"Continuing from {path}.")
+        self._damaged = set(damaged)
+        return path

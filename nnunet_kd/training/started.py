@@ -1,0 +1,197 @@
+"""nnU-Net's trainer with a start of its own: random weights, a student's from disk, or weights computed from the teacher's."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import time
+from collections.abc import Iterator, Mapping
+from typing import Any, ClassVar
+
+import torch
+import torch.distributed as dist
+from torch import nn
+
+from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
+from nnunet_kd.distillation.objectives.base import Objective
+from nnunet_kd.distillation.settings_sources import is_asked_for
+from nnunet_kd.distillation.starts.fit import inherit
+from nnunet_kd.distillation.starts.layers import LayerFit, Progress
+from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections
+from nnunet_kd.distillation.starts.steps import pair
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_student
+from nnunet_kd.errors import NnunetKdError, PlanError, SettingsError
+from nnunet_kd.models.plans import stage_channels
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.training.averaged import AveragedTrainer
+from nnunet_kd.training.distributed import gather, is_distributed
+from nnunet_kd.training.patches import patch_count, training_patches
+
+SECONDS_BETWEEN_LINES = 10
+
+
+class StartedTrainer(AveragedTrainer):
+    """Knows of ``start`` and ``inheritance`` in the settings; a subclass loads the teachers and says when.
+
+    Attributes:
+        requires_start: whether it refuses to train from random weights.
+        start_fits: how well the teacher's layers were fitted, if this process computed them.
+        show_progress: told how far that is; default: lines in the log.
+    """
+
+    requires_start: ClassVar[bool] = False
+    start_fits: tuple[LayerFit, ...] = ()
+    show_progress: Progress | None = None
+    _initial_weights = ""
+
+    def initialize(self) -> None:
+        """nnU-Net's own; remembers its random weights."""
+        super().initialize()
+        self._initial_weights = fingerprint(self.network)
+
+    def is_new(self) -> bool:
+        """Whether no weights were loaded: no checkpoint, and none that nnU-Net was told to load (``-pretrained_weights``)."""
+        if self.restored:
+            return False
+        return not self.was_initialized or fingerprint(self.network) == self._initial_weights
+
+    def check_start(self) -> None:
+        """Raise a SettingsError if this trainer's start was set to random."""
+        if self.requires_start and self.settings.start == RANDOM:
+            raise SettingsError(
+                f"{type(self).__name__} starts inside its teacher, but the settings say start: random. Leave that out, set "
+                f"start=teacher, or train nnUNetTrainerStudent, which starts from random weights."
+            )
+
+    def take_start(self, new: bool, teachers: Teachers | None) -> None:
+        """Put the weights that the settings name in the place of nnU-Net's random ones; the settings then say what was done.
+
+        Args:
+            new: see :meth:`is_new`, before the trainer was initialised.
+            teachers: needed for ``start: teacher``.
+
+        Raises:
+            PlanError: the student cannot start inside the teacher, and that was asked for.
+            TeacherError: the teacher's weights are not finite.
+            SettingsError: the student on disk is not there, or another network.
+        """
+        start, log = self.settings.start, self.print_to_log_file
+        if not new:
+            if not self.restored and start != RANDOM:
+                log(f"Weights were loaded before training began; start: {start} is not used.")
+                self._set(start=RANDOM, start_sha256=None)
+        elif start == TEACHER:
+            assert teachers is not None
+            self._start_inside(teachers)
+        elif start != RANDOM:
+            path, digest = start_from_student(self.network, start, self.fold, self.settings.start_sha256)
+            self._set(start=path, start_sha256=digest)
+            log(f"The student starts from {path} (SHA-256 {digest}).")
+
+    def _set(self, **values: Any) -> None:
+        self.settings = self.settings.model_copy(update=values)
+
+    def _start_inside(self, teachers: Teachers) -> None:
+        teacher = teachers.members[0]
+        if self.settings.mirror_axes is None and not self.settings.active_objectives():
+            # nobody asks the teacher again when this training is continued
+            self._set(mirror_axes=list(teachers.mirror_axes))
+        try:
+            with _with_both_plans(teacher, self.plans_manager.plans, self.configuration_name):
+                pair(teacher.network, plain_module(self.network))
+                self._compute_start(teacher)
+        except PlanError as error:
+            if self._start_is_asked_for():
+                raise
+            self.print_to_log_file(f"WARNING: {error} The recipe only prefers that start: training starts at random.")
+            self._set(start=RANDOM)
+
+    def _start_is_asked_for(self) -> bool:
+        preprocessed = optional_folder("nnUNet_preprocessed")
+        dataset_folder = None if preprocessed is None else preprocessed / self.plans_manager.dataset_name
+        return self.requires_start or is_asked_for("start", dataset_folder)
+
+    def _compute_start(self, teacher: FrozenTeacher) -> None:
+        """In the first process; the others receive the weights, or the error."""
+        problem: NnunetKdError | None = None
+        if self.local_rank == 0:
+            try:
+                self.start_fits = self._inherit(teacher)
+            except NnunetKdError as error:
+                problem = error
+        problem = gather(problem)[0]
+        if problem is not None:
+            raise problem
+        if is_distributed():
+            for value in plain_module(self.network).state_dict().values():
+                dist.broadcast(value, src=0)
+        if self.start_fits:
+            worst = max(self.start_fits, key=lambda fit: fit.unexplained)
+            self.print_to_log_file(
+                f"The student starts inside its teacher: {len(self.start_fits)} layers fitted. Least explained is {worst.name}, "
+                f"of whose signal {worst.unexplained:.0%} is left."
+            )
+
+    def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
+        settings, seed = self.settings.inheritance, self.settings.seed or 0
+        count = patch_count(settings.voxels, self.configuration_manager.patch_size)
+        fits = inherit(
+            teacher.network,
+            plain_module(self.network),
+            training_patches(self, count, settings.augmented, seed),
+            settings,
+            seed,
+            self.label_manager.has_regions,
+            self.show_progress or self._log_progress(),
+        )
+        return tuple(fits)
+
+    def _log_progress(self) -> Progress:
+        last = time.monotonic()
+
+        def tell(done: int, total: int, what: str) -> None:
+            nonlocal last
+            if time.monotonic() - last > SECONDS_BETWEEN_LINES:
+                last = time.monotonic()
+                self.print_to_log_file(f"Start from the teacher: {done} of {total} parts done, next: {what}")
+
+        return tell
+
+    def fit_projections(self, objectives: Mapping[str, Objective], teachers: Teachers) -> None:
+        """Fit the projections of those objectives whose settings ask for it; see :func:`~.starts.projections.fit_projections`."""
+        active = self.settings.active_objectives()
+        fitted = {
+            name: objective
+            for name, objective in objectives.items()
+            if getattr(active[name], "projection_start", "random") == "fitted"
+        }
+        if fitted:
+            settings, seed = self.settings.inheritance, self.settings.seed or 0
+            count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))
+            patches = training_patches(self, count, settings.augmented, seed)
+            fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
+            self.print_to_log_file(f"Projections fitted on {count} patches: {', '.join(fitted)}")
+
+
+def fingerprint(network: nn.Module) -> str:
+    """Hash of a network's parameters and buffers."""
+    digest = hashlib.sha256()
+    for name, value in plain_module(network).state_dict().items():
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+@contextlib.contextmanager
+def _with_both_plans(teacher: FrozenTeacher, student_plans: Mapping[str, Any], configuration: str) -> Iterator[None]:
+    """Within, a PlanError becomes one that names both plans and what to set."""
+    try:
+        yield
+    except PlanError as error:
+        own = stage_channels(student_plans, configuration)
+        raise PlanError(
+            f"a student of the plan {student_plans['plans_name']} (channels {', '.join(map(str, own))}) cannot start inside a "
+            f"teacher of the plan {teacher.plans_name} (channels {', '.join(map(str, teacher.channels))}): {error}. Set "
+            f"start=random (--set start=random), or take a teacher that differs from the student in its channels only."
+        ) from error

@@ -1,0 +1,322 @@
+"""nnU-Net's trainer with a smaller network whose loss a frozen teacher adds to.
+
+Every hook calls nnU-Net's own first or last and adds to it. The training step itself is nnU-Net's: the student's features
+are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling,
+clipping and synchronisation hold for both.
+"""
+
+from __future__ import annotations
+
+import random
+from pathlib import Path
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+import yaml
+from torch import nn
+from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
+
+import nnunet_kd
+from nnunet_kd.distillation.frozen_teacher import Teachers
+from nnunet_kd.distillation.objectives.base import NetworkPair
+from nnunet_kd.distillation.settings import Settings
+from nnunet_kd.distillation.settings_sources import resolve_settings, saved_settings
+from nnunet_kd.distillation.starts.student import TEACHER
+from nnunet_kd.distillation.supervision import TeacherSupervision
+from nnunet_kd.distillation.teacher import load_teachers
+from nnunet_kd.distillation.teacher_source import locate_teacher, previous_stage_segmentations
+from nnunet_kd.distillation.weighting import Distillation
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.models.checkpoint import add_learned_parameters
+from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.nnunet.training import compiles
+from nnunet_kd.system.files import write_atomically
+from nnunet_kd.training.history import LossHistory
+from nnunet_kd.training.skipped_steps import nan_unless_finite
+from nnunet_kd.training.started import StartedTrainer
+
+SETTINGS_FILE = "distillation_settings.yaml"
+CURVES_FILE = "distillation.png"
+
+
+class _LossWithDistillation(nn.Module):
+    """nnU-Net's loss, followed by whatever the trainer adds to it in training steps."""
+
+    def __init__(self, segmentation: nn.Module, trainer: DistillationTrainer) -> None:
+        super().__init__()
+        self.segmentation = segmentation
+        self._add = trainer.add_distillation
+
+    def forward(self, output: Any, target: Any) -> torch.Tensor:
+        return self._add(self.segmentation(output, target), output, target)
+
+
+class DistillationTrainer(StartedTrainer):
+    """Trains a reduced network, with the objectives that the settings name.
+
+    Attributes:
+        recipe: the trainer's own recipe, the lowest layer of its settings.
+        objectives: the objectives it takes from the settings; ``None``: any.
+        settings: the run's resolved settings.
+        history: mean losses per epoch.
+    """
+
+    recipe: ClassVar[str] = "student"
+    objectives: ClassVar[tuple[str, ...] | None] = ()
+
+    def __init__(
+        self,
+        plans: dict[str, Any],
+        configuration: str,
+        fold: int | str,
+        dataset_json: dict[str, Any],
+        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
+    ) -> None:
+        continued = plans.pop("continue_training", False)
+        self.settings = self._resolve_settings(plans, configuration, fold, continued)
+        plans = reduce_plans(plans, self.settings.reduction, required=configuration)
+        # nnU-Net takes this key out of the dictionary that it also stores
+        plans["continue_training"] = continued
+        super().__init__(plans, configuration, fold, dataset_json, device)
+        if self.settings.epochs is not None:
+            self.num_epochs = self.settings.epochs
+        if self.settings.iterations_per_epoch is not None:
+            self.num_iterations_per_epoch = self.settings.iterations_per_epoch
+        if self.settings.validation_iterations is not None:
+            self.num_val_iterations_per_epoch = self.settings.validation_iterations
+        if self.settings.learning_rate is not None:
+            self.initial_lr = self.settings.learning_rate
+        dimensions = len(self.configuration_manager.patch_size)
+        if any(axis >= dimensions for axis in self.settings.mirror_axes or ()):
+            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
+        self.history = LossHistory()
+        self.supervision: TeacherSupervision | None = None
+        self._in_train_step = False
+
+    # settings and plan ------------------------------------------------------------------------------------------------
+
+    def _resolve_settings(
+        self, plans: dict[str, Any], configuration: str, fold: int | str, continued: bool
+    ) -> Settings:
+        preprocessed, results = optional_folder("nnUNet_preprocessed"), optional_folder("nnUNet_results")
+        dataset_folder = None if preprocessed is None else preprocessed / plans["dataset_name"]
+        saved = None
+        if continued and results is not None:
+            model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
+            folder = results / plans["dataset_name"] / model / f"fold_{fold}"
+            saved = saved_settings(folder / SETTINGS_FILE)
+        return resolve_settings(self.recipe, self.objectives, dataset_folder, saved=saved)
+
+    def initialize(self) -> None:
+        """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""
+        if self.settings.seed is not None:
+            # the same weights on every rank, other patches
+            torch.manual_seed(self.settings.seed)
+            np.random.seed(self.settings.seed + self.local_rank)  # noqa: NPY002  what nnU-Net's loaders draw from
+            random.seed(self.settings.seed + self.local_rank)
+        if self.is_cascaded:
+            self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
+        super().initialize()
+        if self.device.type == "cpu" and not self.is_ddp:
+            # a student's few channels do not fill oneDNN's blocked layouts (docs/performance.md); DDP has seen the old layout
+            convert_conv2d_weight_memory_format(self.network, torch.channels_last)
+            convert_conv3d_weight_memory_format(self.network, torch.channels_last_3d)
+        if self.settings.seed is not None and self.local_rank > 0:
+            # nnU-Net's augmentation draws from this one too, and must differ between processes
+            torch.manual_seed(self.settings.seed + self.local_rank)
+
+    def _previous_stage_segmentations(self) -> Path:
+        wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
+        source = locate_teacher(wanted, optional_folder("nnUNet_results"), plans, self.configuration_name, self.fold)
+        return previous_stage_segmentations(
+            source, self.configuration_manager.previous_stage_name, self.configuration_name
+        )
+
+    def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
+        """nnU-Net's own, but mirrored is what the settings say, else what the teachers' training mirrored.
+
+        A teacher whose training did not mirror an axis may tell left from right, and is wrong on mirrored images.
+        """
+        rotation, dummy_2d, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        teacher_axes = None if self.supervision is None else self.supervision.teachers.mirror_axes
+        if self.settings.mirror_axes is not None:
+            axes = tuple(self.settings.mirror_axes)
+        elif teacher_axes is not None:
+            axes = teacher_axes
+        if teacher_axes is not None and (foreign := sorted(set(axes) - set(teacher_axes))):
+            listed = ", ".join(map(str, foreign))
+            self.print_to_log_file(f"WARNING: mirrored axes that the teacher's training did not mirror: {listed}")
+        self.print_to_log_file(f"Mirrored axes: {', '.join(map(str, axes)) or 'none'}")
+        self.inference_allowed_mirroring_axes = axes or None  # nnU-Net's prediction takes no empty ones
+        return rotation, dummy_2d, patch, self.inference_allowed_mirroring_axes
+
+    # start ------------------------------------------------------------------------------------------------------------
+
+    def prepare_distillation(self) -> None:
+        """Check the teachers, then build the networks and what objectives learn; needs no training data."""
+        objectives = self.settings.active_objectives()
+        if self.objectives is None and not objectives:
+            raise SettingsError(
+                f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
+                f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
+            )
+        self.check_start()
+        new = self.is_new()
+        teachers = None
+        if objectives or (new and self.settings.start == TEACHER):
+            teachers, self.settings = load_teachers(
+                self.settings,
+                optional_folder("nnUNet_results"),
+                self.plans_manager.plans,
+                self.configuration_name,
+                self.fold,
+                self.dataset_json,
+                self.device,
+                compiles(self),
+                self.print_to_log_file,
+            )
+        if not self.was_initialized:
+            self.initialize()
+        self.take_start(new, teachers)
+        self.prepare_average()
+        if objectives:
+            assert teachers is not None
+            self._start_distillation(teachers)
+
+    def on_train_start(self) -> None:
+        """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
+        self.prepare_distillation()
+        super().on_train_start()
+        if self.local_rank == 0:
+            text = yaml.safe_dump(self.settings.as_dict(), sort_keys=False)
+            header = f"# nnunet-kd {nnunet_kd.__version__}, trainer {type(self).__name__}; usable as NNUNET_KD_CONFIG\n"
+            write_atomically(
+                Path(self.output_folder) / SETTINGS_FILE, lambda file: file.write((header + text).encode())
+            )
+        reduction = provenance(self.plans_manager.plans, self.configuration_name)
+        self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
+
+    def _start_distillation(self, teachers: Teachers) -> None:
+        networks = NetworkPair(
+            teacher_channels=teachers.channels,
+            student_channels=stage_channels(self.plans_manager.plans, self.configuration_name),
+            dimensions=len(self.configuration_manager.patch_size),
+            image_channels=self.num_input_channels,
+            heads=self.label_manager.num_segmentation_heads,
+            has_regions=self.label_manager.has_regions,
+        )
+        distillation = Distillation(self.settings.active_objectives(), networks).to(self.device)
+        if any(
+            objective.needs_teacher_logits or objective.explores for objective in distillation.all_objectives().values()
+        ):
+            for member in teachers.members:
+                member.check_decodes()
+        if "distillation" in self.restored:
+            distillation.load_state_dict(self.restored["distillation"])
+        elif self.local_rank == 0:
+            self.fit_projections(distillation.all_objectives(), teachers)
+        learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
+        if learned:
+            add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
+        # before the network is first called: compiled code would not see a later hook
+        self.supervision = TeacherSupervision(
+            self.network,
+            teachers,
+            distillation,
+            self.loss.segmentation,
+            self.label_manager,
+            self.settings.seed,
+        )
+        if self.is_ddp:
+            self.supervision.synchronise(self.device)
+
+    # step -------------------------------------------------------------------------------------------------------------
+
+    def _build_loss(self) -> nn.Module:
+        return _LossWithDistillation(super()._build_loss(), self)
+
+    def train_step(self, batch: dict[str, Any]) -> dict[str, Any]:
+        """The step, with the student's features caught while any objective counts."""
+        if self.supervision is not None:
+            iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
+            self.supervision.start_step(self.current_epoch, iteration)
+        self._in_train_step, self.terms = True, {}
+        explored: dict[str, torch.Tensor] = {}
+        try:
+            result = super().train_step(batch)
+            if self.supervision is not None:
+                with self.stopped_when_memory_is_full():
+                    explored = self.supervision.explore()
+        finally:
+            self._in_train_step = False
+            terms, self.terms = self.terms, {}
+            if self.supervision is not None:
+                self.supervision.finish_step()
+        self.history.add({**terms, **explored})
+        return result
+
+    def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
+        """The training step's total loss; outside of training steps, the segmentation loss itself."""
+        if not self._in_train_step:
+            return segmentation
+        self.terms = {"segmentation": segmentation.detach()}
+        supervised = None if self.supervision is None else self.supervision.loss(output, target)
+        if supervised is None:
+            return nan_unless_finite(segmentation)
+        loss, terms = supervised
+        self.terms.update(terms)
+        return nan_unless_finite(segmentation + loss)
+
+    def memory_users(self) -> list[str]:
+        """Also the objectives, and DCD's levels."""
+        active = self.settings.active_objectives()
+        levels = getattr(active.get("dcd"), "levels", None)
+        own = [f"objectives (now {', '.join(active)})"] if active else []
+        return own + ([f"objectives.dcd.levels (now {levels})"] if levels is not None else []) + super().memory_users()
+
+    # epoch ------------------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
+        """Also tell the epoch's losses apart: log file, and loggers such as W&B."""
+        super().on_train_epoch_end(train_outputs)
+        means = self.history.close_epoch(self.current_epoch)
+        for line in self.history.describe(means):
+            self.print_to_log_file(line)
+        if self.local_rank == 0:
+            for logger in self.logger.loggers:
+                for name, value in means.items():
+                    logger.log(f"kd/{name}", value, self.current_epoch)
+
+    def on_epoch_end(self) -> None:
+        """Also draw the losses."""
+        if self.local_rank == 0:
+            self.history.draw(Path(self.output_folder) / CURVES_FILE)
+        super().on_epoch_end()
+
+    def on_train_end(self) -> None:
+        """Also let go of everything that only training needed."""
+        super().on_train_end()
+        if self.supervision is not None:
+            self.supervision.remove()
+        self.supervision = None
+
+    # checkpoint -------------------------------------------------------------------------------------------------------
+
+    def checkpoint_entry(self) -> dict[str, Any]:
+        """Also settings, history and what distillation learned."""
+        entry: dict[str, Any] = {
+            **super().checkpoint_entry(),
+            "version": nnunet_kd.__version__,
+            "settings": self.settings.as_dict(),
+            "history": self.history.epochs,
+        }
+        if self.supervision is not None:
+            entry["distillation"] = self.supervision.distillation.state_dict()
+        return entry
+
+    def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
+        """Also the history."""
+        super().load_checkpoint(checkpoint)
+        self.history = LossHistory(self.restored.get("history", [])[: self.current_epoch])

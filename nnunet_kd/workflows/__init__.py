@@ -1,0 +1,4 @@
+"""Many steps as one: sweeps, benchmarks, the demonstration.
+
+Must not know the command line.
+"""

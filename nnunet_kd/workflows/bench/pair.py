@@ -1,0 +1,141 @@
+"""A student's trainer with a freshly initialised teacher, in a temporary nnU-Net folder: no data needed.
+
+For benchmarks and tests: every part is the real one, from plan and teacher folder to the trainer's own step.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Iterator, Mapping
+from enum import Enum
+from pathlib import Path
+from typing import Any
+
+import torch
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+
+from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.distillation.starts.student import RANDOM
+from nnunet_kd.models.plans import read_plans
+from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
+from nnunet_kd.nnunet.training import deep_supervision_scales
+from nnunet_kd.system.shipped import shipped_folder
+
+DATASET_JSON: dict[str, Any] = {
+    "channel_names": {"0": "MRI"},
+    "labels": {"background": 0, "anterior": 1, "posterior": 2},
+    "numTraining": 1,
+    "file_ending": ".nii.gz",
+}
+_BRATS2024 = {
+    **DATASET_JSON,
+    "channel_names": {"0": "T1N", "1": "T1C", "2": "T2W", "3": "T2F"},
+    "labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4},
+}
+
+
+class Shape(Enum):
+    """A shipped reference plan to measure at."""
+
+    HIPPOCAMPUS = "hippocampus"
+    BRATS2024 = "brats2024"
+
+    @property
+    def plans(self) -> dict[str, Any]:
+        """The plan."""
+        return read_plans(shipped_folder("plans") / "reference" / f"{self.value}.json")
+
+    @property
+    def dataset_json(self) -> dict[str, Any]:
+        """A dataset description that fits the plan."""
+        return DATASET_JSON if self is Shape.HIPPOCAMPUS else _BRATS2024
+
+
+@contextlib.contextmanager
+def nnunet_folders(root: Path) -> Iterator[None]:
+    """nnU-Net's three variables under ``root``, and no settings from the caller's environment."""
+    names = {name: str(root / name) for name in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")}
+    with variables_set_to({**names, CONFIG_VARIABLE: None, SET_VARIABLE: None}):
+        for name in names.values():
+            Path(name).mkdir(parents=True, exist_ok=True)
+        yield
+
+
+def write_preprocessed(plans: Mapping[str, Any], dataset_json: Mapping[str, Any], configuration: str) -> Path:
+    """The files of a preprocessed dataset that trainers read before any case."""
+    folder = Path(os.environ["nnUNet_preprocessed"]) / str(plans["dataset_name"])
+    cases = folder / f"{plans['plans_name']}_{configuration}"
+    cases.mkdir(parents=True, exist_ok=True)
+    (cases / "case.b2nd").touch()
+    (cases / "case.pkl").touch()
+    (folder / "dataset.json").write_text(json.dumps(dataset_json))
+    (folder / f"{plans['plans_name']}.json").write_text(json.dumps(plans))
+    return folder
+
+
+def make_trainer(
+    name: str,
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    device: torch.device,
+    fold: int = 0,
+    continue_training: bool = False,
+) -> Any:
+    """A trainer as nnU-Net itself makes it, told nothing on the console."""
+    own = json.loads(json.dumps(plans))
+    own["continue_training"] = continue_training
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer = find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
+    if isinstance(getattr(trainer, "settings", None), Settings):
+        trainer.settings = without_start(trainer.settings)
+    return trainer
+
+
+def without_start(settings: Settings) -> Settings:
+    """The same with weights and projections that start at random: there are no training cases to fit them to."""
+    values = settings.as_dict()
+    for objective in values["objectives"].values():
+        if "projection_start" in objective:
+            objective["projection_start"] = "random"
+    return validate_settings({**values, "start": RANDOM}, "settings without a start")
+
+
+def write_untrained_teacher(
+    plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], seed: int = 0
+) -> Path:
+    """The dataset's files, and a complete model folder of a stock nnU-Net with random weights; returns the latter."""
+    write_preprocessed(plans, dataset_json, configuration)
+    teacher: nnUNetTrainer = make_trainer("nnUNetTrainer", plans, configuration, dataset_json, torch.device("cpu"))
+    folder = Path(teacher.output_folder_base)
+    with contextlib.redirect_stdout(io.StringIO()):
+        torch.manual_seed(seed)
+        teacher.initialize()
+        teacher.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # a trained one knows what it mirrored
+        teacher.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+    (folder / "plans.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset_json))
+    return folder
+
+
+def random_batch(trainer: nnUNetTrainer, seed: int = 0) -> dict[str, Any]:
+    """A batch as nnU-Net's loader gives it: images, and targets at every deep-supervision scale."""
+    generator = torch.Generator().manual_seed(seed)
+    patch = trainer.configuration_manager.patch_size
+    batch = trainer.configuration_manager.batch_size
+    data = torch.randn(batch, trainer.num_input_channels, *patch, generator=generator)
+    manager = trainer.label_manager
+    targets = []
+    for scale in deep_supervision_scales(trainer):
+        shape = [round(size * factor) for size, factor in zip(patch, scale, strict=True)]
+        if manager.has_regions:
+            channels = len(manager.foreground_regions) + int(manager.has_ignore_label)
+            targets.append((torch.rand(batch, channels, *shape, generator=generator) < 0.3).float())
+        else:
+            highest = max(manager.all_labels) + 1 + int(manager.has_ignore_label)
+            targets.append(torch.randint(0, highest, (batch, 1, *shape), generator=generator).float())
+    return {"data": data, "target": targets if trainer.enable_deep_supervision else targets[0]}

@@ -1,0 +1,277 @@
+"""From a sweep's description to its runs: where each lies, how it is started, and what is on disk of it."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
+from itertools import product
+from pathlib import Path
+from typing import Any, Literal
+
+from filelock import FileLock, Timeout
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_sources import (
+    CONFIG_VARIABLE,
+    SET_VARIABLE,
+    merge,
+    resolve_settings,
+    saved_settings,
+)
+from nnunet_kd.errors import MissingRequirement, SettingsError
+from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
+from nnunet_kd.models.plans import read_plans, reduce_plans
+from nnunet_kd.nnunet.environment import (
+    dataset_name,
+    find_trainer,
+    method_trainer,
+    preprocessed_dataset,
+    required_folder,
+)
+from nnunet_kd.workflows.sweep.checkpoints import PretrainedWeights, SweepCheckpoints
+from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
+from nnunet_kd.workflows.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
+
+FINAL_CHECKPOINT = "checkpoint_final.pth"
+NNUNET_EPOCHS = 1000
+"""``nnUNetTrainer.num_epochs``, where the settings name none."""
+
+State = Literal["todo", "running", "done", "failed"]
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """One training of a sweep.
+
+    Attributes:
+        variant: the row it belongs to.
+        method: of ``nnunet-kd train``.
+        fold, seed: as in the description.
+        epochs: that it has when it is done, unless ``patience`` ends it earlier.
+        device: to train on.
+        results: its own ``nnUNet_results``.
+        folder: nnU-Net's folder of the fold in it.
+        arguments: of ``nnunet-kd``, without ``--c``, ``--val`` or ``-pretrained_weights``, which depend on what is on disk.
+        settings: what ``distillation_settings.yaml`` must say.
+        pretrained: what it starts from; ``None``: random weights.
+    """
+
+    variant: str
+    method: str
+    fold: int | str
+    seed: int
+    epochs: int
+    device: str
+    results: Path
+    folder: Path
+    arguments: tuple[str, ...]
+    settings: Mapping[str, Any] = field(compare=False)
+    pretrained: PretrainedWeights | None = None
+
+    def __str__(self) -> str:
+        return f"{self.variant}, fold {self.fold}, seed {self.seed}"
+
+    @property
+    def trained(self) -> bool:
+        """Whether nnU-Net finished its last epoch."""
+        return (self.folder / FINAL_CHECKPOINT).is_file()
+
+    @property
+    def done(self) -> bool:
+        """Whether training and validation are finished."""
+        return self.trained and (self.folder / "validation" / "summary.json").is_file()
+
+    def lock(self, wait: float) -> FileLock:
+        """Held by whoever trains the run; lets go of itself when that process ends.
+
+        Args:
+            wait: seconds to wait for it.
+        """
+        return FileLock(self.results / f".fold_{self.fold}.lock", timeout=wait)
+
+    def state(self) -> State:
+        """What is on disk of it."""
+        if self._is_locked():
+            return "running"
+        if self.done:
+            return "done"
+        record = read_record(self.folder)
+        return "failed" if record is not None and record.state == "failed" else "todo"
+
+    def _is_locked(self) -> bool:
+        if not self.results.is_dir():
+            return False
+        try:
+            with self.lock(0):
+                return False
+        except Timeout:
+            return True
+        except NotImplementedError as error:
+            raise MissingRequirement(
+                f"the file system of {self.results} has no file locks, which keep two sweeps from training the same run. "
+                f"Mount it with them, or put nnUNet_results elsewhere."
+            ) from error
+
+    def epochs_finished(self) -> int:
+        """The furthest epoch that nnU-Net's logs tell of; a run that is continued starts at its latest checkpoint."""
+        finished = 0
+        for log in self.folder.glob("training_log_*.txt"):
+            text = log.read_text(errors="replace")
+            ended = [match.start() for match in EPOCH_FINISHED.finditer(text)]
+            started = [int(match[1]) for match in EPOCH_STARTED.finditer(text) if ended and match.start() < ended[-1]]
+            finished = max([finished, *(epoch + 1 for epoch in started)])
+        return finished
+
+
+def sweep_folder(description: SweepDescription) -> Path:
+    """``nnUNet_results/DATASET/sweeps/NAME``.
+
+    Raises:
+        MissingRequirement: ``nnUNet_results`` is not set.
+    """
+    return (
+        required_folder("nnUNet_results").absolute() / dataset_name(description.dataset) / "sweeps" / description.name
+    )
+
+
+def plan_sweep(description: SweepDescription) -> list[PlannedRun]:
+    """Every run, with everything checked that can be checked before the first one starts.
+
+    Raises:
+        SettingsError, PlanError, TeacherError, DataError, MissingRequirement: as ``nnunet-kd train`` would; or a run on disk was
+            trained with other settings than asked for.
+    """
+    folder, dataset_json = preprocessed_dataset(description.dataset)
+    plans = read_plans(folder / f"{description.plans}.json")
+    required_folder("nnUNet_raw")
+    _check_folds(description, folder)
+    checkpoints = SweepCheckpoints(description, dataset_json)
+    runs = [
+        _plan_run(description, name, variant, fold, seed, folder, plans, checkpoints)
+        for (name, variant), fold, seed in product(description.rows().items(), description.folds, description.seeds)
+    ]
+    if problems := [problem for run in runs for problem in _contradictions(run)]:
+        listed = "\n  ".join(problems)
+        raise SettingsError(
+            f"the sweep {description.name!r} holds runs that are not what is asked for now:\n  {listed}\n"
+            f"Ask for what is there, give this sweep another --name, or move the folders named away to train them again."
+        )
+    return runs
+
+
+def _plan_run(
+    description: SweepDescription,
+    name: str,
+    variant: Variant,
+    fold: int | str,
+    seed: int,
+    dataset_folder: Path,
+    plans: Mapping[str, Any],
+    checkpoints: SweepCheckpoints,
+) -> PlannedRun:
+    trainer = method_trainer(variant.method)
+    trainer_class = find_trainer(trainer)
+    wanted = merge(merge(description.settings, variant.settings), {"seed": seed})
+    if description.teacher is not None:
+        wanted = merge(wanted, {"teacher": {"path": os.path.abspath(os.path.expanduser(description.teacher))}})
+    # nnunet-kd train reads this variable too, so a sweep says it openly
+    recipe = variant.recipe or description.recipe or os.environ.get(CONFIG_VARIABLE)
+    if recipe is not None and os.path.isfile(recipe):
+        recipe = os.path.abspath(recipe)
+
+    def resolved(values: Mapping[str, Any]) -> Settings:
+        environment = {SET_VARIABLE: json.dumps(_assignments(values)), CONFIG_VARIABLE: recipe or ""}
+        return resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
+
+    settings = resolved(wanted)
+    if trainer_class.objectives is None and not settings.active_objectives():
+        raise SettingsError(
+            f"{name}: the method {variant.method} takes its objectives from the settings, which name none. Name at least one, "
+            f"for example objectives.dcd.weight=0.05."
+        )
+    student = reduce_plans(plans, settings.reduction, required=description.configuration)
+    stage = PlansManager(student).get_configuration(description.configuration)
+    wanted.pop("teacher", None)
+    # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
+    if settings.active_objectives() or stage.previous_stage_name is not None:
+        pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
+        wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
+    elif settings.mirror_axes is None:
+        axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
+        if axes is not None and len(axes) < len(stage.patch_size):
+            wanted["mirror_axes"] = list(axes)
+    settings = resolved(wanted)  # what the training is told, and nothing else
+    arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
+    arguments += ["-p", description.plans, "-device", description.device]
+    arguments += ["--recipe", recipe] if recipe is not None else []
+    arguments += [part for assignment in _assignments(wanted) for part in ("--set", assignment)]
+    results = sweep_folder(description) / name / f"seed_{seed}"
+    model = f"{trainer}__{student['plans_name']}__{description.configuration}"
+    return PlannedRun(
+        variant=name,
+        method=variant.method,
+        fold=fold,
+        seed=seed,
+        epochs=settings.epochs or NNUNET_EPOCHS,
+        device=description.device,
+        results=results,
+        folder=results / dataset_folder.name / model / f"fold_{fold}",
+        arguments=tuple(arguments),
+        settings=settings.as_dict(),
+        pretrained=checkpoints.start(student, fold),
+    )
+
+
+def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
+    splits = dataset_folder / "splits_final.json"
+    if splits.is_file():  # nnU-Net makes its own five folds where there is none
+        for fold in description.folds:
+            fold_cases(read_splits(splits), str(fold), "val")
+
+
+def _assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+    """Nested settings as what ``--set`` takes; JSON is YAML."""
+    found = []
+    for key, value in values.items():
+        if isinstance(value, Mapping) and value:
+            found += _assignments(value, f"{prefix}{key}.")
+        else:
+            found.append(f"{prefix}{key}={json.dumps(value)}")
+    return found
+
+
+def _contradictions(run: PlannedRun) -> Iterator[str]:
+    """How what is on disk differs from what is asked for; nothing if there is nothing on disk yet."""
+    models = run.folder.parent.parent.glob(f"*__*__*/fold_{run.fold}/{SETTINGS_FILE}")
+    for other in sorted(path.parent for path in models if path.parent != run.folder):
+        yield f"{run}: {other} was trained with another method, plan or configuration"
+    saved = saved_settings(run.folder / SETTINGS_FILE)
+    if saved is None:
+        if run.trained:
+            yield f"{run}: {run.folder} has a final checkpoint but no {SETTINGS_FILE}, so its settings are not known"
+        return
+    before, now = (_flat(values, str(run.folder)) for values in (saved, run.settings))
+    changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
+    if changed:
+        listed = "; ".join(f"{key}: there {before.get(key)}, asked for {now.get(key)}" for key in changed)
+        yield f"{run} ({run.folder}): {listed}"
+    if (record := read_record(run.folder)) is None:
+        return
+    started_from, asked_for = record.pretrained_sha256, run.pretrained.sha256 if run.pretrained else None
+    if started_from != asked_for:
+        random = "random weights"
+        yield f"{run} ({run.folder}): pretrained_weights: there {started_from or random}, asked for {asked_for or random}"
+
+
+def _flat(values: Mapping[str, Any], source: str) -> dict[str, str]:
+    """Values by key; settings that an older version did not write yet have their defaults.
+
+    A teacher with a hash is known by it, wherever its folder was moved to.
+    """
+    settings = validate_settings(values, source)
+    teachers = [one.model_copy(update={"path": None}) if one.sha256 else one for one in settings.teacher]
+    pairs = (line.partition("=") for line in _assignments(settings.model_copy(update={"teacher": teachers}).as_dict()))
+    return {key: value for key, _, value in pairs}

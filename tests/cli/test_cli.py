@@ -1,0 +1,112 @@
+"""The command line as a shell sees it: output, messages, exit codes."""
+
+from __future__ import annotations
+
+import io
+import json
+import os
+import subprocess
+import sys
+from contextlib import redirect_stderr, redirect_stdout
+from pathlib import Path
+
+import pytest
+
+from nnunet_kd.cli import main
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.models.plans import read_plans, stage_channels
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
+from tests.conftest import make_plans
+
+
+def run_in_shell(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """As a user's shell does it, which imports PyTorch anew; once is enough to know that it works."""
+    command = [sys.executable, "-c", "from nnunet_kd.cli import main; main()", *arguments]
+    return subprocess.run(command, capture_output=True, text=True, env={**os.environ, "COLUMNS": "200"})
+
+
+def run(*arguments: str, **variables: str | None) -> subprocess.CompletedProcess[str]:
+    """The same in this process; variables given as ``None`` are unset."""
+    out, error = io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(error):
+        patch.setenv("COLUMNS", "200")
+        patch.setattr(sys, "argv", ["nnunet-kd", *arguments])
+        for changed in (SET_VARIABLE, CONFIG_VARIABLE):
+            patch.setenv(changed, os.environ.get(changed, ""))  # and so restored afterwards
+        for name, value in variables.items():
+            patch.setenv(name, value) if value is not None else patch.delenv(name, raising=False)
+        with pytest.raises(SystemExit) as ended:
+            main()
+    return subprocess.CompletedProcess(arguments, int(ended.value.code or 0), out.getvalue(), error.getvalue())
+
+
+def error_of(finished: subprocess.CompletedProcess[str]) -> str:
+    """The message alone: one paragraph, no traceback."""
+    assert "Traceback" not in finished.stderr
+    return finished.stderr[finished.stderr.index("error:") :]
+
+
+def test_plan(tiny: dict) -> None:
+    finished = run_in_shell("plan", "998", "-r", "4")
+    assert finished.returncode == 0, finished.stderr
+    assert "nnUNetPlans_r4.json" in finished.stdout
+    written = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "nnUNetPlans_r4.json")
+    assert stage_channels(read_plans(written), "3d_fullres") == (2, 4, 8)
+    again = run_in_shell("plan", "998", "-p", "nnUNetPlans_r4", "-r", "2")
+    assert again.returncode == 4
+    assert "a student's already" in error_of(again)
+
+
+def test_doctor(tiny: dict) -> None:
+    fine = run("doctor", "998")
+    assert fine.returncode == 0, fine.stdout + fine.stderr
+    for part in ("nnUNetTrainerDCD: found by nnU-Net", "student:", "teacher:", "SHA-256", "Everything is in place"):
+        assert part in fine.stdout
+    for variable in ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results"):
+        missing = run("doctor", **{variable: None})
+        assert missing.returncode == 6
+        assert f"missing  {variable}: the environment variable {variable} is not set" in missing.stdout
+    assert run("doctor", "998", "-f", "3").returncode == 6
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "message"),
+    [
+        (["-m", "dcx"], 3, "there is no method 'dcx'; there are cwd, dcd, fgbvd"),
+        (["--recipe", "papr"], 3, "did you mean 'paper'"),
+        (["--set", "objectives.dcd.wieght=1"], 3, "did you mean 'weight'"),
+        (["--set", "reduction=9"], 4, "less than one of 8 channels"),
+        (["-p", "nnUNetOtherPlans"], 4, "Plans found beside it: nnUNetPlans"),
+        (["-device", "tpu"], 3, "cuda, cpu or mps"),
+    ],
+)
+def test_train_refuses_before_anything_is_written(tiny: dict, arguments: list[str], code: int, message: str) -> None:
+    before = sorted(Path(os.environ["nnUNet_results"]).rglob("*"))
+    finished = run("train", "998", "3d_fullres", "0", "-device", "cpu", *arguments)
+    assert finished.returncode == code, finished.stderr
+    assert message in error_of(finished)
+    assert sorted(Path(os.environ["nnUNet_results"]).rglob("*")) == before
+
+
+def test_weighing_a_student_without_a_teacher_is_refused(tiny: dict) -> None:
+    finished = run("weigh", "998", "3d_fullres", "0", "-m", "student", "-device", "cpu")
+    assert finished.returncode == 3
+    assert "nothing to weigh" in error_of(finished)
+
+
+def test_unknown_datasets_and_configurations(tiny: dict) -> None:
+    unknown = run("plan", "123")
+    assert unknown.returncode == 7
+    assert "Dataset123_*" in error_of(unknown)
+    other = run("train", "998", "2d", "0", "-device", "cpu")
+    assert other.returncode == 4
+    assert "no configuration '2d'; it has 3d_fullres" in error_of(other)
+
+
+def test_doctor_names_a_teacher_that_does_not_fit(folders: Path) -> None:
+    two = {**DATASET_JSON, "channel_names": {"0": "T1", "1": "T2"}}
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    teacher.joinpath("dataset.json").write_text(json.dumps(two))
+    finished = run("doctor", "998", "-t", str(teacher))
+    assert finished.returncode == 6
+    assert "input channels: teacher 2, student 1" in finished.stdout

@@ -1,0 +1,94 @@
+"""Every objective on a GPU that is not there: PyTorch's fake tensors know devices and types, and refuse to mix them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+from torch._subclasses.fake_tensor import FakeTensorMode
+
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
+from nnunet_kd.distillation.objectives import OBJECTIVES
+from nnunet_kd.distillation.objectives.base import Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.distillation.targets import read_targets
+from nnunet_kd.distillation.weighting import Distillation
+from nnunet_kd.losses.fourier import butterworth
+from nnunet_kd.losses.wavelets import _level_matrices, band_projection
+from tests.distillation.objectives.steps import HALF, HEADS, NETWORKS, SHAPE, TinyNetwork
+
+DEVICE = torch.device("cuda", 0)
+SETTINGS: dict[str, list[dict[str, Any]]] = {
+    "dcd": [{}, {"mode": "symmetric"}, {"per_level": True}, {"idwt": False}, {"bands": "all"}],
+    "fgbvd": [{}, {"divergence": "kl"}],
+    "figkd": [{}, {"axis": "class"}],
+    "cwd": [{}, {"maps": "features"}],
+    "freekd": [{"prompt_iterations": 0}],
+}
+VARIANTS = [(name, settings) for name in OBJECTIVES for settings in SETTINGS.get(name, [{}])]
+
+
+class Mixing(Objective):
+    """What must not be: a constant that was made on the CPU."""
+
+    def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        return {"loss": (step.student_logits * torch.ones(SHAPE)).sum()}
+
+
+@pytest.fixture
+def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Modules are made on the fake device, since PyTorch cannot move fake ones; no fake matrix outlives a test."""
+    monkeypatch.setattr(nn.Module, "to", lambda module, *arguments, **options: module)
+    yield
+    for cached in (_level_matrices, band_projection, butterworth):
+        cached.cache_clear()
+
+
+def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monkeypatch: pytest.MonkeyPatch) -> Any:
+    """The loss of a step as mixed precision makes it: the student's features are half precision."""
+    monkeypatch.setitem(OBJECTIVES, "it", kind)
+    with FakeTensorMode():
+        with DEVICE:
+            teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE, compiled=False)
+            distillation = Distillation({"it": settings}, NETWORKS)
+        image, target = (torch.empty(2, 1, *SHAPE, device=DEVICE) for _ in range(2))
+        features, logits = teacher.outputs(image)
+        student = [
+            torch.empty(2, channels, *shape, device=DEVICE, dtype=torch.float16)
+            for channels, shape in zip(NETWORKS.student_channels, (SHAPE, HALF), strict=True)
+        ]
+        targets = read_targets(target, False, None, HEADS)
+        step = StepOutputs(
+            image=image,
+            student_features=student,
+            student_logits=torch.empty(2, HEADS, *SHAPE, device=DEVICE),
+            teacher_features=[feature.half() for feature in features],
+            teacher_logits=logits.float(),
+            targets=targets,
+            teacher=teacher,
+            task_loss=lambda own: nn.functional.cross_entropy(own, targets.classes),
+            epoch=0,
+            iteration=0,
+        )
+        loss, terms = distillation(step)
+        assert "it" in terms
+        return loss
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")
+@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=[f"{name} {settings}" for name, settings in VARIANTS])
+def test_stays_on_its_device_in_float32(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+    kind = OBJECTIVES[name]
+    loss = loss_on_the_device(kind, kind.Settings(weight=0.1, **settings), monkeypatch)
+    assert loss.device == DEVICE
+    assert loss.dtype == torch.float32
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")
+def test_a_constant_on_the_cpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(RuntimeError, match="same device"):
+        loss_on_the_device(Mixing, ObjectiveSettings(), monkeypatch)

@@ -1,0 +1,168 @@
+"""Order, validation and messages of settings; every shipped recipe."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_model import Schedule
+from nnunet_kd.distillation.settings_sources import (
+    CONFIG_VARIABLE,
+    SET_VARIABLE,
+    parse_assignments,
+    read_settings_file,
+    recipe_names,
+    resolve_settings,
+)
+from nnunet_kd.errors import SettingsError
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_shipped_recipe_is_valid(name: str) -> None:
+    validate_settings(read_settings_file(name), name)
+
+
+def test_the_paper_recipe_is_the_paper() -> None:
+    settings = resolve_settings("paper", ("dcd",), environment={})
+    dcd = settings.active_objectives()["dcd"].model_dump()
+    assert (settings.reduction, settings.epochs, settings.learning_rate) == (4, None, None)
+    assert {key: dcd[key] for key in ("weight", "wavelet", "levels", "bands", "idwt", "stages")} == {
+        "weight": 0.05, "wavelet": "db4", "levels": 3, "bands": "D", "idwt": True, "stages": "sum",
+    }  # fmt: skip
+
+
+def test_the_recipe_for_short_trainings_is_the_papers_but_for_the_weight() -> None:
+    short, paper = (resolve_settings(name, ("dcd",), environment={}).as_dict() for name in ("short", "paper"))
+    assert (short["objectives"]["dcd"].pop("weight"), paper["objectives"]["dcd"].pop("weight")) == (5, 0.05)
+    assert short == paper
+
+
+def test_later_places_win_key_by_key(tmp_path: Path) -> None:
+    (tmp_path / "nnunet_kd.yaml").write_text("epochs: 10\nseed: 1\nobjectives: {dcd: {weight: 0.5, levels: 2}}")
+    config = tmp_path / "mine.yaml"
+    config.write_text("epochs: 20\nobjectives: {dcd: {weight: 0.25}}")
+    environment = {CONFIG_VARIABLE: str(config), SET_VARIABLE: json.dumps(["epochs=30"])}
+    settings = resolve_settings("paper", ("dcd",), tmp_path, environment=environment)
+    dcd = settings.active_objectives()["dcd"]
+    assert (settings.epochs, settings.seed, dcd.weight, dcd.levels) == (30, 1, 0.25, 2)  # type: ignore[attr-defined]
+
+
+def test_files_may_hold_settings_of_other_trainers_objectives(tmp_path: Path) -> None:
+    (tmp_path / "nnunet_kd.yaml").write_text("epochs: 10\nobjectives: {dcd: {weight: 0.5}}")
+    settings = resolve_settings("student", (), tmp_path, environment={})
+    assert (settings.epochs, settings.active_objectives()) == (10, {})
+    with pytest.raises(SettingsError, match="no objective"):
+        resolve_settings("student", (), environment={SET_VARIABLE: '["objectives.dcd.weight=1"]'})
+
+
+def test_all_problems_come_in_one_message_with_the_nearest_key() -> None:
+    wrong = {
+        "epoch": 3,
+        "reduction": 0.5,
+        "objectives": {"dcd": {"wieght": 1, "wavelet": "db99"}},
+        "teacher": {"pth": "x"},
+    }
+    with pytest.raises(SettingsError) as caught:
+        validate_settings(wrong, "mine.yaml")
+    message = str(caught.value)
+    for part in (
+        "mine.yaml", "'epoch' (did you mean 'epochs'?)", "reduction", "'objectives.dcd.wieght' (did you mean 'weight'?)",
+        "db99", "'teacher.pth' (did you mean 'path'?)",
+    ):  # fmt: skip
+        assert part in message
+
+
+def test_per_level_needs_bands_of_every_level() -> None:
+    with pytest.raises(SettingsError, match="per_level needs bands"):
+        validate_settings({"objectives": {"dcd": {"per_level": True, "bands": "A"}}}, "x")
+
+
+def test_unknown_recipe_names_the_nearest() -> None:
+    with pytest.raises(
+        SettingsError, match=r"'papr' is neither a file nor a shipped recipe \(did you mean 'paper'\?\)"
+    ):
+        read_settings_file("papr")
+
+
+@pytest.mark.parametrize("text", ["[1, 2]", "a: [", "just words"])
+def test_files_that_are_no_mapping(tmp_path: Path, text: str) -> None:
+    (tmp_path / "x.yaml").write_text(text)
+    with pytest.raises(SettingsError, match=r"x\.yaml"):
+        read_settings_file(tmp_path / "x.yaml")
+
+
+def test_assignments() -> None:
+    parsed = parse_assignments(["objectives.dcd.weight=1e-3", "teacher.fold=all", "epochs=3", "seed=null"])
+    assert parsed == {"objectives": {"dcd": {"weight": 0.001}}, "teacher": {"fold": "all"}, "epochs": 3, "seed": None}
+    with pytest.raises(SettingsError, match="key=value"):
+        parse_assignments(["epochs"])
+    with pytest.raises(SettingsError, match="another --set"):
+        parse_assignments(["teacher=x", "teacher.fold=1"])
+
+
+def test_a_teacher_may_be_just_a_path() -> None:
+    for value in ("/models/a", {"path": "/models/a"}, ["/models/a"]):
+        settings = validate_settings({"teacher": value}, "x")
+        assert [one.path for one in settings.teachers()] == ["/models/a"]
+        assert settings.as_dict()["teacher"]["path"] == "/models/a"
+
+
+def test_several_teachers_are_a_list_or_folds() -> None:
+    settings = validate_settings({"teacher": ["/a", {"path": "/b", "folds": [1, "all"]}]}, "x")
+    assert [(one.path, one.fold) for one in settings.teachers()] == [("/a", None), ("/b", 1), ("/b", "all")]
+    assert Settings.model_validate(settings.as_dict()) == settings
+    for wrong, said in (([], "at least 1"), ({"fold": 0, "folds": [1]}, "excludes"), ([{"pth": 1}], "'path'")):
+        with pytest.raises(SettingsError, match=said):
+            validate_settings({"teacher": wrong}, "x")
+
+
+def test_resolved_settings_survive_the_way_through_yaml() -> None:
+    settings = resolve_settings("paper", ("dcd",), environment={SET_VARIABLE: '["ema=0.999", "teacher=/t"]'})
+    assert Settings.model_validate(yaml.safe_load(yaml.safe_dump(settings.as_dict()))) == settings
+
+
+def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path: Path) -> None:
+    saved = resolve_settings("paper", ("dcd",), environment={SET_VARIABLE: '["epochs=7"]'}).as_dict()
+    assert resolve_settings("paper", ("dcd",), saved=saved, environment={}).epochs == 7
+    (tmp_path / "nnunet_kd.yaml").write_text("epochs: 9")
+    with pytest.raises(SettingsError, match="epochs: was 7, now 9"):
+        resolve_settings("paper", ("dcd",), tmp_path, saved=saved, environment={})
+    on_purpose = resolve_settings("paper", ("dcd",), tmp_path, saved=saved, environment={SET_VARIABLE: '["epochs=9"]'})
+    assert on_purpose.epochs == 9
+
+
+@pytest.mark.parametrize(
+    ("schedule", "expected"),
+    [
+        (Schedule(), [1, 1, 1, 1, 1, 1]),
+        (Schedule(start=2), [0, 0, 1, 1, 1, 1]),
+        (Schedule(kind="linear", start=1, length=4), [0, 0, 0.25, 0.5, 0.75, 1]),
+        (Schedule(kind="cosine", start=1, length=2), [0, 0, 0.5, 1, 1, 1]),
+        (Schedule(end=2), [1, 1, 0, 0, 0, 0]),
+        (Schedule(start=1, end=4), [0, 1, 1, 1, 0, 0]),
+        (Schedule(kind="linear", end=5, fall=4), [1, 1, 0.75, 0.5, 0.25, 0]),
+        (Schedule(kind="cosine", length=2, end=4, fall=2), [0, 0.5, 1, 0.5, 0, 0]),
+        (Schedule(kind="linear", end=3), [1, 1, 1, 0, 0, 0]),
+    ],
+)
+def test_schedules(schedule: Schedule, expected: list[float]) -> None:
+    assert [schedule.factor(epoch) for epoch in range(6)] == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "message"),
+    [
+        ("{kind: cosine, fall: 2}", "`fall` needs `end`"),
+        ("{end: 4, fall: 2}", "a kind that falls"),
+        ("{start: 4, end: 4}", r"`end` \(4\) must be after `start` \(4\)"),
+        ("{kind: linear, start: 1, length: 3, end: 5, fall: 2}", "rises until epoch 4 and falls from 3 on"),
+    ],
+)
+def test_schedules_that_contradict_themselves(schedule: str, message: str) -> None:
+    setting = f'["objectives.dcd.schedule={schedule}"]'
+    with pytest.raises(SettingsError, match=message):
+        resolve_settings("paper", ("dcd",), environment={SET_VARIABLE: setting})

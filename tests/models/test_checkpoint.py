@@ -1,0 +1,263 @@
+"""Checkpoints on disk: the last two always exist, damaged ones give way, and none of them is code."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+import shutil
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from typer.testing import CliRunner
+
+from nnunet_kd import cli
+from nnunet_kd.errors import CheckpointError, SettingsError
+from nnunet_kd.models.checkpoint import PREVIOUS, newest_checkpoint, read_checkpoint
+from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
+from tests.conftest import REAL_TEACHER, needs_real_teacher
+from tests.training.test_trainer import save
+from tests.training.tiny_trainer import CPU, close_epoch, ready, steps, trainer
+
+RAN: list[str] = []
+
+
+def record(text: str) -> None:
+    RAN.append(text)
+
+
+def fold(made: DistillationTrainer) -> Path:
+    return Path(made.output_folder)
+
+
+def trained(plans: dict, *names: str) -> DistillationTrainer:
+    """One epoch per name, each saved under its name."""
+    made = ready("nnUNetTrainerDCD", plans)
+    for index, name in enumerate(names):
+        steps(made, 1, index)
+        close_epoch(made)
+        save(made, name)
+        with contextlib.redirect_stdout(io.StringIO()):
+            made.on_train_epoch_start()
+    return made
+
+
+def continued(plans: dict, asked_for: Path) -> DistillationTrainer:
+    made = trainer("nnUNetTrainerDCD", plans, continue_training=True)
+    made.load_checkpoint(str(asked_for))
+    return made
+
+
+def damage(path: Path, how: str) -> None:
+    content = bytearray(path.read_bytes())
+    if how == "flipped bit":
+        with zipfile.ZipFile(path) as archive:
+            tensor = max(
+                (info for info in archive.infolist() if "/data/" in info.filename), key=lambda info: info.file_size
+            )
+            with archive.open(tensor) as opened:
+                values = opened.read()
+        content[content.index(values) + len(values) // 2] ^= 1
+    else:
+        del content[0 if how == "empty" else len(content) // 2 :]
+    path.write_bytes(content)
+
+
+@pytest.mark.parametrize("how", ["truncated", "empty", "flipped bit"])
+@pytest.mark.parametrize("newest", ["checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth"])
+def test_a_damaged_newest_gives_way_to_the_one_before(
+    tiny: dict, how: str, newest: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = fold(trained(tiny, newest, newest))
+    expected = read_checkpoint(folder / PREVIOUS)
+    damage(folder / newest, how)
+    resumed = continued(tiny, folder / newest)
+    assert resumed.current_epoch == 1
+    told = capsys.readouterr().out
+    assert f"WARNING: the checkpoint {folder / newest} is damaged" in told
+    assert f"Continuing from {PREVIOUS} instead" in told
+    weights = resumed.network.state_dict()
+    assert all(torch.equal(value, weights[key]) for key, value in expected["network_weights"].items())
+    with contextlib.redirect_stdout(io.StringIO()):
+        resumed.prepare_distillation()
+        resumed.on_train_epoch_start()
+    steps(resumed, 1)
+    close_epoch(resumed)
+    save(resumed, newest)
+    # the damaged file is no reason to give up the whole one
+    assert read_checkpoint(folder / PREVIOUS)["current_epoch"] == 1
+    assert read_checkpoint(folder / newest)["current_epoch"] == 2
+
+
+def test_what_got_furthest_is_continued_whatever_its_name(tiny: dict) -> None:
+    made = trained(tiny, "checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth")
+    assert continued(tiny, fold(made) / "checkpoint_final.pth").current_epoch == 3
+    # without --c (validation), exactly the file that was asked for
+    validating = trainer("nnUNetTrainerDCD", tiny)
+    validating.load_checkpoint(str(fold(made) / "checkpoint_final.pth"))
+    assert validating.current_epoch == 1
+    # of one epoch, the file that was saved last: it knows the best validation
+    made.current_epoch -= 1
+    save_again = fold(made) / "checkpoint_latest.pth"
+    made.save_checkpoint(str(save_again))
+    assert newest_checkpoint(fold(made)) == (save_again, {})
+
+
+def test_if_all_are_damaged_it_says_so(tiny: dict) -> None:
+    folder = fold(trained(tiny, "checkpoint_latest.pth", "checkpoint_best.pth"))
+    for path in folder.glob("checkpoint_*.pth"):
+        damage(path, "truncated")
+    with pytest.raises(
+        CheckpointError, match=r"no checkpoint .* can be continued from.*latest.*best.*start again without"
+    ):
+        continued(tiny, folder / "checkpoint_latest.pth")
+    with pytest.raises(CheckpointError, match="is damaged"):
+        trainer("nnUNetTrainerDCD", tiny).load_checkpoint(str(folder / "checkpoint_best.pth"))
+
+
+def test_one_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint .*checkpoint_final\.pth"):
+        read_checkpoint(tmp_path / "checkpoint_final.pth")
+
+
+def test_a_stock_checkpoint_can_be_continued(tiny: dict) -> None:
+    made = trained(tiny, "checkpoint_latest.pth")
+    path = fold(made) / "checkpoint_latest.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    stock = make_trainer("nnUNetTrainer", checkpoint["init_args"]["plans"], "3d_fullres", DATASET_JSON, CPU)
+    with contextlib.redirect_stdout(io.StringIO()):
+        stock.load_checkpoint(str(path))
+        stock.current_epoch = 4
+        stock.save_checkpoint(str(path))
+    assert continued(tiny, path).current_epoch == 5
+
+
+def test_the_old_file_keeps_a_name_also_without_hard_links(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, previous = tmp_path / "a", tmp_path / "b"
+    for content in (b"1", b"2", b"3"):
+        write_atomically(path, lambda file, content=content: file.write(content), keep_as=previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"3", b"2")
+
+    def refuse(*_: Any) -> None:
+        raise OSError(1, "Operation not permitted")
+
+    monkeypatch.setattr(os, "link", refuse)
+    write_atomically(path, lambda file: file.write(b"4"), keep_as=previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"4", b"3")
+    assert sorted(os.listdir(tmp_path)) == ["a", "b"]
+
+
+def test_a_failed_write_costs_neither_of_the_two(tmp_path: Path) -> None:
+    path, previous = tmp_path / "a", tmp_path / "b"
+    path.write_bytes(b"2")
+    previous.write_bytes(b"1")
+
+    def fail(file: Any) -> None:
+        file.write(b"half")
+        raise RuntimeError("disk full")
+
+    with pytest.raises(Exception, match="disk full"):
+        write_atomically(path, fail, keep_as=previous)
+    assert (path.read_bytes(), previous.read_bytes()) == (b"2", b"1")
+
+
+def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
+    kept, left = tmp_path / "notes.tmp", tmp_path / "checkpoint_latest.pth.4711.tmp"
+    kept.touch()
+    left.touch()
+    assert remove_leftovers(tmp_path) == [left]
+    assert os.listdir(tmp_path) == ["notes.tmp"]
+
+
+# security -------------------------------------------------------------------------------------------------------------
+
+
+class Malicious:
+    """What a checkpoint from a stranger may hold."""
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return record, ("code of the checkpoint",)
+
+
+def test_every_checkpoint_we_write_is_data(tiny: dict) -> None:
+    path = fold(trained(tiny, "checkpoint_latest.pth")) / "checkpoint_latest.pth"
+    assert set(read_checkpoint(path)) == set(torch.load(path, weights_only=False))
+
+
+@needs_real_teacher
+def test_a_real_nnunet_checkpoint_is_data() -> None:
+    path = REAL_TEACHER / "fold_0" / "checkpoint_final.pth"
+    read, full = read_checkpoint(path), torch.load(path, weights_only=False, map_location="cpu")
+    assert read["logging"] == full["logging"]
+    assert all(torch.equal(value, full["network_weights"][key]) for key, value in read["network_weights"].items())
+
+
+def test_numpy_numbers_and_arrays_are_data(tmp_path: Path) -> None:
+    values = {"a": np.float32(1.5), "b": [np.float64(2)], "c": np.arange(3), "d": np.int64(4), "e": np.bool_(True)}
+    torch.save(values, tmp_path / "c.pth")
+    read = read_checkpoint(tmp_path / "c.pth")
+    assert all(np.array_equal(read[key], value) for key, value in values.items())
+
+
+def test_checkpoints_written_with_numpy_1_are_data(tmp_path: Path) -> None:
+    torch.save({"a": np.float64(1.5)}, tmp_path / "new.pth")
+    import zipfile
+
+    with zipfile.ZipFile(tmp_path / "new.pth") as new, zipfile.ZipFile(tmp_path / "old.pth", "w") as old:
+        for name in new.namelist():
+            content = new.read(name)
+            assert not name.endswith("data.pkl") or b"numpy._core.multiarray" in content
+            old.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
+    assert read_checkpoint(tmp_path / "old.pth") == {"a": 1.5}
+
+
+def test_a_checkpoint_that_is_code_is_refused(tiny: dict) -> None:
+    RAN.clear()
+    path = fold(trained(tiny, "checkpoint_latest.pth")) / "checkpoint_latest.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["init_args"]["surprise"] = Malicious()
+    torch.save(checkpoint, path)
+    torch.load(path, weights_only=False)
+    assert RAN.pop()
+    for made in (trainer("nnUNetTrainerDCD", tiny), trainer("nnUNetTrainerDCD", tiny, continue_training=True)):
+        with pytest.raises(
+            CheckpointError, match=r"holds more than data: loading it runs tests\.test_checkpoint\.record"
+        ):
+            made.load_checkpoint(str(path))
+    assert RAN == []
+
+
+# settings -------------------------------------------------------------------------------------------------------------
+
+
+def test_the_commands_refuse_changed_settings(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = trained(tiny, "checkpoint_latest.pth")
+    (fold(made) / SETTINGS_FILE).write_text(json.dumps(made.settings.as_dict()))
+    dataset = Path(os.environ["nnUNet_preprocessed"]) / "Dataset998_Tiny"
+    (dataset / "nnunet_kd.yaml").write_text("reduction: 2\n")
+    monkeypatch.delenv("NNUNET_KD_SET", raising=False)
+    before = {path: path.read_bytes() for path in fold(made).iterdir()}
+
+    # nnUNetv2_train
+    from nnunetv2.run.run_training import run_training
+
+    with pytest.raises(SettingsError, match=r"reduction: was 4.0, now 2"), contextlib.redirect_stdout(io.StringIO()):
+        run_training("998", "3d_fullres", 0, "nnUNetTrainerDCD", continue_training=True, device=CPU)
+    # nnunet-kd train
+    if not cli.app.registered_commands:
+        cli._register()
+    arguments = ["train", "998", "3d_fullres", "0", "-m", "dcd", "-device", "cpu", "--c"]
+    refused = CliRunner().invoke(cli.app, arguments)
+    assert isinstance(refused.exception, SettingsError)
+    assert "reduction: was 4.0, now 2" in str(refused.exception)
+    assert {path: path.read_bytes() for path in before} == before
+    shutil.rmtree(dataset / "nnUNetPlans_3d_fullres")  # stops the training, once the settings are agreed on
+    agreed = CliRunner().invoke(cli.app, [*arguments, "--set", "reduction=4"])
+    assert not isinstance(agreed.exception, SettingsError)

@@ -1,0 +1,75 @@
+"""Objectives' gradients, against gradients that a training step itself makes."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+import torch
+
+from nnunet_kd.training.gradient_shares import ITERATION, encoder_gradients, in_temporary_results, measure_shares
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.bench.pair import random_batch
+from tests.training.tiny_trainer import ready, trainer
+
+
+def gradient_of_a_step(made: DistillationTrainer, batch: dict) -> torch.Tensor:
+    """Of labels and objectives together, by PyTorch's own backward pass."""
+    made.supervision.start_step(0, ITERATION)
+    made._in_train_step = True
+    made.network.zero_grad()
+    made.loss(made.network(batch["data"]), batch["target"]).backward()
+    made._in_train_step = False
+    made.supervision.finish_step()
+    return torch.cat([parameter.grad.flatten() for parameter in made.network.encoder.parameters()])
+
+
+@pytest.mark.parametrize("name", ["nnUNetTrainerDCD", "nnUNetTrainerCWD"])
+def test_labels_and_objective_add_up_to_a_steps_gradient(tiny: dict, name: str) -> None:
+    made = ready(name, tiny)
+    batch = random_batch(made)
+    labels, gradients = encoder_gradients(made, batch)
+    (gradient,) = gradients.values()
+    whole = gradient_of_a_step(made, batch)
+    assert gradient.norm() > 0
+    torch.testing.assert_close(labels + gradient, whole, rtol=1e-4, atol=1e-5 * float(whole.abs().max()))
+
+
+def test_with_the_equal_weight_an_objectives_gradient_is_as_large_as_the_labels(tiny: dict) -> None:
+    made = ready("nnUNetTrainerCWD", tiny)
+    batches = [random_batch(made, seed) for seed in range(3)]
+    (share,) = measure_shares(made, batches)
+    assert (share.objective, share.weight, len(share.ratios)) == ("cwd", 3, 3)
+    assert -1 <= share.cosine <= 1
+    (equal,) = measure_shares(ready("nnUNetTrainerCWD", tiny, f"objectives.cwd.weight={share.equal_weight}"), batches)
+    assert equal.ratio == pytest.approx(1, rel=1e-3)
+
+
+def test_an_objective_is_weighed_at_its_schedules_height(tiny: dict) -> None:
+    batch = random_batch(ready("nnUNetTrainerDCD", tiny))
+    (always,) = measure_shares(ready("nnUNetTrainerDCD", tiny), [batch])
+    (later,) = measure_shares(ready("nnUNetTrainerDCD", tiny, "objectives.dcd.schedule={start: 5}"), [batch])
+    assert later == always
+
+
+def test_objectives_of_a_mix_are_told_apart(tiny: dict) -> None:
+    batch = random_batch(ready("nnUNetTrainerDCD", tiny))
+    mix = ("objectives.logits.weight=1", "objectives.cwd.weight=0.05")
+    shares = {share.objective: share for share in measure_shares(ready("nnUNetTrainerKD", tiny, *mix), [batch])}
+    assert shares.keys() == {"logits", "cwd"}
+    for name, trainer_name in (("logits", "nnUNetTrainerLogits"), ("cwd", "nnUNetTrainerCWD")):
+        (alone,) = measure_shares(ready(trainer_name, tiny), [batch])
+        assert shares[name].equal_weight == pytest.approx(alone.equal_weight, rel=1e-3)
+
+
+def test_a_trainer_leaves_nothing_where_results_lie(tiny: dict) -> None:
+    results = Path(os.environ["nnUNet_results"])
+    before = sorted(results.rglob("*"))
+    with in_temporary_results(lambda: trainer("nnUNetTrainerDCD", tiny)) as made:
+        assert os.environ["nnUNet_results"] == str(results)
+        assert not Path(made.output_folder).is_relative_to(results)
+        made.prepare_distillation()
+        assert made.supervision is not None
+    assert sorted(results.rglob("*")) == before
+    assert not Path(made.output_folder).exists()

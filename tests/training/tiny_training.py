@@ -1,0 +1,86 @@
+"""A preprocessed dataset so small that an epoch of nnU-Net's own loop takes a fraction of a second, and trainings on it."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import SimpleITK as sitk
+import torch
+from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.logging.nnunet_logger import LocalLogger
+
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
+from nnunet_kd.training.history import LossHistory
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
+from tests.conftest import make_plans
+
+NAME = "Dataset998_Tiny"
+CASES = [f"case_{index}" for index in range(6)]
+SHORT = ("iterations_per_epoch=2", "validation_iterations=1", "seed=5")
+SIZE = 12
+
+
+def write_tiny_dataset(batch_size: int = 2) -> dict[str, Any]:
+    """Six random cases in nnU-Net's preprocessed format, their split, and an untrained teacher; returns the plan."""
+    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
+    plans["configurations"]["3d_fullres"]["batch_size"] = batch_size
+    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+    folder = Path(os.environ["nnUNet_preprocessed"]) / NAME
+    cases, reference = folder / "nnUNetPlans_3d_fullres", folder / "gt_segmentations"
+    reference.mkdir()
+    for leftover in cases.glob("case.*"):
+        leftover.unlink()
+    random = np.random.default_rng(0)
+    shape = (SIZE, SIZE, SIZE)
+    for name in CASES:
+        data = random.standard_normal((1, *shape), dtype=np.float32)
+        segmentation = random.integers(0, 3, (1, *shape)).astype(np.int8)
+        image = sitk.GetImageFromArray(segmentation[0].astype(np.uint8))
+        sitk.WriteImage(image, str(reference / f"{name}.nii.gz"))
+        geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
+        properties = {
+            "class_locations": {label: np.argwhere(segmentation == label) for label in (1, 2)},
+            "sitk_stuff": geometry,
+            "spacing": [1.0, 1.0, 1.0],
+            "shape_before_cropping": shape,
+            "shape_after_cropping_and_before_resampling": shape,
+            "bbox_used_for_cropping": [[0, SIZE]] * 3,
+        }
+        nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(cases / name))
+    (folder / "splits_final.json").write_text(json.dumps([{"train": CASES[:4], "val": CASES[4:]}]))
+    (folder / "dataset_fingerprint.json").write_text("{}")
+    return plans
+
+
+def without_pictures() -> None:
+    """nnU-Net's progress.png takes longer than everything else together."""
+    LocalLogger.plot_progress_png = lambda self, output_folder: None
+    LossHistory.draw = lambda self, path: None
+
+
+def train(
+    trainer: str,
+    assignments: Sequence[str],
+    continued: bool = False,
+    before: Callable[[DistillationTrainer], None] = lambda trainer: None,
+) -> DistillationTrainer:
+    """What ``nnUNetv2_train`` does on the CPU with an in-process loader, up to the end of its training."""
+    os.environ[SET_VARIABLE] = json.dumps(list(assignments))
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    with contextlib.redirect_stdout(io.StringIO()):
+        made: DistillationTrainer = get_trainer_from_args(
+            NAME, "3d_fullres", 0, trainer, continue_training=continued, device=torch.device("cpu")
+        )
+        maybe_load_checkpoint(made, continued, False)
+        before(made)
+        made.run_training()
+    return made

@@ -1,0 +1,120 @@
+"""Planning: where runs lie, what they are told, and what contradicts them on disk."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
+from nnunet_kd.errors import DataError, SettingsError, TeacherError
+from nnunet_kd.nnunet.environment import find_trainer, method_trainer
+from nnunet_kd.workflows.sweep.description import describe_sweep
+from nnunet_kd.workflows.sweep.runs import PlannedRun, plan_sweep
+
+LEAST = {"dataset": "998", "configuration": "3d_fullres", "methods": ["student", "dcd"], "device": "cpu"}
+
+
+def plan(**changes: object) -> list[PlannedRun]:
+    return plan_sweep(describe_sweep(None, {**LEAST, **changes}))
+
+
+def settings_of(run: PlannedRun) -> dict:
+    """What the run's own arguments mean to ``nnunet-kd train``."""
+    given = [after for option, after in zip(run.arguments, run.arguments[1:], strict=False) if option == "--set"]
+    trainer = find_trainer(method_trainer(run.method))
+    return resolve_settings(trainer.recipe, trainer.objectives, environment={SET_VARIABLE: json.dumps(given)}).as_dict()
+
+
+def save_settings(run: PlannedRun, **changes: object) -> None:
+    run.folder.mkdir(parents=True, exist_ok=True)
+    (run.folder / "distillation_settings.yaml").write_text(yaml.safe_dump({**run.settings, **changes}))
+
+
+def test_every_run_has_its_own_results_and_says_its_settings(tiny: dict) -> None:
+    variants = {"dcd-S": {"method": "dcd", "settings": {"objectives": {"dcd": {"bands": "S"}}}}}
+    runs = plan(variants=variants, seeds=[0, 5], settings={"epochs": 3, "learning_rate": 1e-5})
+    assert [str(run) for run in runs] == [
+        f"{name}, fold 0, seed {seed}" for name in ("student", "dcd", "dcd-S") for seed in (0, 5)
+    ]
+    sweep = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "sweeps", "3d_fullres")
+    last = runs[-1]
+    assert last.results == sweep / "dcd-S" / "seed_5"
+    assert last.folder == last.results / "Dataset998_Tiny" / "nnUNetTrainerDCD__nnUNetPlans__3d_fullres" / "fold_0"
+    assert len({run.results for run in runs}) == 6
+    for run in runs:
+        assert settings_of(run) == run.settings
+        assert run.settings["epochs"] == run.epochs == 3
+        assert run.state() == "todo"
+    assert last.settings["seed"] == 5
+    assert last.settings["objectives"]["dcd"]["bands"] == "S"
+    teacher = last.settings["teacher"]
+    assert (teacher["fold"], len(teacher["sha256"])) == (0, 64)
+    assert runs[0].settings["teacher"]["path"] is None
+
+
+def test_the_callers_recipe_is_said_openly(tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    recipe = tmp_path / "mine.yaml"
+    recipe.write_text("epochs: 4\n")
+    monkeypatch.setenv(CONFIG_VARIABLE, str(recipe))
+    run = plan()[0]
+    assert run.epochs == 4
+    assert run.arguments[run.arguments.index("--recipe") + 1] == str(recipe)
+
+
+def test_every_fold_has_its_own_teacher(tiny: dict) -> None:
+    teacher = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(TeacherError, match="fold 1"):
+        plan(folds=[0, 1])
+    shutil.copytree(teacher / "fold_0", teacher / "fold_1")
+    elsewhere = teacher.rename(teacher.parents[1] / teacher.name)
+    runs = plan(folds=[0, 1], methods=["dcd"], teacher=str(elsewhere))
+    assert [run.settings["teacher"]["fold"] for run in runs] == [0, 1]
+    assert {run.settings["teacher"]["path"] for run in runs} == {str(elsewhere.resolve())}
+    splits = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "splits_final.json")
+    splits.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
+    with pytest.raises(DataError, match="no fold '1'"):
+        plan(folds=[0, 1], methods=["dcd"], teacher=str(elsewhere))
+
+
+def test_a_run_without_a_teacher_continues_in_a_sweep_that_names_one(tiny: dict) -> None:
+    teacher = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    for run in plan(teacher=str(teacher)):
+        assert settings_of(run) == run.settings
+        save_settings(run, **settings_of(run))
+    student, distilled = plan(teacher=str(teacher))
+    assert student.settings["teacher"]["path"] is None
+    assert distilled.settings["teacher"]["path"] == str(teacher)
+
+
+def test_other_settings_on_disk_are_refused(tiny: dict) -> None:
+    run = plan()[1]
+    save_settings(run)
+    assert len(plan()) == 2
+    with pytest.raises(SettingsError, match=r"dcd, fold 0, seed 0 .*ema: there null, asked for 0\.5"):
+        plan(settings={"ema": 0.5})
+    save_settings(run, teacher={**run.settings["teacher"], "path": "/moved/since"})
+    assert len(plan()) == 2
+    save_settings(run, teacher={**run.settings["teacher"], "sha256": "0" * 64})
+    with pytest.raises(SettingsError, match=r"teacher\.sha256: there \"0000"):
+        plan()
+    (run.folder / "distillation_settings.yaml").unlink()
+    (run.folder / "checkpoint_final.pth").touch()
+    with pytest.raises(SettingsError, match="its settings are not known"):
+        plan()
+
+
+def test_another_training_under_the_same_name_is_refused(tiny: dict) -> None:
+    old = plan(methods=[], variants={"mine": {"method": "dcd"}})[0]
+    save_settings(old)
+    with pytest.raises(SettingsError, match="another method, plan or configuration"):
+        plan(methods=[], variants={"mine": {"method": "student"}})
+
+
+def test_a_method_that_takes_its_objectives_from_settings_needs_some(tiny: dict) -> None:
+    with pytest.raises(SettingsError, match="takes its objectives from the settings"):
+        plan(methods=["kd"])

@@ -1,0 +1,47 @@
+"""The benchmarks run and report what they say; their times are never tested."""
+
+from __future__ import annotations
+
+import pytest
+
+from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
+from nnunet_kd.workflows.bench.rows import all_trainers, phases
+from nnunet_kd.workflows.bench.step import measure_steps
+
+
+def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
+    result = measure_speed((1, 4, 10, 12, 8), repeats=1)
+    assert result["largest relative difference"] < 1e-5
+    assert set(result["seconds"]) == {"ptwt, zero", "nnunet-kd, zero", "nnunet-kd, periodization"}
+
+
+@pytest.mark.slow
+def test_memory_stays_below_three_times_the_features() -> None:
+    result = measure_memory()
+    assert result["features"] == 2 * 40 * 128**3 * 4
+    assert 1 < result["ratio"] < 3
+
+
+def test_step_measures_every_part() -> None:
+    result = measure_steps(["nnUNetTrainerDCD", "nnUNetTrainerLogits"], repeats=1, memory=False)
+    assert list(result["seconds"]) == [
+        "student step", "teacher encoder", "teacher forward", "nnUNetTrainerDCD", "nnUNetTrainerLogits"
+    ]  # fmt: skip
+    assert result["forward"] == {"nnUNetTrainerDCD": "teacher encoder", "nnUNetTrainerLogits": "teacher forward"}
+    floor = result["seconds"]["student step"] + result["seconds"]["teacher forward"]
+    assert result["ratio"]["nnUNetTrainerLogits"] == pytest.approx(result["seconds"]["nnUNetTrainerLogits"] / floor)
+
+
+def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
+    rows = phases(all_trainers())
+    assert [row.name for row in rows][:1] == ["nnUNetTrainerDCD"]
+    assert len({row.trainer for row in rows}) == 9
+    assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
+
+
+@pytest.mark.slow
+def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
+    result = measure_steps(["nnUNetTrainerFitNet"], repeats=1)
+    peaks = result["peak bytes"]
+    assert set(peaks) == {"nnUNetTrainerStudent", "nnUNetTrainerFitNet"}
+    assert 1e7 < peaks["nnUNetTrainerStudent"] < peaks["nnUNetTrainerFitNet"] < 1e10
