@@ -49,6 +49,7 @@ def _register() -> None:
         doctor,
         evaluate,
         export,
+        inherit,
         plan,
         predict,
         profile,
@@ -62,6 +63,7 @@ def _register() -> None:
     app.command("doctor")(doctor.doctor)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
+    app.command("inherit")(inherit.inherit)
     app.command("weigh")(weigh.weigh)
     app.command("sweep", cls=SeveralFolds)(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)

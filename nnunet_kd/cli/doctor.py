@@ -56,6 +56,11 @@ def doctor(
     if dataset is not None:
         check("student", lambda: _student(dataset, configuration, plans_name))
         check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
+        if "teacher" not in problems:
+            console.print(
+                f"[green]ok[/]       start: {escape(_start(dataset, configuration, fold, plans_name, teacher))}",
+                soft_wrap=True,
+            )
     if problems:
         raise MissingRequirement(f"{len(problems)} of the checks failed: {', '.join(problems)}. See above what to do.")
     console.print("Everything is in place.")
@@ -110,6 +115,38 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
         else f"from {own / 1e6:.3f} M at r={settings.reduction:g}"
     )
     return f"{size / 1e6:.3f} M parameters, {made}"
+
+
+def _start(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
+    """Whether a student can start inside its (first) teacher; where it cannot, most trainers start at random."""
+    import torch
+    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
+    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+    from nnunet_kd.distillation.settings import TeacherSettings
+    from nnunet_kd.distillation.settings_sources import resolve_settings
+    from nnunet_kd.distillation.starts.steps import pair
+    from nnunet_kd.distillation.teacher import found_teacher, load_teacher
+    from nnunet_kd.errors import PlanError
+    from nnunet_kd.models.plans import build_meta_network, read_plans, reduce_plans
+
+    folder, dataset_json = preprocessed_dataset(dataset)
+    settings = resolve_settings("student", (), folder)
+    student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
+    manager = PlansManager(student)
+    inputs = determine_num_input_channels(manager, manager.get_configuration(configuration), dataset_json)
+    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    wanted = settings.teachers()[0] if path is None else TeacherSettings(path=path)
+    with found_teacher(wanted, optional_folder("nnUNet_results"), student, configuration, fold, dataset_json) as (
+        source,
+        _,
+    ):
+        teacher = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
+    try:
+        pair(teacher.network, build_meta_network(student, configuration, inputs, outputs))
+    except PlanError as error:
+        return f"not inside the teacher ({error}); trainers start at random, and nnUNetTrainerInherited refuses"
+    return "inside the teacher is possible (start: teacher); nnunet-kd inherit shows how good it is"
 
 
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:

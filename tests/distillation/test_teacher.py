@@ -120,7 +120,7 @@ def test_frozen_features_are_the_encoders(tiny: dict) -> None:
     features = teacher.features(image)
     assert [feature.shape[1] for feature in features] == [8, 16, 32]
     assert all(not feature.requires_grad for feature in features)
-    network = teacher._network
+    network = teacher.network
     assert not network.training
     assert not any(parameter.requires_grad for parameter in network.parameters())
     weights = torch.load(locate().checkpoint_path, weights_only=False)["network_weights"]
@@ -129,7 +129,7 @@ def test_frozen_features_are_the_encoders(tiny: dict) -> None:
 
 def test_only_the_encoder_runs(tiny: dict) -> None:
     teacher = load_teacher(locate(), torch.device("cpu"))
-    teacher._network.decoder.forward = None  # would fail if called
+    teacher.network.decoder.forward = None  # would fail if called
     teacher.features(torch.randn(1, 1, 16, 16, 16))
 
 

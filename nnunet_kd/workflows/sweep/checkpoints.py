@@ -15,6 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import read_checkpoint
@@ -98,6 +99,7 @@ class SweepCheckpoints:
         self._dataset_json = dataset_json
         self._teachers: dict[str, tuple[TeacherSettings, tuple[int, ...]]] = {}
         self._starts: dict[str, PretrainedWeights] = {}
+        self._students: dict[str, tuple[str, str]] = {}
 
     def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
         """Which checkpoint is meant for a student's fold.
@@ -133,6 +135,13 @@ class SweepCheckpoints:
                 loaded = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
                 self._teachers[key] = (exact, loaded.mirror_axes)
         return self._teachers[key]
+
+    def student(self, start: str, fold: int | str) -> tuple[str, str]:
+        """Path and hash of the student that the setting ``start`` names, see :func:`~.starts.student.pin_start`."""
+        key = f"{fold} {start}"
+        if key not in self._students:
+            self._students[key] = pin_start(start, fold)
+        return self._students[key]
 
     def start(self, student: Mapping[str, Any], fold: int | str) -> PretrainedWeights | None:
         """What a student of a fold starts from; ``None``: random weights.

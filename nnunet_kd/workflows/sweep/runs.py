@@ -21,6 +21,7 @@ from nnunet_kd.distillation.settings_sources import (
     resolve_settings,
     saved_settings,
 )
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
 from nnunet_kd.models.plans import read_plans, reduce_plans
@@ -186,6 +187,8 @@ def _plan_run(
         environment = {SET_VARIABLE: json.dumps(_assignments(values)), CONFIG_VARIABLE: recipe or ""}
         return resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
 
+    if description.pretrained_weights is not None:
+        wanted["start"] = RANDOM  # which nnU-Net then overwrites
     settings = resolved(wanted)
     if trainer_class.objectives is None and not settings.active_objectives():
         raise SettingsError(
@@ -196,7 +199,9 @@ def _plan_run(
     stage = PlansManager(student).get_configuration(description.configuration)
     wanted.pop("teacher", None)
     # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
-    if settings.active_objectives() or stage.previous_stage_name is not None:
+    if settings.start not in (RANDOM, TEACHER):
+        wanted["start"], wanted["start_sha256"] = checkpoints.student(settings.start, fold)
+    if settings.active_objectives() or settings.start == TEACHER or stage.previous_stage_name is not None:
         pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
     elif settings.mirror_axes is None:

@@ -67,7 +67,7 @@ def test_a_real_step(variant: Any, objective: str) -> None:
     plans, dataset, deep_supervision = variant
     name, *assignments = TRAINERS[objective]
     made = ready(name, plans, *assignments, dataset=dataset, deep_supervision=deep_supervision)
-    teacher = made.supervision.teachers.members[0]._network
+    teacher = made.supervision.teachers.members[0].network
     frozen = {key: value.clone() for key, value in teacher.state_dict().items()}
     before = {key: value.clone() for key, value in made.supervision.distillation.named_parameters()}
     batch = random_batch(made)

@@ -80,7 +80,7 @@ def test_exploration_trains_the_prompts_alone_and_only_when_due() -> None:
     objective, step = make("fopro", explore_every=3).float(), make_step()
     leaves = [feature.clone().requires_grad_() for feature in step.student_features]
     step = replace(step, student_features=leaves)
-    teacher = {name: value.clone() for name, value in step.teacher._network.state_dict().items()}
+    teacher = {name: value.clone() for name, value in step.teacher.network.state_dict().items()}
     before = {name: value.clone() for name, value in objective.named_parameters()}
     assert objective.explore(replace(step, iteration=1)) == {}
     log = objective.explore(replace(step, iteration=3))
@@ -91,7 +91,7 @@ def test_exploration_trains_the_prompts_alone_and_only_when_due() -> None:
     assert all(leaf.grad is None for leaf in leaves)
     assert all(parameter.grad is None for parameter in objective.parameters())
     assert not any(parameter.requires_grad for parameter in objective.prompts.parameters())
-    assert all(torch.equal(value, teacher[name]) for name, value in step.teacher._network.state_dict().items())
+    assert all(torch.equal(value, teacher[name]) for name, value in step.teacher.network.state_dict().items())
 
 
 def test_exploration_finds_what_challenges_the_student() -> None:

@@ -1,0 +1,101 @@
+"""A student with the weights that its training would start from: how good it is before any training, and on disk."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.distillation.starts.layers import LayerFit, Progress
+from nnunet_kd.errors import ModelError
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.models.folder import FINAL, ModelFolder
+from nnunet_kd.system.files import write_atomically
+from nnunet_kd.training.gradient_shares import in_temporary_results
+from nnunet_kd.training.trainer import DistillationTrainer
+
+SUMMARY = Path("validation") / "summary.json"
+
+
+@dataclass(frozen=True)
+class Inherited:
+    """What :func:`inherit_student` found.
+
+    Attributes:
+        fits: per layer.
+        teacher: the checkpoint.
+        dice, teacher_dice: on the fold's validation cases, by label or region, between 0 and 1, as nnU-Net's ``summary.json`` has
+            them. Empty: not measured; the teacher's: it has no validation of this fold.
+    """
+
+    fits: tuple[LayerFit, ...]
+    teacher: str
+    dice: dict[str, float]
+    teacher_dice: dict[str, float]
+
+
+def inherit_student(
+    make: Callable[[], DistillationTrainer],
+    output: Path | None,
+    overwrite: bool,
+    validated: bool,
+    progress: Progress,
+    tell: Callable[[str], Any],
+) -> Inherited:
+    """Compute a student's start from its teacher, and say how good it is.
+
+    Args:
+        make: builds the trainer; its output folder is a temporary one.
+        output: where the untrained student becomes a model folder, or with the ending ``.zip`` an archive; ``None``: nowhere.
+        overwrite: replace what lies there.
+        validated: predict the fold's validation cases.
+        progress: told how far the start is.
+        tell: told what is done next.
+
+    Raises:
+        ModelError: there is something at ``output`` already.
+        NnunetKdError: see :meth:`~nnunet_kd.training.started.StartedTrainer.take_start`.
+    """
+    if output is not None and output.exists() and not overwrite:
+        raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
+    with in_temporary_results(make) as trainer:
+        trainer.show_progress = progress
+        trainer.prepare_distillation()
+        pinned = trainer.settings.teachers()[0]
+        of_teacher = Path(pinned.path or "") / f"fold_{pinned.fold}"
+        same_fold = str(pinned.fold) == str(trainer.fold)
+        dice = {}
+        # what the checkpoint and prediction mirror is set where nnU-Net sets its augmentation up
+        trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        if validated:
+            tell("validation cases are predicted")
+            trainer.perform_actual_validation(False)
+            dice = _dice(Path(trainer.output_folder) / SUMMARY)
+        if output is not None:
+            tell(f"{output} is written")
+            _write(trainer, output, overwrite)
+        return Inherited(
+            trainer.start_fits,
+            str(of_teacher / pinned.checkpoint),
+            dice,
+            _dice(of_teacher / SUMMARY) if same_fold else {},
+        )
+
+
+def _dice(summary: Path) -> dict[str, float]:
+    """Mean over cases by label, from nnU-Net's file; empty where there is none."""
+    if not summary.is_file():
+        return {}
+    return {label: float(values["Dice"]) for label, values in json.loads(summary.read_text())["mean"].items()}
+
+
+def _write(trainer: DistillationTrainer, output: Path, overwrite: bool) -> None:
+    base = Path(trainer.output_folder_base)
+    for name, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):
+        text = json.dumps(content, indent=4, default=str).encode()
+        write_atomically(base / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
+    trainer.save_checkpoint(str(Path(trainer.output_folder) / FINAL))
+    model = ModelFolder(base, (str(trainer.fold),), FINAL)
+    export_folder(model, output, FolderOptions(overwrite=overwrite))
