@@ -57,10 +57,7 @@ def doctor(
         check("student", lambda: _student(dataset, configuration, plans_name))
         check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
         if "teacher" not in problems:
-            console.print(
-                f"[green]ok[/]       start: {escape(_start(dataset, configuration, fold, plans_name, teacher))}",
-                soft_wrap=True,
-            )
+            check("start", lambda: _start(dataset, configuration, fold, plans_name, teacher))
     if problems:
         raise MissingRequirement(f"{len(problems)} of the checks failed: {', '.join(problems)}. See above what to do.")
     console.print("Everything is in place.")

@@ -8,6 +8,7 @@ import torch
 from scipy.linalg.lapack import dpstrf
 
 ChannelChoice = Literal["spanning", "random", "regular"]
+RELATIVE_FLOOR = 1e-8
 
 
 class Covariance:
@@ -61,3 +62,21 @@ def choose_channels(covariance: torch.Tensor, count: int, choice: ChannelChoice,
     spanning = [int(pivot) - 1 for pivot in pivots[: min(rank, count)]]
     others = [channel for channel in range(channels) if channel not in spanning]
     return torch.tensor(sorted(spanning + others[: count - len(spanning)]))
+
+
+def interpolation(covariance: torch.Tensor, kept: torch.Tensor) -> torch.Tensor:
+    """The matrix ``T (C, count)`` of the best ``a ~ T a[kept]`` for centred activations: the identity on the kept channels.
+
+    An interpolative decomposition (Chee et al., *Model Preserving Compression for Neural Networks*, NeurIPS 2022).
+    """
+    inner = covariance[kept][:, kept]
+    floor = RELATIVE_FLOOR * float(inner.diagonal().mean()) or 1.0  # channels that depend on others, or do not vary
+    solved = torch.linalg.solve(inner + floor * torch.eye(len(kept), dtype=torch.float64), covariance[kept])
+    matrix: torch.Tensor = solved.T.clone()
+    matrix[kept] = torch.eye(len(kept), dtype=torch.float64)
+    return matrix
+
+
+def selection(channels: int, kept: torch.Tensor) -> torch.Tensor:
+    """The matrix ``T (C, count)`` that passes over all other channels."""
+    return torch.eye(channels, dtype=torch.float64)[:, kept]

@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_kd.distillation.starts.channels import choose_channels
+from nnunet_kd.distillation.starts.channels import choose_channels, interpolation, selection
 from nnunet_kd.distillation.starts.convolution_inputs import ConvolutionInputs
 from nnunet_kd.distillation.starts.heads import fit_probabilities
-from nnunet_kd.distillation.starts.observation import Observed, TeacherObserver, children, prior_of_bare, rows_at
+from nnunet_kd.distillation.starts.observation import Observed, TeacherObserver, children, rows_at, weights_of_bare
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.regression import CentredRegression, InterceptRegression
 from nnunet_kd.distillation.starts.steps import (
@@ -46,7 +46,8 @@ class LayerFit:
         kept: which of the teacher's channels its own stand for, in ascending order.
         teacher_channels: how many there are.
         unknowns, samples: weights per output channel, and voxels that they were fitted to.
-        unexplained: share of the teacher's signal at the chosen channels, behind norm and activation, that is left.
+        unexplained: share of the teacher's signal at the chosen channels, behind norm and activation, that is left; of heads, of
+            the probabilities that they are fitted to.
     """
 
     name: str
@@ -72,11 +73,13 @@ class StudentLayers:
         self._pair, self._teacher, self._student = steps, teacher, student
         self._settings, self._seed, self._regions = settings, seed, regions
         self._chosen: dict[str, torch.Tensor] = {}
+        self._inputs: dict[str, torch.Tensor] = {}
         self._teacher_widths: dict[str, int] = {}
 
     def choose(self, observer: TeacherObserver, image_channels: int) -> None:
         """The teacher's channels that the student stands for, in every channel space."""
         self._chosen[IMAGE] = torch.arange(image_channels)
+        self._inputs[IMAGE] = torch.eye(image_channels, dtype=torch.float64)
         self._teacher_widths[IMAGE] = image_channels
         for number, (space, covariance) in enumerate(observer.covariances.items()):
             matrix = covariance.matrix()
@@ -89,7 +92,10 @@ class StudentLayers:
                 continue
             if width > len(matrix):
                 raise PlanError(f"{space} has {len(matrix)} channels in the teacher, but {width} in the student")
-            self._chosen[space] = choose_channels(matrix, width, self._settings.channels, self._seed + number)
+            kept = choose_channels(matrix, width, self._settings.channels, self._seed + number)
+            self._chosen[space] = kept
+            interpolated = self._settings.prior == "interpolated"
+            self._inputs[space] = interpolation(matrix, kept) if interpolated else selection(len(matrix), kept)
 
     def _width(self, space: str) -> int:
         """The student's channels, the same for all values of a space."""
@@ -103,14 +109,14 @@ class StudentLayers:
                 return int((module.conv if isinstance(step, Unit) else module).out_channels)
         raise AssertionError(f"no layer of the student makes {space}")
 
-    def _chosen_of(self, values: Sequence[str]) -> torch.Tensor:
-        """Of values put one behind the other: the chosen channels' numbers in the teacher's."""
-        numbers, before = [], 0
-        for value in values:
-            space = self._pair.spaces[value]
-            numbers.append(self._chosen[space] + before)
-            before += self._teacher_widths[space]
-        return torch.cat(numbers)
+    def _chosen_of(self, value: str) -> torch.Tensor:
+        """Which of the teacher's channels the student's stand for."""
+        return self._chosen[self._pair.spaces[value]]
+
+    def _inputs_of(self, values: Sequence[str]) -> torch.Tensor:
+        """What the student's channels of values say of the teacher's, ``(teacher's channels, student's)``."""
+        joined: torch.Tensor = torch.block_diag(*(self._inputs[self._pair.spaces[value]] for value in values))
+        return joined
 
     # fitting ----------------------------------------------------------------------------------------------------------
 
@@ -145,7 +151,7 @@ class StudentLayers:
 
     def _fit_unit(self, step: Unit, observed: Observed, values: list[dict[str, torch.Tensor]]) -> int:
         unit: Any = self._student.get_submodule(step.student or "")
-        convolution, kept = unit.conv, self._chosen_of([step.target])
+        convolution, kept = unit.conv, self._chosen_of(step.target)
         prior = self._prior_of_unit(step, convolution)
         random_norm = convolution.weight.norm()
         targets, means, variances = (
@@ -181,16 +187,15 @@ class StudentLayers:
         return len(prior)
 
     def _prior_of_unit(self, step: Unit, convolution: Any) -> torch.Tensor:
-        """``(inputs * kernel, outputs)``, float64: the teacher's kernel at the chosen channels, or zero."""
-        outputs, inputs = self._chosen_of([step.target]), self._chosen_of(step.sources)
+        """``(inputs * kernel, outputs)``, float64: see ``prior`` in the settings."""
+        outputs = self._chosen_of(step.target)
         if self._settings.prior == "zero" and self._settings.refit:
             return torch.zeros(convolution.weight[0].numel(), len(outputs), dtype=torch.float64)
         if step.teacher is None:  # the teacher hands its channels on as they are
-            same = outputs[:, None] == inputs
-            return same.double().T
+            return self._inputs_of(step.sources)[outputs].T
         unit: Any = self._teacher.get_submodule(step.teacher)
-        chosen: torch.Tensor = unit.conv.weight.double().cpu()[outputs][:, inputs]
-        return chosen.flatten(1).T
+        chosen = unit.conv.weight.double().cpu()[outputs].flatten(2)
+        return torch.einsum("oik,ij->jko", chosen, self._inputs_of(step.sources)).flatten(0, 1)
 
     def _instance_weights(self, variances: list[torch.Tensor]) -> list[float]:
         """``1 / v_b``; 0 for patches in which the layer is constant."""
@@ -220,7 +225,7 @@ class StudentLayers:
             of_teacher: Any = self._teacher.get_submodule(step.teacher)
             if not of_teacher.norm.affine:
                 return
-            kept = self._chosen_of([step.target])
+            kept = self._chosen_of(step.target)
             scale, shift = of_teacher.norm.weight.double().cpu()[kept], of_teacher.norm.bias.cpu()[kept]
             scale = scale * _where_positive(variance, variance / (variance + of_teacher.norm.eps)).sqrt()
         norm.weight.copy_(scale * _where_positive(own, (own + norm.eps) / own).sqrt())
@@ -229,8 +234,9 @@ class StudentLayers:
     def _fit_bare(self, step: Bare, observed: Observed, values: list[dict[str, torch.Tensor]]) -> int:
         module: Any = self._student.get_submodule(step.path)
         of_teacher: Any = self._teacher.get_submodule(step.path)
-        kept, inputs_kept = self._chosen_of([step.target]), self._chosen_of([step.source])
-        prior = prior_of_bare(of_teacher).double().cpu()[inputs_kept][:, :, kept]
+        kept = self._chosen_of(step.target)
+        of_all_inputs = weights_of_bare(of_teacher).double().cpu()[:, :, kept]
+        prior = torch.einsum("iko,ij->jko", of_all_inputs, self._inputs_of([step.source]))
         bias = torch.zeros(len(kept), dtype=torch.float64)
         if of_teacher.bias is not None:
             bias = of_teacher.bias.double().cpu()[kept]
@@ -265,12 +271,20 @@ class StudentLayers:
         if module.bias is not None:
             module.bias.zero_() if bias is None else module.bias.copy_(bias)
 
+    def _read(self, step: Step, values: torch.Tensor) -> torch.Tensor:
+        """Of heads that are fitted to probabilities, these; of all else the values ``(..., C)`` themselves."""
+        if step.target not in self._pair.heads or self._settings.heads == "logits":
+            return values
+        return values.sigmoid() if self._regions else values.softmax(-1)
+
     def _compare(
         self, step: Step, observed: Observed, values: list[dict[str, torch.Tensor]], unknowns: int
     ) -> LayerFit:
-        kept = self._chosen_of([step.target])
+        kept = self._chosen_of(step.target)
         bare = isinstance(step, Bare)
-        teachers = [rows[..., kept].double() for rows in (observed.targets if bare else observed.outputs)]
+        teachers = [
+            self._read(step, rows[..., kept].double()) for rows in (observed.targets if bare else observed.outputs)
+        ]
         left = signal = 0.0
         mean = torch.cat(teachers).flatten(0, -2).mean(0)
         for patch, positions, expected in zip(values, observed.positions, teachers, strict=True):
@@ -279,7 +293,7 @@ class StudentLayers:
                 made = children(output, patch[step.source].shape[2:])[positions.to(output.device)].cpu()
             else:
                 made = rows_at(output.flatten(1), positions)
-            left += float((made.double() - expected).square().sum())
+            left += float((self._read(step, made.double()) - expected).square().sum())
             signal += float((expected - mean).square().sum())
         return LayerFit(
             name=step.target,

@@ -25,7 +25,7 @@ from nnunet_kd.distillation.starts.steps import (
     paths,
     run,
 )
-from nnunet_kd.errors import TeacherError
+from nnunet_kd.errors import PlanError, TeacherError
 
 LEAST_SAMPLES, SAMPLES_PER_UNKNOWN = 16384, 8
 """Voxels that a layer's regression is given, where its patches have so many: the larger of the two numbers."""
@@ -81,6 +81,7 @@ class TeacherObserver:
         """At one patch: ``values`` holds the image ``(1, C, *spatial)``, and nothing at the end but the heads' values.
 
         Raises:
+            PlanError: a layer has a single voxel.
             TeacherError: what a layer makes of it is not finite.
         """
         for place, step in enumerate(self._pair.steps):
@@ -103,6 +104,8 @@ class TeacherObserver:
             return output
         unit: Any = None if path is None else self._teacher.get_submodule(path)
         target = inputs if unit is None else unit.conv(inputs)
+        if target[0, 0].numel() == 1:
+            raise PlanError(f"{step.target} has one voxel, of which an instance norm is not defined")
         output = inputs if unit is None else after_convolution(unit, target)
         positions = self._draw(step.target, output[0, 0].numel())
         if step.remainder_of is not None:
@@ -184,7 +187,7 @@ def children(output: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
     return apart.permute(*coarse_axes, *kernel_axes, 0).reshape(math.prod(spatial), math.prod(kernel), channels)
 
 
-def prior_of_bare(module: Any) -> torch.Tensor:
+def weights_of_bare(module: Any) -> torch.Tensor:
     """Weights of an up-convolution or a head as ``(inputs, K, outputs)``."""
     weight: torch.Tensor = module.weight
     if isinstance(module, TRANSPOSED):

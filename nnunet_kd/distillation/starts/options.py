@@ -19,8 +19,10 @@ class InheritanceSettings(SettingsModel):
     ridge: float = Field(
         1e-3, gt=0, description="pull towards the prior weights, as a share of the mean diagonal of the Gram matrix"
     )
-    prior: Literal["teacher", "zero"] = Field(
-        "teacher", description="what the ridge pulls to: the teacher's own kernel at the chosen channels, or zero"
+    prior: Literal["interpolated", "teacher", "zero"] = Field(
+        "interpolated",
+        description="what the ridge pulls to: the teacher's kernel at the chosen outputs, its other inputs replaced by what the "
+        "chosen ones say of them; its kernel at the chosen outputs and inputs; or zero",
     )
     channels: ChannelChoice = Field(
         "spanning",

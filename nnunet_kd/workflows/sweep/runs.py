@@ -17,6 +17,7 @@ from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
+    is_asked_for,
     merge,
     resolve_settings,
     saved_settings,
@@ -195,6 +196,7 @@ def _plan_run(
             f"{name}: the method {variant.method} takes its objectives from the settings, which name none. Name at least one, "
             f"for example objectives.dcd.weight=0.05."
         )
+    asked_for = "start" in wanted or is_asked_for("start", dataset_folder, {CONFIG_VARIABLE: recipe or ""})
     student = reduce_plans(plans, settings.reduction, required=description.configuration)
     stage = PlansManager(student).get_configuration(description.configuration)
     wanted.pop("teacher", None)
@@ -204,17 +206,22 @@ def _plan_run(
     if settings.active_objectives() or settings.start == TEACHER or stage.previous_stage_name is not None:
         pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
-    elif settings.mirror_axes is None:
+    if settings.mirror_axes is None and not settings.active_objectives():
         axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
-        if axes is not None and len(axes) < len(stage.patch_size):
+        if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
             wanted["mirror_axes"] = list(axes)
     settings = resolved(wanted)  # what the training is told, and nothing else
+    results = sweep_folder(description) / name / f"seed_{seed}"
+    model = f"{trainer}__{student['plans_name']}__{description.configuration}"
+    folder = results / dataset_folder.name / model / f"fold_{fold}"
+    saved = saved_settings(folder / SETTINGS_FILE) or {}
+    if not (asked_for or trainer_class.requires_start) and saved.get("start") == RANDOM:
+        # its recipe preferred the teacher, which was not possible; an older run, which could not choose, does not say so
+        settings = settings.model_copy(update={"start": RANDOM})
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []
     arguments += [part for assignment in _assignments(wanted) for part in ("--set", assignment)]
-    results = sweep_folder(description) / name / f"seed_{seed}"
-    model = f"{trainer}__{student['plans_name']}__{description.configuration}"
     return PlannedRun(
         variant=name,
         method=variant.method,
@@ -223,7 +230,7 @@ def _plan_run(
         epochs=settings.epochs or NNUNET_EPOCHS,
         device=description.device,
         results=results,
-        folder=results / dataset_folder.name / model / f"fold_{fold}",
+        folder=folder,
         arguments=tuple(arguments),
         settings=settings.as_dict(),
         pretrained=checkpoints.start(student, fold),

@@ -56,6 +56,23 @@ def network(
     return made.to(dtype)
 
 
+def every_channel_twice(small: nn.Module, large: nn.Module) -> nn.Module:
+    """``large``, twice as wide, filled so that it computes what ``small`` does, every channel of which it has twice."""
+    weights = small.state_dict()
+    filled = {}
+    for name, target in large.state_dict().items():
+        value = weights[name]
+        transposed = ".transpconvs." in name and value.ndim > 1
+        for axis in range(min(2, value.ndim)):
+            repeats = target.shape[axis] // value.shape[axis]
+            value = value.repeat_interleave(repeats, axis)
+            if value.ndim > 1 and axis == (0 if transposed else 1):
+                value = value / repeats  # sums over inputs stay what they are
+        filled[name] = value
+    large.load_state_dict(filled)
+    return large
+
+
 def images(
     count: int = 3, dimensions: int = 3, dtype: torch.dtype = torch.float64, seed: int = 0
 ) -> list[torch.Tensor]:
