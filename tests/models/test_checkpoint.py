@@ -228,7 +228,7 @@ def test_a_checkpoint_that_is_code_is_refused(tiny: dict) -> None:
     assert RAN.pop()
     for made in (trainer("nnUNetTrainerDCD", tiny), trainer("nnUNetTrainerDCD", tiny, continue_training=True)):
         with pytest.raises(
-            CheckpointError, match=r"holds more than data: loading it runs tests\.test_checkpoint\.record"
+            CheckpointError, match=r"holds more than data: loading it runs tests\.models\.test_checkpoint\.record"
         ):
             made.load_checkpoint(str(path))
     assert RAN == []
