@@ -21,7 +21,7 @@ import nnunet_kd
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.settings import Settings
-from nnunet_kd.distillation.settings_sources import resolve_settings, saved_settings
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers
 from nnunet_kd.distillation.teacher_source import locate_teacher, previous_stage_segmentations
@@ -36,7 +36,6 @@ from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import nan_unless_finite
 
-SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
 
 

@@ -17,12 +17,13 @@ from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
+    SETTINGS_FILE,
     merge,
     resolve_settings,
     saved_settings,
 )
 from nnunet_kd.errors import MissingRequirement, SettingsError
-from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
+from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.models.plans import read_plans, reduce_plans
 from nnunet_kd.nnunet.environment import (
     dataset_name,
