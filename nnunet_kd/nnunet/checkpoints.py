@@ -8,6 +8,11 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+FINAL = "checkpoint_final.pth"
+BEST = "checkpoint_best.pth"
+LATEST = "checkpoint_latest.pth"
+"""Files of a trained fold."""
+
 WEIGHTS = "network_weights"
 OPTIMIZER = "optimizer_state"
 GRADIENT_SCALER = "grad_scaler_state"

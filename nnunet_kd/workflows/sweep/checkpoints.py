@@ -17,7 +17,7 @@ from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import build_meta_network, inputs_and_heads
-from nnunet_kd.nnunet.checkpoints import WEIGHTS
+from nnunet_kd.nnunet.checkpoints import FINAL, WEIGHTS
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.description import SweepDescription
@@ -55,7 +55,7 @@ def find_pretrained(
     """
     path = Path(os.path.abspath(os.path.expanduser(given)))
     if path.is_dir():
-        path = path / f"fold_{fold}" / "checkpoint_final.pth"
+        path = path / f"fold_{fold}" / FINAL
     if not path.is_file():
         raise SettingsError(
             f"pretrained_weights: there is no {path}. Give a checkpoint of a student of the same plan and reduction, or a model "

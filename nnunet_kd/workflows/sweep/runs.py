@@ -25,6 +25,7 @@ from nnunet_kd.distillation.settings_sources import (
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.models.plans import read_plans, reduce_plans
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import (
     dataset_name,
     find_trainer,
@@ -36,7 +37,6 @@ from nnunet_kd.workflows.sweep.checkpoints import PretrainedWeights, SweepCheckp
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 
-FINAL_CHECKPOINT = "checkpoint_final.pth"
 NNUNET_EPOCHS = 1000
 """``nnUNetTrainer.num_epochs``, where the settings name none."""
 
@@ -78,7 +78,7 @@ class PlannedRun:
     @property
     def trained(self) -> bool:
         """Whether nnU-Net finished its last epoch."""
-        return (self.folder / FINAL_CHECKPOINT).is_file()
+        return (self.folder / FINAL).is_file()
 
     @property
     def done(self) -> bool:
