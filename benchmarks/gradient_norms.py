@@ -28,11 +28,11 @@ from typing import Any
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
-from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, SETTINGS_FILE
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.nnunet.environment import find_trainer
 from nnunet_kd.training.gradient_shares import encoder_gradients, in_temporary_results, ratio_and_cosine
-from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 
 
 @contextlib.contextmanager

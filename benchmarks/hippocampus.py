@@ -38,11 +38,11 @@ import yaml
 
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256, write_atomically, write_csv
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
 from nnunet_kd.workflows.sweep.finished import find_finished
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
-from nnunet_kd.workflows.sweep.runs import FINAL_CHECKPOINT
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
@@ -145,7 +145,7 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
         command = shlex.join(record.command).replace(root, "$nnUNet_results")
         seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
         versions = (record.software[name] for name in SOFTWARE)
-        checkpoint = folder / FINAL_CHECKPOINT
+        checkpoint = folder / FINAL
         runs.append((variant, str(seed), sha256(checkpoint), *seconds, *versions, command))
         logged = read_checkpoint(checkpoint, in_memory=False)["logging"]
         pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)

@@ -15,22 +15,38 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _PUBLIC
     from nnunet_kd.export.folder_export import export_folder as export_folder
     from nnunet_kd.export.onnx_export import export_onnx as export_onnx
     from nnunet_kd.inference.session import predict as predict
-    from nnunet_kd.losses.wavelets import dwt as dwt
-    from nnunet_kd.losses.wavelets import idwt as idwt
+    from nnunet_kd.losses import CWDLoss as CWDLoss
+    from nnunet_kd.losses import DCDLoss as DCDLoss
+    from nnunet_kd.losses import FGBVDLoss as FGBVDLoss
+    from nnunet_kd.losses import FiGKDLoss as FiGKDLoss
+    from nnunet_kd.losses import FitNetLoss as FitNetLoss
+    from nnunet_kd.losses import FreeKDLoss as FreeKDLoss
+    from nnunet_kd.losses import IFVDLoss as IFVDLoss
+    from nnunet_kd.losses import LogitsLoss as LogitsLoss
+    from nnunet_kd.losses import dwt as dwt
+    from nnunet_kd.losses import idwt as idwt
     from nnunet_kd.models.folder import open_model as open_model
     from nnunet_kd.models.plans import reduce_plans as reduce_plans
     from nnunet_kd.training.trainer import DistillationTrainer as DistillationTrainer
 
 _PUBLIC = {
+    "CWDLoss": "losses",
+    "DCDLoss": "losses",
+    "FGBVDLoss": "losses",
+    "FiGKDLoss": "losses",
+    "FitNetLoss": "losses",
+    "FreeKDLoss": "losses",
+    "IFVDLoss": "losses",
+    "LogitsLoss": "losses",
     "DistillationTrainer": "training.trainer",
     "NnunetKdError": "errors",
     "Objective": "distillation.objectives.base",
     "Settings": "distillation.settings",
-    "dwt": "losses.wavelets",
+    "dwt": "losses",
     "evaluate_folder": "evaluation.folders",
     "export_folder": "export.folder_export",
     "export_onnx": "export.onnx_export",
-    "idwt": "losses.wavelets",
+    "idwt": "losses",
     "open_model": "models.folder",
     "predict": "inference.session",
     "reduce_plans": "models.plans",

@@ -15,7 +15,7 @@ from nnunet_kd.cli.options import option
 from nnunet_kd.datasets import brats2024, isles2022, msd
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import table
-from nnunet_kd.datasets.conversion import SKIPPED, Summary
+from nnunet_kd.datasets.conversion import SKIPPED, ConversionSummary
 
 app = typer.Typer(
     help="Public datasets into nnU-Net's raw format, checked, with splits by patient.", no_args_is_help=True
@@ -120,7 +120,7 @@ def _interruptible() -> Iterator[None]:
         raise typer.Exit(130) from None
 
 
-def _report(summary: Summary) -> None:
+def _report(summary: ConversionSummary) -> None:
     console = Console(highlight=False, markup=False, emoji=False)
 
     def line(what: str, value: object) -> None:

@@ -91,19 +91,21 @@ def _folder(variable: str) -> str:
 
 
 def _student(dataset: str, configuration: str, plans_name: str) -> str:
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
     from nnunet_kd.distillation.settings_sources import resolve_settings
-    from nnunet_kd.models.plans import build_meta_network, parameter_count, provenance, read_plans, reduce_plans
+    from nnunet_kd.models.plans import (
+        build_meta_network,
+        inputs_and_heads,
+        parameter_count,
+        provenance,
+        read_plans,
+        reduce_plans,
+    )
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
     settings = resolve_settings("student", (), folder)
     student = reduce_plans(plans, settings.reduction, required=configuration)
-    manager = PlansManager(student)
-    inputs = determine_num_input_channels(manager, manager.get_configuration(configuration), dataset_json)
-    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
+    inputs, outputs = inputs_and_heads(student, configuration, dataset_json)
     size = parameter_count(build_meta_network(student, configuration, inputs, outputs))
     own = parameter_count(build_meta_network(plans, configuration, inputs, outputs))
     made = (

@@ -51,13 +51,13 @@ def inherit(
 
     import torch
 
-    from nnunet_kd.nnunet.training import make_trainer
+    from nnunet_kd.nnunet.training import trainer_of_dataset
     from nnunet_kd.workflows.inherit import inherit_student
 
     fold_number: int | str = fold if fold == "all" else int(fold)
 
     def make() -> DistillationTrainer:
-        made: DistillationTrainer = make_trainer(
+        made: DistillationTrainer = trainer_of_dataset(
             dataset, configuration, fold_number, TRAINER, plans_name, torch.device(device)
         )
         return made

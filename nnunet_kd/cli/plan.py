@@ -18,11 +18,11 @@ def plan(
     reduction: Annotated[float, option("reduction", "Divide every stage's channels by this.")] = 4.0,
 ) -> None:
     """Write the plan of a student with 1/r of the teacher's channels. It uses the data as already preprocessed."""
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
     from nnunet_kd.models.plans import (
         build_meta_network,
+        inputs_and_heads,
         named_student_plans,
         parameter_count,
         provenance,
@@ -38,13 +38,12 @@ def plan(
 
     table = Table("configuration", "teacher channels", "student channels", "teacher", "student", "ratio")
     manager = PlansManager(student)
-    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
     skipped = []
     for name in student["configurations"]:
         if provenance(student, name) is None:
             skipped.append(f"{name} ({manager.get_configuration(name).network_arch_class_name.split('.')[-1]})")
             continue
-        inputs = determine_num_input_channels(manager, manager.get_configuration(name), dataset_json)
+        inputs, outputs = inputs_and_heads(student, name, dataset_json)
         large, small = (
             parameter_count(build_meta_network(plans, name, inputs, outputs)) for plans in (teacher, student)
         )

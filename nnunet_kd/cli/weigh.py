@@ -42,7 +42,7 @@ def weigh(
 
     import torch
 
-    from nnunet_kd.nnunet.training import make_trainer
+    from nnunet_kd.nnunet.training import trainer_of_dataset
     from nnunet_kd.training.gradient_shares import in_temporary_results, measure_shares
 
     # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
@@ -51,7 +51,7 @@ def weigh(
     console = Console()
 
     def make() -> DistillationTrainer:
-        made: DistillationTrainer = make_trainer(
+        made: DistillationTrainer = trainer_of_dataset(
             dataset, configuration, fold_number, trainer, plans_name, torch.device(device)
         )
         return made

@@ -22,7 +22,7 @@ from nnunet_kd.datasets.case import (
     nifti_stem,
     readable_folders,
 )
-from nnunet_kd.datasets.conversion import Summary, convert
+from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.errors import DataError
 
 DATASET_ID = 501
@@ -50,7 +50,7 @@ def convert_brats2024(
     dataset_id: int = DATASET_ID,
     regions: bool = False,
     options: ConversionOptions | None = None,
-) -> Summary:
+) -> ConversionSummary:
     """Convert BraTS 2024 GLI into ``nnUNet_raw/Dataset501_BraTS2024``, with patient-grouped splits.
 
     Args:

@@ -32,7 +32,7 @@ SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
 
 
 @dataclass
-class Summary:
+class ConversionSummary:
     """What a conversion did, or would do (``dry_run``)."""
 
     folder: Path
@@ -65,7 +65,7 @@ class _Checked:
 
 def convert(
     cases: list[Case], description: DatasetDescription, sources: list[Path], options: ConversionOptions
-) -> Summary:
+) -> ConversionSummary:
     """Check ``cases``, then write them with ``dataset.json`` and ``splits_final.json`` into ``nnUNet_raw``.
 
     Safe to run again: cases that are finished are kept unread, the rest is redone. Nothing is written into ``sources``.
@@ -87,7 +87,7 @@ def _convert(
     folder: Path,
     options: ConversionOptions,
     pool: ProcessPoolExecutor | None,
-) -> Summary:
+) -> ConversionSummary:
     journal = Journal(folder)
     checked = _check(cases, description, journal, options, pool)
     if checked.bad and not options.skip_bad:
@@ -103,7 +103,7 @@ def _convert(
         write_splits(description.folder_name, splits)
         _write_skipped(folder, checked.bad)
     per_patient = Counter(patients.values())
-    return Summary(
+    return ConversionSummary(
         folder=folder,
         dry_run=options.dry_run,
         training=sorted(patients),

@@ -27,7 +27,7 @@ from nnunet_kd.datasets.case import (
     nifti_stem,
     readable_folders,
 )
-from nnunet_kd.datasets.conversion import Summary, convert
+from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.errors import DataError
 
 DATASET_ID = 502
@@ -52,7 +52,7 @@ def convert_isles2022(
     dataset_id: int = DATASET_ID,
     grid: GridName = "dwi",
     options: ConversionOptions | None = None,
-) -> Summary:
+) -> ConversionSummary:
     """Convert ISLES 2022 into ``nnUNet_raw/Dataset502_ISLES2022``, all channels of a case on one grid.
 
     Args:

@@ -21,7 +21,7 @@ from nnunet_kd.datasets.case import (
     nifti_stem,
     readable_folders,
 )
-from nnunet_kd.datasets.conversion import Summary, convert
+from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.datasets.splits import groups_by_regex
 from nnunet_kd.errors import DataError
 
@@ -49,7 +49,7 @@ def convert_msd(
     dataset_id: int | None = None,
     group_regex: str | None = None,
     options: ConversionOptions | None = None,
-) -> Summary:
+) -> ConversionSummary:
     """Convert a Decathlon task into nnU-Net's format.
 
     Args:

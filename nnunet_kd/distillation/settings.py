@@ -13,6 +13,7 @@ from nnunet_kd.distillation.objectives.base import ObjectiveSettings
 from nnunet_kd.distillation.settings_model import SettingsModel, did_you_mean
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.checkpoints import FINAL
 
 
 class TeacherSettings(SettingsModel):
@@ -22,7 +23,7 @@ class TeacherSettings(SettingsModel):
         None, description="model folder, checkpoint_*.pth or exported zip; default: found under nnUNet_results"
     )
     fold: int | Literal["all"] | None = Field(None, description="the teacher's fold; default: the student's")
-    checkpoint: str = Field("checkpoint_final.pth", description="which of the fold's checkpoints")
+    checkpoint: str = Field(FINAL, description="which of the fold's checkpoints")
     sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="hash the checkpoint must have; saved with every run"
     )

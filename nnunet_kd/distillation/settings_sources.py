@@ -24,6 +24,8 @@ from nnunet_kd.system.shipped import shipped_folder
 CONFIG_VARIABLE = "NNUNET_KD_CONFIG"
 SET_VARIABLE = "NNUNET_KD_SET"
 DATASET_FILE = "nnunet_kd.yaml"
+SETTINGS_FILE = "distillation_settings.yaml"
+"""What a run writes beside its checkpoints; see :func:`saved_settings`."""
 
 
 def recipe_names() -> list[str]:

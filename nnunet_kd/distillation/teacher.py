@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.features import plain_module
@@ -22,7 +21,7 @@ from nnunet_kd.distillation.settings import Settings, TeacherSettings
 from nnunet_kd.distillation.teacher_source import HOW_TO_POINT, TeacherSource, locate_teacher
 from nnunet_kd.errors import ModelError, TeacherError
 from nnunet_kd.models.folder import load_predictor, new_predictor
-from nnunet_kd.models.plans import provenance, stage_channels
+from nnunet_kd.models.plans import inputs_and_heads, provenance, stage_channels
 from nnunet_kd.system.files import sha256
 
 
@@ -67,7 +66,7 @@ def check_teacher(
     if provenance(plans, source.configuration) is not None:
         raise TeacherError(f"{source.model_folder} holds a student, which cannot be a teacher. {HOW_TO_POINT}")
     comparisons: list[tuple[str, Callable[[Mapping[str, Any], str, Mapping[str, Any]], Any]]] = [
-        ("input channels", _input_channels),
+        ("input channels", lambda p, c, d: inputs_and_heads(p, c, d)[0]),
         ("labels", lambda p, c, d: list(d["labels"].items())),
         ("regions_class_order", lambda p, c, d: d.get("regions_class_order")),
         ("patch size", lambda p, c, d: _configuration(p, c).patch_size),
@@ -94,11 +93,6 @@ def check_teacher(
 
 def _configuration(plans: Mapping[str, Any], configuration: str) -> Any:
     return PlansManager(dict(plans)).get_configuration(configuration)
-
-
-def _input_channels(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> int:
-    manager = PlansManager(dict(plans))
-    return int(determine_num_input_channels(manager, manager.get_configuration(configuration), dict(dataset_json)))
 
 
 def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettings:

@@ -19,7 +19,7 @@ from nnunet_kd.evaluation.results import Values
 from nnunet_kd.nnunet.scoring import mask_of
 
 Box = tuple[slice, slice]
-Volume = npt.NDArray[np.float32]
+Voxels = npt.NDArray[np.float32]
 _REFERENCE_COLOUR = "white"
 _INCHES, _DPI = 2.4, 130
 
@@ -36,9 +36,9 @@ class CaseImages:
         flipped: axes that run against those of the files.
     """
 
-    image: Volume
-    reference: Volume
-    predictions: Mapping[str, Volume]
+    image: Voxels
+    reference: Voxels
+    predictions: Mapping[str, Voxels]
     spacing: tuple[float, float, float]
     flipped: tuple[int, ...] = ()
 
@@ -144,7 +144,7 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
     colours = class_colours(list(classes))
     reference = _flat(images.reference, axis, position)
 
-    def panel(title: str, prediction: Volume | None, with_reference: bool) -> Panel:
+    def panel(title: str, prediction: Voxels | None, with_reference: bool) -> Panel:
         height = _INCHES * (flat.shape[0] * aspect / flat.shape[1])
         figure = Figure(figsize=(_INCHES, height + _INCHES), facecolor="black")
         whole = figure.add_axes((0, _INCHES / (height + _INCHES), 1, height / (height + _INCHES)))
@@ -182,15 +182,15 @@ def _show(axis: Axes, box: Box, origin: Literal["upper", "lower"]) -> None:
     axis.set_ylim(edges if origin == "lower" else edges[::-1])
 
 
-def _flat(volume: Volume, axis: int, position: int) -> Volume:
+def _flat(volume: Voxels, axis: int, position: int) -> Voxels:
     """One slice, as (rows, columns)."""
-    flat: Volume = np.moveaxis(volume, axis, 0)[position]
+    flat: Voxels = np.moveaxis(volume, axis, 0)[position]
     return flat
 
 
 def _contours(
     axis: Axes,
-    labels: Volume,
+    labels: Voxels,
     classes: Mapping[str, int | tuple[int, ...]],
     colours: Mapping[str, str],
     width: float,

@@ -100,7 +100,7 @@ def _as_key(value: int | Sequence[int]) -> tuple[int, ...]:
     return tuple(int(part) for part in value) if isinstance(value, Sequence) else (int(value),)
 
 
-def find_cases(
+def find_pairs(
     prediction_folder: Path, reference_folder: Path, ending: str, cases: Iterable[str] | None = None
 ) -> list[CasePair]:
     """Pair the files of both folders by name.
@@ -158,7 +158,7 @@ def evaluate_folder(
     """Measure every case, with a progress bar.
 
     Args:
-        prediction_folder, reference_folder, cases: see :func:`find_cases`.
+        prediction_folder, reference_folder, cases: see :func:`find_pairs`.
         dataset_json_path: nnU-Net's ``dataset.json``.
         options: default :class:`MetricOptions`.
         pool: of :func:`nnunet_kd.system.processes.worker_pool`; default: this process.
@@ -170,10 +170,10 @@ def evaluate_folder(
     options = options or MetricOptions()
     dataset_json = read_dataset_json(dataset_json_path)
     labels = read_labels(dataset_json, dataset_json_path)
-    pairs = find_cases(prediction_folder, reference_folder, labels.file_ending, cases)
+    pairs = find_pairs(prediction_folder, reference_folder, labels.file_ending, cases)
     reader = reader_for(dataset_json, pairs[0].reference)
 
-    problems = run_all(partial(check_case, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
+    problems = run_all(partial(check_pair, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
     if found := [problem for case_problems in problems for problem in case_problems]:
         shown = "\n  ".join(found[:20]) + (f"\n  and {len(found) - 20} more" if len(found) > 20 else "")
         raise DataError(
@@ -196,7 +196,7 @@ def reader_for(dataset_json: dict[str, Any], example: Path) -> BaseReaderWriter:
     return reader
 
 
-def check_case(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> list[str]:
+def check_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> list[str]:
     """Problems of one case's files: unreadable, of different geometry, or with labels outside the set."""
     loaded = {}
     for path in (pair.prediction, pair.reference):

@@ -18,7 +18,7 @@ from nnunet_kd.system.files import write_csv
 
 OPTION_COLUMNS = tuple(field.name for field in fields(MetricOptions))
 COLUMNS = ("method", "seed", *CASE_COLUMNS, *OPTION_COLUMNS)
-Row = Mapping[str, str]
+CsvRow = Mapping[str, str]
 
 
 def write_kept(by_method: Mapping[str, BySeed], path: Path) -> None:
@@ -109,7 +109,7 @@ def choose_trainings(
     return ChosenTrainings(Trainings(tuple(wanted), chosen, reference), (told,) if left and seeds is None else ())
 
 
-def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[Row]]:
+def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[CsvRow]]:
     try:
         with path.open(newline="") as file:
             reader = csv.DictReader(file)
@@ -123,7 +123,7 @@ def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[Row]]:
             f"{path} lacks the columns {', '.join(lacking)}. Give the cases_by_seed.csv of a comparison of a sweep, or make the "
             f"comparison anew."
         )
-    found: dict[tuple[str, int | None], list[Row]] = {}
+    found: dict[tuple[str, int | None], list[CsvRow]] = {}
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or not (row["seed"] == "" or row["seed"].isdigit()):
             raise DataError(f"{path}, line {number}: not a row of cases_by_seed.csv. Copy the file anew.")
@@ -133,7 +133,7 @@ def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[Row]]:
     return found
 
 
-def _evaluation(rows: Sequence[Row], path: Path, title: str) -> Evaluation:
+def _evaluation(rows: Sequence[CsvRow], path: Path, title: str) -> Evaluation:
     """One training's rows as the evaluation that they were written from."""
     cases, classes = sorted({row["case"] for row in rows}), list(dict.fromkeys(row["class"] for row in rows))
     by_place = {(row["case"], row["class"]): row for row in rows}
@@ -154,7 +154,7 @@ def _evaluation(rows: Sequence[Row], path: Path, title: str) -> Evaluation:
     return Evaluation(path, path, tuple(cases), tuple(classes), values, options.pop())
 
 
-def _options(row: Row) -> MetricOptions:
+def _options(row: CsvRow) -> MetricOptions:
     if row["empty"] not in ("nan", "perfect"):
         raise ValueError(f"empty: {row['empty']!r}")
     empty: Literal["nan", "perfect"] = "perfect" if row["empty"] == "perfect" else "nan"

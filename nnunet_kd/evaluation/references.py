@@ -15,7 +15,7 @@ from nnunet_kd.evaluation.folders import (
     CasePair,
     LabelSet,
     evaluate_folder,
-    find_cases,
+    find_pairs,
     read_dataset_json,
     read_labels,
     reader_for,
@@ -61,8 +61,8 @@ class References:
         return None if fold is None else fold_cases(self.splits, fold, "val")
 
     def pairs(self, predictions: Path, fold: str | None) -> list[CasePair]:
-        """Predictions with their references; see :func:`find_cases`."""
-        return find_cases(predictions, self.segmentations, self.labels.file_ending, self.cases(fold))
+        """Predictions with their references; see :func:`find_pairs`."""
+        return find_pairs(predictions, self.segmentations, self.labels.file_ending, self.cases(fold))
 
     def reader(self, example: Path) -> BaseReaderWriter:
         """nnU-Net's, for segmentations and images."""

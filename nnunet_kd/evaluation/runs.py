@@ -13,6 +13,7 @@ from typing import Any
 
 import yaml
 
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import CheckpointError, DataError, ModelError
 from nnunet_kd.evaluation.costs.networks import read_network
 from nnunet_kd.models.checkpoint import read_checkpoint
@@ -21,7 +22,6 @@ from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.system.files import sha256
 
-SETTINGS_FILE = "distillation_settings.yaml"
 Split = Mapping[str, Sequence[str]]
 
 

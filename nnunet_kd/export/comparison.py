@@ -9,15 +9,13 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import nn
 
+from nnunet_kd.backends.interface import Patch
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.nnunet.scoring import folder_metrics
-
-Patch = NDArray[np.float32]
 
 LOGITS_TOLERANCE = 1e-3
 """Of float32: largest absolute difference in logits."""

@@ -16,7 +16,7 @@ from nnunet_kd.export.weights import is_average
 from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance
-from nnunet_kd.nnunet.checkpoints import EPOCH, TRAINER, WEIGHTS
+from nnunet_kd.nnunet.checkpoints import EPOCH, FINAL, TRAINER, WEIGHTS
 
 
 @dataclass
@@ -94,7 +94,7 @@ def write_card(
     trainer, plans_name, _ = folder.split("__")
     data_licence = str(dataset_json.get("licence") or dataset_json.get("license") or "not stated in dataset.json")
     numbers = " ".join(fold.fold for fold in folds)
-    checkpoint = f" -chk {model.checkpoint}" if model.checkpoint != "checkpoint_final.pth" else ""
+    checkpoint = f" -chk {model.checkpoint}" if model.checkpoint != FINAL else ""
     description = str(dataset_json.get("description") or "")
     lines = [
         "---",

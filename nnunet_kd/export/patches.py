@@ -7,13 +7,11 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
-from numpy.typing import NDArray
 
+from nnunet_kd.backends.interface import Patch
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.nnunet.prediction import windows
-
-Patch = NDArray[np.float32]
 
 
 def random_patches(channels: int, size: Sequence[int], count: int, batch: int = 1) -> Iterator[Patch]:

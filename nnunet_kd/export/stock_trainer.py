@@ -7,12 +7,12 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
 from nnunet_kd.errors import MissingRequirement, ModelError
 from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.models.plans import inputs_and_heads
 from nnunet_kd.nnunet.checkpoints import TRAINER, WEIGHTS, trained_configuration
 from nnunet_kd.nnunet.environment import find_trainer
 from nnunet_kd.nnunet.training import ships_trainer
@@ -64,24 +64,16 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
 
 def _build(trainer: Any, model: ModelFolder, configuration: str) -> nn.Module:
     plans = PlansManager(model.plans())
-    resolved = plans.get_configuration(configuration)
-    dataset_json = model.dataset_json()
-    inputs = _input_channels(model, configuration)
-    heads = plans.get_label_manager(dataset_json).num_segmentation_heads
+    inputs, heads = inputs_and_heads(model.plans(), configuration, model.dataset_json())
     network: nn.Module = trainer.build_network_architecture(
-        plans, resolved, inputs, heads, enable_deep_supervision=False
+        plans, plans.get_configuration(configuration), inputs, heads, enable_deep_supervision=False
     )
     return network
 
 
-def _input_channels(model: ModelFolder, configuration: str) -> int:
-    plans = PlansManager(model.plans())
-    return int(determine_num_input_channels(plans, plans.get_configuration(configuration), model.dataset_json()))
-
-
 def _small_image(model: ModelFolder, configuration: str) -> torch.Tensor:
     """Two voxels a side at the coarsest stage."""
-    inputs = _input_channels(model, configuration)
+    inputs, _ = inputs_and_heads(model.plans(), configuration, model.dataset_json())
     resolved = PlansManager(model.plans()).get_configuration(configuration)
     shape = [2 * math.prod(axis) for axis in zip(*resolved.pool_op_kernel_sizes, strict=True)]
     return torch.randn(1, inputs, *shape, generator=torch.Generator().manual_seed(0))

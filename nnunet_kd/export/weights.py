@@ -8,7 +8,7 @@ from typing import Any
 
 from nnunet_kd.errors import ModelError
 from nnunet_kd.models.checkpoint import ENTRY
-from nnunet_kd.models.folder import BEST, FINAL
+from nnunet_kd.nnunet.checkpoints import BEST, FINAL
 
 CHECKPOINT_OF = {"final": FINAL, "best": BEST, "ema": FINAL}
 """The checkpoint file of each choice. With EMA, nnU-Net's ``network_weights`` are the average in every file."""

@@ -26,7 +26,7 @@ from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import InputCase, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
-from nnunet_kd.nnunet.prediction import read_case, write_case
+from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.files import folder_beside
 
 Progress = Callable[[float], None]
@@ -127,7 +127,7 @@ class CasePredictor(nnUNetPredictor):
         try:
             with folder_beside(case.output) as temporary:
                 truncated = temporary / case.name
-                write_case(self, logits, properties, truncated, probabilities)
+                export_case(self, logits, properties, truncated, probabilities)
                 for extra in (".npz", ".pkl") if probabilities else ():
                     os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
                 os.replace(f"{truncated}{ending}", case.output)

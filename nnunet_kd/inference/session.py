@@ -17,7 +17,8 @@ from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
-from nnunet_kd.models.folder import FINAL, load_predictor, open_model
+from nnunet_kd.models.folder import load_predictor, open_model
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.system.files import write_atomically
 

@@ -18,12 +18,12 @@ import numpy as np
 import torch
 
 from nnunet_kd.errors import CheckpointError
-from nnunet_kd.nnunet.checkpoints import EPOCH, OPTIMIZER
+from nnunet_kd.nnunet.checkpoints import BEST, EPOCH, FINAL, LATEST, OPTIMIZER
 from nnunet_kd.system.files import write_atomically
 
 ENTRY = "nnunet_kd"
 PREVIOUS = "checkpoint_previous.pth"
-CONTINUED_FROM = ("checkpoint_final.pth", "checkpoint_latest.pth", "checkpoint_best.pth", PREVIOUS)
+CONTINUED_FROM = (FINAL, LATEST, BEST, PREVIOUS)
 
 
 def _numpy_data() -> list[Any]:

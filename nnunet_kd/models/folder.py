@@ -19,11 +19,9 @@ from nnunet_kd.errors import CheckpointError, ModelError, PlanError
 from nnunet_kd.models.archive import unpack_model
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import read_plans
-from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS, TRAINER, WEIGHTS
+from nnunet_kd.nnunet.checkpoints import BEST, FINAL, INIT_ARGUMENTS, LATEST, TRAINER, WEIGHTS
 
-FINAL = "checkpoint_final.pth"
-BEST = "checkpoint_best.pth"
-FURTHEST_FIRST = (FINAL, BEST, "checkpoint_latest.pth")
+FURTHEST_FIRST = (FINAL, BEST, LATEST)
 
 _NEEDED = "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth; nnUNetv2_train writes it."
 

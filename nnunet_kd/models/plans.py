@@ -15,6 +15,7 @@ from typing import Any
 
 import torch
 from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
@@ -147,6 +148,13 @@ def stage_channels(plans: Mapping[str, Any], configuration: str) -> tuple[int, .
     arguments = _resolved(plans, configuration).network_arch_init_kwargs
     features = arguments["features_per_stage"]
     return (features,) * arguments["n_stages"] if isinstance(features, int) else tuple(features)
+
+
+def inputs_and_heads(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> tuple[int, int]:
+    """Input channels (with a cascade's previous stage) and segmentation heads of a configuration's network."""
+    manager, dataset = PlansManager(dict(plans)), dict(dataset_json)
+    inputs = determine_num_input_channels(manager, _resolved(plans, configuration), dataset)
+    return int(inputs), int(manager.get_label_manager(dataset).num_segmentation_heads)
 
 
 def build_meta_network(plans: Mapping[str, Any], configuration: str, inputs: int, outputs: int) -> nn.Module:

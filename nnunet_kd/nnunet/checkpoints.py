@@ -8,18 +8,23 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
+FINAL = "checkpoint_final.pth"
+BEST = "checkpoint_best.pth"
+LATEST = "checkpoint_latest.pth"
+"""Files of a trained fold."""
+
 WEIGHTS = "network_weights"
 OPTIMIZER = "optimizer_state"
 GRADIENT_SCALER = "grad_scaler_state"
 LOGGING = "logging"
-BEST = "_best_ema"
+BEST_SCORE = "_best_ema"
 EPOCH = "current_epoch"
 """The number of epochs that were trained."""
 INIT_ARGUMENTS = "init_args"
 TRAINER = "trainer_name"
 MIRROR_AXES = "inference_allowed_mirroring_axes"
 
-KEYS = (WEIGHTS, OPTIMIZER, GRADIENT_SCALER, LOGGING, BEST, EPOCH, INIT_ARGUMENTS, TRAINER, MIRROR_AXES)
+KEYS = (WEIGHTS, OPTIMIZER, GRADIENT_SCALER, LOGGING, BEST_SCORE, EPOCH, INIT_ARGUMENTS, TRAINER, MIRROR_AXES)
 """Everything that ``nnUNetTrainer.save_checkpoint`` writes."""
 
 

@@ -37,7 +37,7 @@ def read_case(predictor: nnUNetPredictor, images: Sequence[Path], previous: Path
     return item
 
 
-def write_case(
+def export_case(
     predictor: nnUNetPredictor, logits: np.ndarray, properties: dict[str, Any], truncated: Path, probabilities: bool
 ) -> None:
     """nnU-Net's export of one case's logits.

@@ -18,7 +18,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 
-def make_trainer(
+def trainer_of_dataset(
     dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str, device: torch.device
 ) -> Any:
     """A trainer as ``nnUNetv2_train`` makes it, from the preprocessed dataset."""

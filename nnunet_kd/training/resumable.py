@@ -19,7 +19,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.errors import TrainingStopped
 from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
-from nnunet_kd.nnunet.checkpoints import as_file, trained_plans
+from nnunet_kd.nnunet.checkpoints import LATEST, as_file, trained_plans
 from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.training.distributed import (
@@ -154,7 +154,7 @@ class ResumableTrainer(nnUNetTrainer):
         assert self.skipped_steps is not None
         if self.disable_checkpointing or self.skipped_steps.taken == 0:
             return "There was nothing to save yet; checkpoints from before are untouched."
-        path = Path(self.output_folder) / "checkpoint_latest.pth"
+        path = Path(self.output_folder) / LATEST
         self.current_epoch -= 1  # nnU-Net saves the number of the next epoch
         try:
             with self.deployed_weights():

@@ -21,7 +21,7 @@ import nnunet_kd
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.settings import Settings
-from nnunet_kd.distillation.settings_sources import resolve_settings, saved_settings
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers
@@ -37,7 +37,6 @@ from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import nan_unless_finite
 from nnunet_kd.training.started import StartedTrainer
 
-SETTINGS_FILE = "distillation_settings.yaml"
 CURVES_FILE = "distillation.png"
 
 

@@ -11,7 +11,8 @@ from typing import Any
 from nnunet_kd.distillation.starts.layers import LayerFit, Progress
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
-from nnunet_kd.models.folder import FINAL, ModelFolder
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer

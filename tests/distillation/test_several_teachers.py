@@ -13,9 +13,8 @@ import pytest
 import torch
 
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
-from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE
+from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE, SETTINGS_FILE
 from nnunet_kd.errors import SettingsError, TeacherError
-from nnunet_kd.training.trainer import SETTINGS_FILE
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.distillation.objectives.steps import TinyNetwork

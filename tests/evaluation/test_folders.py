@@ -10,7 +10,7 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, compute_me
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import check_case, evaluate_folder, find_cases, read_labels
+from nnunet_kd.evaluation.folders import check_pair, evaluate_folder, find_pairs, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.system.processes import worker_pool
 from tests.evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
@@ -152,15 +152,15 @@ def test_missing_and_surplus_cases_are_named(tmp_path, dataset):
     with pytest.raises(DataError, match=r"pred lacks case_1\.nii\.gz; .*pred has stranger\.nii\.gz"):
         evaluated(tmp_path, dataset)
     with pytest.raises(DataError, match=r"labelsTr lacks case_9\.nii\.gz"):
-        find_cases(tmp_path / "pred", dataset / "labelsTr", ".nii.gz", ["case_9"])
+        find_pairs(tmp_path / "pred", dataset / "labelsTr", ".nii.gz", ["case_9"])
 
 
 def test_empty_and_absent_folders_are_named(tmp_path, dataset):
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"prediction folder .*nothing has no \*\.nii\.gz"):
-        find_cases(tmp_path / "nothing", dataset / "labelsTr", ".nii.gz")
+        find_pairs(tmp_path / "nothing", dataset / "labelsTr", ".nii.gz")
     with pytest.raises(DataError, match=r"reference folder .*absent does not exist"):
-        find_cases(tmp_path / "pred", tmp_path / "absent", ".nii.gz")
+        find_pairs(tmp_path / "pred", tmp_path / "absent", ".nii.gz")
 
 
 @pytest.mark.parametrize(
@@ -205,8 +205,8 @@ def test_the_ignore_label_is_allowed_in_references_only(tmp_path, dataset):
     ignored[0] = 3
     write_image(tmp_path / "pred" / "case_0.nii.gz", ignored)
     write_image(dataset / "labelsTr" / "case_0.nii.gz", ignored)
-    (pair, *_) = find_cases(tmp_path / "pred", dataset / "labelsTr", ".nii.gz")
-    assert check_case(pair, scheme, SimpleITKIO()) == [f"{pair.prediction} holds 3, but dataset.json knows 0, 1, 2"]
+    (pair, *_) = find_pairs(tmp_path / "pred", dataset / "labelsTr", ".nii.gz")
+    assert check_pair(pair, scheme, SimpleITKIO()) == [f"{pair.prediction} holds 3, but dataset.json knows 0, 1, 2"]
 
 
 @pytest.mark.parametrize(

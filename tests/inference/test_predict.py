@@ -96,14 +96,14 @@ def test_resumes_after_a_crash(
     student: Path, cases: Cases, stock: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     output = tmp_path / "out"
-    export = predictor_module.export_prediction_from_logits
+    export = predictor_module.export_case
 
     def crash_on_the_second(*arguments: Any) -> None:
         export(*arguments)
-        if Path(arguments[5]).name == "case1":
+        if arguments[3].name == "case1":
             raise OSError("No space left on device")
 
-    monkeypatch.setattr(predictor_module, "export_prediction_from_logits", crash_on_the_second)
+    monkeypatch.setattr(predictor_module, "export_case", crash_on_the_second)
     with pytest.raises(MissingRequirement, match=r"case1\.nii\.gz could not be written: No space left"):
         run(cases[0], output, student)
     assert {path.name for path in output.iterdir()} >= {"case0.nii.gz"}

@@ -17,10 +17,11 @@ import torch
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import CheckpointError, SettingsError
 from nnunet_kd.models.checkpoint import PREVIOUS, newest_checkpoint, read_checkpoint
 from nnunet_kd.system.files import remove_leftovers, write_atomically
-from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
 from tests.conftest import REAL_TEACHER, needs_real_teacher
 from tests.training.test_trainer import save
@@ -228,7 +229,7 @@ def test_a_checkpoint_that_is_code_is_refused(tiny: dict) -> None:
     assert RAN.pop()
     for made in (trainer("nnUNetTrainerDCD", tiny), trainer("nnUNetTrainerDCD", tiny, continue_training=True)):
         with pytest.raises(
-            CheckpointError, match=r"holds more than data: loading it runs tests\.test_checkpoint\.record"
+            CheckpointError, match=r"holds more than data: loading it runs tests\.models\.test_checkpoint\.record"
         ):
             made.load_checkpoint(str(path))
     assert RAN == []

@@ -17,9 +17,9 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
-from nnunet_kd.distillation.objectives.exploration import SelfTrained
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.losses.self_trained import SelfTrained
 from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.training import distributed
 from nnunet_kd.training.history import LossHistory

@@ -9,8 +9,8 @@ import pytest
 import torch
 from torch import nn
 
-from nnunet_kd.distillation.objectives.exploration import SelfTrained
 from nnunet_kd.errors import TrainingStopped
+from nnunet_kd.losses.self_trained import SelfTrained
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import SkippedSteps, nan_unless_finite

@@ -13,10 +13,11 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from torch.nn.utils import convert_conv3d_weight_memory_format
 
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import MissingRequirement, PlanError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.models.plans import named_student_plans
-from nnunet_kd.training.trainer import SETTINGS_FILE, DistillationTrainer
+from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, random_batch, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.training.tiny_trainer import CPU, close_epoch, ready, steps, trainer

@@ -7,10 +7,10 @@ from typing import ClassVar, Literal
 import torch
 from pydantic import Field
 from torch import nn
-from torch.nn import functional
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
-from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.cwd import CWDLoss
 
 
 class CWDSettings(ProjectingSettings):
@@ -31,7 +31,7 @@ class CWD(Objective):
 
     def __init__(self, settings: CWDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
-        self._temperature = settings.temperature
+        self.loss = CWDLoss(temperature=settings.temperature)
         self.needs_teacher_features = settings.maps == "features"
         self.needs_teacher_logits = settings.maps == "logits"
         self.projections = stage_projections(networks) if settings.maps == "features" else nn.ModuleList()
@@ -40,21 +40,6 @@ class CWD(Objective):
         """One scalar for the logits, or one per stage."""
         if self.needs_teacher_logits:
             assert step.teacher_logits is not None
-            return {"logits": self._divergence(step.teacher_logits, step.student_logits, step.targets.valid)}
-        stages = zip(step.teacher_features, step.student_features, self.projections, strict=True)
-        return {
-            f"stage{index}": self._divergence(teacher, projection(student), None)
-            for index, (teacher, student, projection) in enumerate(stages)
-        }
-
-    def _divergence(self, teacher: torch.Tensor, student: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-        """Of maps ``(B, C, *spatial)``; voxels where ``valid (B, 1, *spatial)`` is false have no part in it."""
-        precision = torch.promote_types(student.dtype, torch.float32)
-        teacher, student = ((maps.to(precision) / self._temperature).flatten(2) for maps in (teacher, student))
-        if valid is not None:
-            # not minus infinity: a patch without a valid voxel must give zero, not NaN
-            ignored = ~valid.flatten(2)
-            teacher, student = (maps.masked_fill(ignored, -1e9) for maps in (teacher, student))
-        log_teacher = functional.log_softmax(teacher, dim=2)
-        divergence = (log_teacher.exp() * (log_teacher - functional.log_softmax(student, dim=2))).sum(2)
-        return self._temperature**2 * divergence.mean()
+            return {"logits": self.loss(step.student_logits, step.teacher_logits, step.targets.valid)}
+        stages = zip(step.student_features, step.teacher_features, each(self.projections), strict=True)
+        return {f"stage{index}": self.loss.compare(*stage) for index, stage in enumerate(stages)}

@@ -9,8 +9,8 @@ import torch
 from pydantic import Field, field_validator, model_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
-from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
-from nnunet_kd.losses.detail_loss import detail_loss
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.dcd import DCDLoss
 from nnunet_kd.losses.wavelets import Bands, detail_projection
 
 
@@ -55,6 +55,14 @@ class DCD(Objective):
         super().__init__(settings, networks)
         self.settings = settings
         self.projections = stage_projections(networks, learned=settings.projection == "learned")
+        self.loss = DCDLoss(
+            wavelet=settings.wavelet,
+            levels=settings.levels,
+            mode=settings.mode,
+            bands=settings.bands,
+            per_level=settings.per_level,
+            inverse=settings.idwt,
+        )
 
     def compared(self, features: torch.Tensor) -> list[torch.Tensor]:
         """``P_D`` of the features, or, with ``per_level``, one per level."""
@@ -68,20 +76,5 @@ class DCD(Objective):
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage; see the class."""
         share = 1.0 / len(self.projections) if self.settings.stages == "mean" else 1.0
-        return {
-            f"stage{index}": share
-            * detail_loss(
-                teacher,
-                student,
-                projection.get_parameter("weight"),
-                wavelet=self.settings.wavelet,
-                levels=self.settings.levels,
-                mode=self.settings.mode,
-                bands=self.settings.bands,
-                per_level=self.settings.per_level,
-                inverse=self.settings.idwt,
-            )
-            for index, (teacher, student, projection) in enumerate(
-                zip(step.teacher_features, step.student_features, self.projections, strict=True)
-            )
-        }
+        stages = zip(step.student_features, step.teacher_features, each(self.projections), strict=True)
+        return {f"stage{index}": share * self.loss.compare(*stage) for index, stage in enumerate(stages)}

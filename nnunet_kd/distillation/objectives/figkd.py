@@ -9,8 +9,7 @@ import torch
 from pydantic import Field, field_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.losses.axis_operators import axis_level
-from nnunet_kd.losses.wavelets import dwt
+from nnunet_kd.losses.figkd import FiGKDLoss
 
 
 class FiGKDSettings(ObjectiveSettings):
@@ -46,26 +45,9 @@ class FiGKD(Objective):
 
     def __init__(self, settings: FiGKDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
-        self._over_classes = settings.axis == "class"
-        self._levels = settings.levels
-        self._wavelet = settings.wavelet or ("haar" if self._over_classes else "db4")
-        if self._over_classes:
-            length = networks.heads + networks.heads % 2
-            detail = axis_level(length, self._wavelet, "periodization").high[:, : networks.heads]
-            self.register_buffer("_detail", torch.tensor(detail, dtype=torch.float32), persistent=False)
+        self.loss = FiGKDLoss(settings.axis, settings.wavelet, settings.levels)
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per band."""
         assert step.teacher_logits is not None
-        difference = step.student_logits - step.teacher_logits
-        if step.targets.valid is not None:
-            difference = difference.where(step.targets.valid, 0.0)
-        if self._over_classes:
-            matrix = self.get_buffer("_detail").to(difference.dtype)
-            return {"detail": torch.einsum("dk,bk...->bd...", matrix, difference).abs().mean()}
-        _, *details = dwt(difference, self._wavelet, self._levels, "periodization")
-        terms = {}
-        for place, bands in enumerate(details):
-            assert isinstance(bands, dict)
-            terms.update({f"level{self._levels - place}_{name}": band.abs().mean() for name, band in bands.items()})
-        return terms
+        return self.loss.terms(step.student_logits, step.teacher_logits, step.targets.valid)

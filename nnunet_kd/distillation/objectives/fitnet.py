@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
-from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.fitnet import FitNetLoss
 
 
 class FitNetSettings(ProjectingSettings):
@@ -29,11 +30,9 @@ class FitNet(Objective):
     def __init__(self, settings: FitNetSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
         self.projections = stage_projections(networks)
+        self.loss = FitNetLoss()
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage."""
-        stages = zip(self.projections, step.student_features, step.teacher_features, strict=True)
-        return {
-            f"stage{index}": (projection(student) - teacher).square().mean()
-            for index, (projection, student, teacher) in enumerate(stages)
-        }
+        stages = zip(step.student_features, step.teacher_features, each(self.projections), strict=True)
+        return {f"stage{index}": self.loss.compare(*stage) for index, stage in enumerate(stages)}

@@ -11,9 +11,9 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
-from nnunet_kd.distillation.objectives.exploration import SelfTrained
 from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
 from nnunet_kd.losses.fourier import back_to_space, frequencies, half_spectrum
+from nnunet_kd.losses.self_trained import SelfTrained
 
 
 class FoProSettings(ProjectingSettings):

@@ -9,11 +9,9 @@ from pydantic import Field
 from torch import nn
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
-from nnunet_kd.distillation.objectives.exploration import SelfTrained
-from nnunet_kd.distillation.objectives.projection import ProjectingSettings, stage_projections
-from nnunet_kd.losses.wavelets import dwt, idwt
-
-WAVELET, MODE = "haar", "periodization"
+from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.freekd import FrequencyPrompts, masked_difference, tune_prompts
+from nnunet_kd.losses.self_trained import SelfTrained
 
 
 class FreeKDSettings(ProjectingSettings):
@@ -24,21 +22,6 @@ class FreeKDSettings(ProjectingSettings):
     prompt_iterations: int = Field(250, ge=0, description="iterations that tune the prompts before distillation starts")
     apart: float = Field(1.0, ge=0, description="factor of the Dice term that keeps a band's prompts apart")
     learning_rate: float = Field(1e-2, gt=0, description="of the prompts (Adam)")
-
-
-class FrequencyPrompts(nn.Module):
-    """Prompts of one stage: per band ``(prompts, Ct)``, a sigmoid of whose product with the band is the mask.
-
-    They start small and random: equal ones would stay equal.
-    """
-
-    def __init__(self, channels: int, dimensions: int, prompts: int) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(0.01 * torch.randn(2**dimensions, prompts, channels))
-
-    def forward(self, bands: torch.Tensor) -> torch.Tensor:
-        """Bands ``(bands, B, Ct, *half)`` to masks ``(bands, B, prompts, *half)`` between 0 and 1."""
-        return torch.einsum("npc,nbc...->nbp...", self.weight.to(bands.dtype), bands).sigmoid()
 
 
 class FreeKD(Objective):
@@ -84,65 +67,17 @@ class FreeKD(Objective):
         """One scalar per stage; none while prompts are being tuned."""
         if not self._is_tuned():
             return {}
-        terms = {}
-        stages = zip(step.teacher_features, step.student_features, self.projections, self._stage_prompts(), strict=True)
-        for index, (teacher, student, projection, prompts) in enumerate(stages):
-            with torch.no_grad():
-                mask = prompts(stacked_bands(teacher)).mean(2, keepdim=True)
-            difference = stacked_bands(projection(student) - teacher)
-            terms[f"stage{index}"] = (mask * difference.abs()).flatten(1).mean(1).sum()
-        return terms
+        stages = zip(
+            step.student_features, step.teacher_features, self._stage_prompts(), each(self.projections), strict=True
+        )
+        return {f"stage{index}": masked_difference(*stage) for index, stage in enumerate(stages)}
 
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One step of tuning, until there were ``prompt_iterations`` of them."""
         if self._is_tuned():
             return {}
         features = [feature.clone().float() for feature in step.teacher_features]
-        bands = [stacked_bands(feature) for feature in features]
-        log: dict[str, torch.Tensor] = {}
-
-        def loss() -> torch.Tensor:
-            masks = [prompts(stage) for prompts, stage in zip(self._stage_prompts(), bands, strict=True)]
-            masked = [
-                from_bands(mask.mean(2, keepdim=True) * stage, tuple(feature.shape[2:]))
-                for mask, stage, feature in zip(masks, bands, features, strict=True)
-            ]
-            log["task"] = step.task_loss(step.teacher.decode_with_gradient(masked))
-            log["overlap"] = torch.stack([overlap(mask) for mask in masks]).mean()
-            return log["task"] + self.settings.apart * log["overlap"]
-
-        self.prompts.minimise(loss)
+        decode, stages = step.teacher.decode_with_gradient, list(self._stage_prompts())
+        log = tune_prompts(self.prompts, features, decode, step.task_loss, self.settings.apart, stages)
         self._tuned_iterations += 1
-        return {name: value.detach() for name, value in log.items()}
-
-
-def stacked_bands(features: torch.Tensor) -> torch.Tensor:
-    """One level of Haar bands of ``(B, C, *spatial)`` as ``(bands, B, C, *half)``, the approximation first."""
-    approximation, details = dwt(features, WAVELET, 1, MODE)
-    assert isinstance(approximation, torch.Tensor)
-    assert isinstance(details, dict)
-    return torch.stack([approximation, *(details[name] for name in sorted(details))])
-
-
-def from_bands(bands: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Inverse of :func:`stacked_bands` for features of spatial ``shape``."""
-    dimensions = bands.ndim - 3
-    letters = ["".join("ad"[place >> axis & 1] for axis in reversed(range(dimensions))) for place in range(len(bands))]
-    details = {name: bands[place] for place, name in enumerate(letters) if place}
-    return idwt([bands[0], details], WAVELET, MODE, shape)
-
-
-def overlap(masks: torch.Tensor) -> torch.Tensor:
-    """Mean Dice overlap ``2 sum(p q) / (sum(p^2) + sum(q^2))`` of all pairs of a band's masks ``(bands, B, prompts, *half)``.
-
-    Zero for a single prompt.
-    """
-    count = masks.shape[2]
-    if count == 1:
-        return masks.new_zeros(())
-    voxels = masks.flatten(3)
-    products = torch.matmul(voxels, voxels.transpose(2, 3))
-    squares = products.diagonal(dim1=2, dim2=3)
-    dice = 2 * products / (squares[..., :, None] + squares[..., None, :])
-    pairs = torch.triu_indices(count, count, offset=1, device=masks.device)
-    return dice[..., pairs[0], pairs[1]].mean()
+        return log

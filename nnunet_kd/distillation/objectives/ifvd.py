@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch.nn import functional
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.losses.ifvd import IFVDLoss
 
 
 class IFVDSettings(ObjectiveSettings):
@@ -30,40 +30,12 @@ class IFVD(Objective):
 
     def __init__(self, settings: IFVDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
+        self.loss = IFVDLoss()
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage."""
-        terms = {}
+        reference = (step.targets.classes, step.targets.valid, step.targets.count)
         stages = zip(step.student_features, step.teacher_features, strict=True)
-        for index, (student, teacher) in enumerate(stages):
-            members = self._members(step, tuple(student.shape[2:]), student.device)
-            difference = variation(student, members) - variation(teacher, members)
-            terms[f"stage{index}"] = difference.square().sum() / members.sum().clamp(min=1)
-        return terms
-
-    def _members(self, step: StepOutputs, shape: tuple[int, ...], device: torch.device) -> torch.Tensor:
-        """One-hot classes ``(B, K, N)`` at a stage's resolution; ignored voxels belong to none."""
-        classes = functional.interpolate(step.targets.classes[:, None].float(), shape, mode="nearest")
-        members = functional.one_hot(classes.flatten(1).long(), step.targets.count).movedim(2, 1)
-        if step.targets.valid is not None:
-            valid = functional.interpolate(step.targets.valid.float(), shape, mode="nearest")
-            members = members * valid.flatten(2).long()
-        return members.to(device)
-
-
-def variation(features: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
-    """Cosine similarity of every voxel with the prototype of its class.
-
-    Args:
-        features: ``(B, C, *spatial)``.
-        members: one-hot classes ``(B, K, N)``, ``N`` voxels.
-
-    Returns:
-        ``(B, N)``; 0 where a voxel belongs to no class.
-    """
-    voxels = features.flatten(2).to(torch.promote_types(features.dtype, torch.float32))
-    belongs = members.to(voxels.dtype)
-    # the sum instead of the mean: cosine similarity does not see the difference
-    prototypes = functional.normalize(torch.matmul(belongs, voxels.transpose(1, 2)), dim=2, eps=1e-8)
-    similarity = torch.matmul(prototypes, functional.normalize(voxels, dim=1, eps=1e-8))
-    return (similarity * belongs).sum(1)
+        return {
+            f"stage{index}": self.loss(student, teacher, *reference) for index, (student, teacher) in enumerate(stages)
+        }

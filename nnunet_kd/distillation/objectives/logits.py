@@ -6,9 +6,9 @@ from typing import ClassVar
 
 import torch
 from pydantic import Field
-from torch.nn import functional
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.losses.logits import LogitsLoss
 
 
 class LogitsSettings(ObjectiveSettings):
@@ -32,33 +32,9 @@ class Logits(Objective):
 
     def __init__(self, settings: LogitsSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
-        self._temperature = settings.temperature
-        self._has_regions = networks.has_regions
+        self.loss = LogitsLoss(settings.temperature, independent=networks.has_regions)
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """The divergence as one scalar."""
         assert step.teacher_logits is not None
-        student, teacher = step.student_logits / self._temperature, step.teacher_logits / self._temperature
-        divergence = _bernoulli(teacher, student) if self._has_regions else _categorical(teacher, student)
-        if step.targets.valid is None:
-            mean = divergence.mean()
-        else:
-            valid = step.targets.valid
-            mean = divergence.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
-        return {"kl": self._temperature**2 * mean}
-
-
-def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """``KL(softmax(teacher) || softmax(student))`` over channels, ``(B, 1, *spatial)``."""
-    log_teacher = functional.log_softmax(teacher, dim=1)
-    difference = log_teacher - functional.log_softmax(student, dim=1)
-    return (log_teacher.exp() * difference).sum(1, keepdim=True)
-
-
-def _bernoulli(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
-    """``KL`` of one Bernoulli variable per channel, summed over channels, ``(B, 1, *spatial)``."""
-    inside = functional.logsigmoid(teacher)
-    outside = functional.logsigmoid(-teacher)
-    divergence = inside.exp() * (inside - functional.logsigmoid(student))
-    divergence = divergence + outside.exp() * (outside - functional.logsigmoid(-student))
-    return divergence.sum(1, keepdim=True)
+        return {"kl": self.loss(step.student_logits, step.teacher_logits, step.targets.valid)}

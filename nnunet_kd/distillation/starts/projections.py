@@ -14,9 +14,9 @@ from torch import nn
 from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.objectives.base import Objective
-from nnunet_kd.distillation.objectives.projection import ChannelProjection
 from nnunet_kd.distillation.starts.observation import rows_at
 from nnunet_kd.distillation.starts.regression import CentredRegression
+from nnunet_kd.losses.projection import ChannelProjection
 
 PATCHES = 8
 """A projection has so few unknowns that more say the same."""

@@ -21,6 +21,7 @@ from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.distillation.starts.student import RANDOM
 from nnunet_kd.models.plans import read_plans
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
 from nnunet_kd.nnunet.training import deep_supervision_scales
 from nnunet_kd.system.shipped import shipped_folder
@@ -116,7 +117,7 @@ def write_untrained_teacher(
         torch.manual_seed(seed)
         teacher.initialize()
         teacher.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # a trained one knows what it mirrored
-        teacher.save_checkpoint(str(folder / "fold_0" / "checkpoint_final.pth"))
+        teacher.save_checkpoint(str(folder / "fold_0" / FINAL))
     (folder / "plans.json").write_text(json.dumps(plans))
     (folder / "dataset.json").write_text(json.dumps(dataset_json))
     return folder

@@ -10,7 +10,7 @@ import os
 
 import torch
 
-from nnunet_kd.nnunet.training import make_trainer
+from nnunet_kd.nnunet.training import trainer_of_dataset
 
 
 def main() -> None:
@@ -25,7 +25,7 @@ def main() -> None:
     if arguments.device == "cpu":
         torch.set_num_threads(os.cpu_count() or 1)
     torch.manual_seed(0)
-    trainer = make_trainer(
+    trainer = trainer_of_dataset(
         arguments.dataset, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", torch.device(arguments.device)
     )
     trainer.num_epochs = arguments.epochs

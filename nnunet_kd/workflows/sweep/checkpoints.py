@@ -10,8 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
@@ -19,8 +17,8 @@ from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import read_checkpoint
-from nnunet_kd.models.plans import build_meta_network
-from nnunet_kd.nnunet.checkpoints import WEIGHTS
+from nnunet_kd.models.plans import build_meta_network, inputs_and_heads
+from nnunet_kd.nnunet.checkpoints import FINAL, WEIGHTS
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.description import SweepDescription
@@ -58,7 +56,7 @@ def find_pretrained(
     """
     path = Path(os.path.abspath(os.path.expanduser(given)))
     if path.is_dir():
-        path = path / f"fold_{fold}" / "checkpoint_final.pth"
+        path = path / f"fold_{fold}" / FINAL
     if not path.is_file():
         raise SettingsError(
             f"pretrained_weights: there is no {path}. Give a checkpoint of a student of the same plan and reduction, or a model "
@@ -70,9 +68,7 @@ def find_pretrained(
         raise SettingsError(f"pretrained_weights: {error}") from error
     if not isinstance(weights, Mapping):
         raise SettingsError(f"pretrained_weights: {path} is not nnU-Net's, it has no network_weights.")
-    manager = PlansManager(dict(student_plans))
-    inputs = determine_num_input_channels(manager, manager.get_configuration(configuration), dict(dataset_json))
-    heads = manager.get_label_manager(dict(dataset_json)).num_segmentation_heads
+    inputs, heads = inputs_and_heads(student_plans, configuration, dataset_json)
     wanted = build_meta_network(student_plans, configuration, inputs, heads).state_dict()
     for name, value in wanted.items():
         if _NOT_TAKEN_OVER in name:

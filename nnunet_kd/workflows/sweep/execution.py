@@ -21,6 +21,7 @@ from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.record import (
     EPOCH_FINISHED,
@@ -31,7 +32,7 @@ from nnunet_kd.workflows.sweep.record import (
     read_record,
     software,
 )
-from nnunet_kd.workflows.sweep.runs import FINAL_CHECKPOINT, PlannedRun
+from nnunet_kd.workflows.sweep.runs import PlannedRun
 
 NNUNET_KD = (sys.executable, "-c", "from nnunet_kd.cli import main; main()")
 """The command of this very Python, wherever its scripts are."""
@@ -154,7 +155,7 @@ def _write_end(record: RunRecord, run: PlannedRun, state: RunState, code: int | 
             "state": state,
             "exit_code": code,
             "command_seconds": seconds,
-            "checkpoint_sha256": sha256(run.folder / FINAL_CHECKPOINT) if run.trained else None,
+            "checkpoint_sha256": sha256(run.folder / FINAL) if run.trained else None,
         }
     ).write(run.folder)
 

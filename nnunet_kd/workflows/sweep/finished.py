@@ -17,6 +17,7 @@ from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
@@ -196,7 +197,7 @@ def find_finished(
     finished = {
         place
         for place, path in found.items()
-        if (path / "validation" / "summary.json").is_file() and (path / "checkpoint_final.pth").is_file()
+        if (path / "validation" / "summary.json").is_file() and (path / FINAL).is_file()
     }
     started = [variant for variant in variants if any(place[0] == variant for place in finished)]
     seeds = [

@@ -17,6 +17,7 @@ from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
+    SETTINGS_FILE,
     is_asked_for,
     merge,
     resolve_settings,
@@ -24,8 +25,9 @@ from nnunet_kd.distillation.settings_sources import (
 )
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
 from nnunet_kd.errors import MissingRequirement, SettingsError
-from nnunet_kd.evaluation.runs import SETTINGS_FILE, fold_cases, read_splits
+from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.models.plans import read_plans, reduce_plans
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import (
     dataset_name,
     find_trainer,
@@ -37,7 +39,6 @@ from nnunet_kd.workflows.sweep.checkpoints import PretrainedWeights, SweepCheckp
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 
-FINAL_CHECKPOINT = "checkpoint_final.pth"
 NNUNET_EPOCHS = 1000
 """``nnUNetTrainer.num_epochs``, where the settings name none."""
 
@@ -79,7 +80,7 @@ class PlannedRun:
     @property
     def trained(self) -> bool:
         """Whether nnU-Net finished its last epoch."""
-        return (self.folder / FINAL_CHECKPOINT).is_file()
+        return (self.folder / FINAL).is_file()
 
     @property
     def done(self) -> bool:

@@ -9,7 +9,8 @@ from scipy.ndimage import correlate
 from scipy.special import rel_entr, softmax
 
 from nnunet_kd.distillation.objectives.base import Objective
-from nnunet_kd.distillation.objectives.fgbvd import FGBVD, low_band
+from nnunet_kd.distillation.objectives.fgbvd import FGBVD
+from nnunet_kd.losses.fgbvd import low_band
 from tests.distillation.objectives.steps import HALF, SHAPE, check_gradients, make, make_step
 
 
@@ -77,7 +78,7 @@ def test_gradients() -> None:
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     values = []
     for size in (1, 1 << 11, 1 << 30):  # one voxel, some voxels and a rest, everything
-        monkeypatch.setattr("nnunet_kd.distillation.objectives.fgbvd.block_bytes", lambda device, size=size: size)
+        monkeypatch.setattr("nnunet_kd.losses.fgbvd.block_bytes", lambda device, size=size: size)
         step, objective = make_step(), make("fgbvd")
         for feature in step.student_features:
             feature.requires_grad_()

@@ -10,7 +10,8 @@ import pywt
 import torch
 from scipy.special import expit
 
-from nnunet_kd.distillation.objectives.freekd import FreeKD, from_bands, overlap, stacked_bands
+from nnunet_kd.distillation.objectives.freekd import FreeKD
+from nnunet_kd.losses.freekd import from_bands, overlap, stacked_bands
 from tests.distillation.objectives.steps import (
     check_gradients,
     identical_networks,

@@ -1,0 +1,72 @@
+"""Distillation of class probabilities (Hinton et al.)."""
+
+from __future__ import annotations
+
+import torch
+from torch import nn
+from torch.nn import functional
+
+from nnunet_kd.losses.projection import check_pair
+
+
+class LogitsLoss(nn.Module):
+    """``tau^2 KL(p_t || p_s)`` per voxel, ``p = softmax(z / tau)`` (Hinton et al., 2015, Sect. 2 and 2.1).
+
+    The factor ``tau^2`` keeps the size of the gradient as ``tau`` grows. The divergence sums over classes and is averaged over
+    voxels.
+
+    Args:
+        temperature: ``tau``; larger values soften both distributions.
+        independent: every channel is a Bernoulli variable of its own (sigmoid), as with nnU-Net's regions; theirs are summed.
+
+    Raises:
+        ValueError: a temperature that is not above zero.
+
+    Example:
+        >>> import torch
+        >>> from nnunet_kd.losses import LogitsLoss
+        >>> teacher, student = torch.randn(1, 3, 8, 8), torch.zeros(1, 3, 8, 8, requires_grad=True)
+        >>> LogitsLoss(temperature=2)(student, teacher).backward()
+        >>> LogitsLoss(independent=True)(teacher, teacher).item()
+        0.0
+    """
+
+    def __init__(self, temperature: float = 2.0, independent: bool = False) -> None:
+        super().__init__()
+        if temperature <= 0:
+            raise ValueError(f"the temperature must be above 0, got {temperature}.")
+        self.temperature = temperature
+        self.independent = independent
+
+    def forward(self, student: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
+        """A scalar.
+
+        Args:
+            student, teacher: logits ``(B, K, *spatial)``.
+            valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
+
+        Raises:
+            ValueError: shapes that do not fit together.
+        """
+        check_pair(student, teacher, None)
+        student, teacher = student / self.temperature, teacher / self.temperature
+        divergence = _bernoulli(teacher, student) if self.independent else _categorical(teacher, student)
+        if valid is None:
+            return self.temperature**2 * divergence.mean()
+        return self.temperature**2 * divergence.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """``KL(softmax(teacher) || softmax(student))`` over channels, ``(B, 1, *spatial)``."""
+    log_teacher = functional.log_softmax(teacher, dim=1)
+    difference = log_teacher - functional.log_softmax(student, dim=1)
+    return (log_teacher.exp() * difference).sum(1, keepdim=True)
+
+
+def _bernoulli(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
+    """``KL`` of one Bernoulli variable per channel, summed over channels, ``(B, 1, *spatial)``."""
+    inside = functional.logsigmoid(teacher)
+    outside = functional.logsigmoid(-teacher)
+    divergence = inside.exp() * (inside - functional.logsigmoid(student))
+    divergence = divergence + outside.exp() * (outside - functional.logsigmoid(-student))
+    return divergence.sum(1, keepdim=True)
