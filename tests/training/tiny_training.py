@@ -25,7 +25,7 @@ from tests.conftest import make_plans
 
 NAME = "Dataset998_Tiny"
 CASES = [f"case_{index}" for index in range(6)]
-SHORT = ("iterations_per_epoch=2", "validation_iterations=1", "seed=5")
+SHORT = ("iterations_per_epoch=2", "validation_iterations=1", "seed=5", "inheritance.voxels=4096")
 SIZE = 12
 
 

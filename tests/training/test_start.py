@@ -1,0 +1,295 @@
+"""Where a training's first weights come from, and that this happens once, before anything else."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+import yaml
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from typer.testing import CliRunner
+
+from nnunet_kd import cli
+from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
+from nnunet_kd.distillation.starts.layers import LayerFit
+from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.training import started
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
+from tests.conftest import make_plans
+from tests.training.tiny_training import NAME, SHORT, train, without_pictures, write_tiny_dataset
+
+cli._register()
+INHERITED, DCD, STUDENT = "nnUNetTrainerInherited", "nnUNetTrainerDCD", "nnUNetTrainerStudent"
+
+
+@pytest.fixture
+def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+    with nnunet_folders(tmp_path):
+        write_tiny_dataset()
+        without_pictures()
+        yield Path(os.environ["nnUNet_results"]) / NAME
+
+
+def made(
+    trainer: str, *assignments: str, continued: bool = False, before: Any = lambda made: None
+) -> DistillationTrainer:
+    """Prepared, and stopped before its first iteration."""
+
+    class Ready(Exception):
+        pass
+
+    kept: list[DistillationTrainer] = []
+
+    def prepare(one: DistillationTrainer) -> None:
+        before(one)
+        kept.append(one)
+        one.on_train_start()
+        raise Ready
+
+    with pytest.raises(Ready):
+        train(trainer, [*SHORT, *assignments], continued, before=prepare)
+    return kept[0]
+
+
+def weights(trainer: DistillationTrainer) -> dict[str, torch.Tensor]:
+    return {name: value.clone() for name, value in plain_module(trainer.network).state_dict().items()}
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def log_of(trainer: DistillationTrainer) -> str:
+    return Path(trainer.log_file).read_text()
+
+
+def test_it_starts_inside_its_teacher(dataset: Path) -> None:
+    inherited = made(INHERITED, "reduction=1")
+    teacher = read_checkpoint(dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0" / "checkpoint_final.pth")
+    network = plain_module(inherited.network).eval()
+    image = random_batch(inherited)["data"]
+    with torch.no_grad():
+        started_with = network(image)[0]
+        network.load_state_dict(teacher["network_weights"])
+        of_teacher = network(image)[0]
+    assert float((started_with - of_teacher).abs().max() / of_teacher.abs().max()) < 1e-4
+    settings = yaml.safe_load((Path(inherited.output_folder) / SETTINGS_FILE).read_text())
+    assert settings["start"] == "teacher"
+    assert settings["teacher"]["sha256"]
+    assert settings["mirror_axes"] == [0, 1, 2]
+    assert "The student starts inside its teacher" in log_of(inherited)
+
+
+def test_the_same_start_again(dataset: Path) -> None:
+    first = made(INHERITED)
+    assert first.start_fits
+    assert same(weights(first), weights(made(INHERITED)))
+    assert not same(weights(first), weights(made(INHERITED, "inheritance.channels=regular")))
+    assert not same(weights(first), weights(made(STUDENT)))
+
+
+def test_random_generators_are_where_they_were(dataset: Path) -> None:
+    inherited = made(INHERITED)
+    teacher = inherited_teacher(inherited)
+    before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    started.training_patches(inherited, 3, True, 1)
+    inherited._compute_start(teacher)
+    after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
+    assert before[:2] == after[:2]
+    assert torch.equal(before[2], after[2])
+
+
+def inherited_teacher(trainer: DistillationTrainer) -> Any:
+    from nnunet_kd.distillation.teacher import load_teachers
+
+    teachers, _ = load_teachers(
+        trainer.settings,
+        Path(os.environ["nnUNet_results"]),
+        trainer.plans_manager.plans,
+        "3d_fullres",
+        0,
+        trainer.dataset_json,
+        torch.device("cpu"),
+        False,
+        lambda text: None,
+    )
+    return teachers.members[0]
+
+
+def test_it_happens_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    count = [0]
+    original = started.inherit
+
+    def counted(*arguments: Any, **options: Any) -> list[LayerFit]:
+        count[0] += 1
+        return original(*arguments, **options)
+
+    monkeypatch.setattr(started, "inherit", counted)
+    made(INHERITED, continued=True)
+    assert count == [1], "--c without a checkpoint on disk is a new training"
+    train(INHERITED, [*SHORT, "epochs=1"])
+    assert count == [2]
+    once = weights(made(INHERITED, "epochs=2", continued=True))
+    assert count == [2], "a loaded checkpoint is no new training"
+    assert same(
+        once, read_checkpoint(next(dataset.glob(f"{INHERITED}*/fold_0/checkpoint_final.pth")))["network_weights"]
+    )
+    finished = train(INHERITED, [*SHORT, "epochs=1"], before=lambda trainer: None)
+    count[0] = 0
+    finished.perform_actual_validation(False)
+    assert count == [0]
+
+
+def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(dataset: Path) -> None:
+    whole = weights(train(INHERITED, [*SHORT, "epochs=2"]))
+    first = train(INHERITED, [*SHORT, "epochs=2", "save_every=1"], before=_stop_after_one_epoch)
+    assert first.current_epoch == 1
+    assert same(weights(train(INHERITED, [*SHORT, "epochs=2", "save_every=1"], continued=True)), whole)
+
+
+def _stop_after_one_epoch(trainer: DistillationTrainer) -> None:
+    trainer.run_training = lambda: _one_epoch(trainer)  # type: ignore[method-assign]
+
+
+def _one_epoch(trainer: DistillationTrainer) -> None:
+    trainer.on_train_start()
+    trainer.on_epoch_start()
+    trainer.on_train_epoch_start()
+    outputs = [trainer.train_step(next(trainer.dataloader_train)) for _ in range(trainer.num_iterations_per_epoch)]
+    trainer.on_train_epoch_end(outputs)
+    trainer.on_validation_epoch_start()
+    with torch.no_grad():
+        validated = [
+            trainer.validation_step(next(trainer.dataloader_val)) for _ in range(trainer.num_val_iterations_per_epoch)
+        ]
+    trainer.on_validation_epoch_end(validated)
+    trainer.on_epoch_end()
+
+
+def test_pretrained_weights_win(dataset: Path) -> None:
+    train(STUDENT, [*SHORT, "epochs=1"])
+    checkpoint = next(dataset.glob(f"{STUDENT}*/fold_0/checkpoint_final.pth"))
+
+    def load(trainer: DistillationTrainer) -> None:
+        trainer.initialize()
+        load_pretrained_weights(trainer.network, str(checkpoint))
+
+    inherited = made(INHERITED, before=load)
+    body = {name: value for name, value in weights(inherited).items() if ".seg_layers." not in name}
+    pretrained = read_checkpoint(checkpoint)["network_weights"]
+    assert all(torch.equal(value, pretrained[name]) for name, value in body.items())
+    assert inherited.settings.start == "random"
+    assert "start: teacher is not used" in log_of(inherited)
+
+
+def test_an_average_starts_from_the_start(dataset: Path) -> None:
+    inherited = made(INHERITED, "ema=0.9")
+    assert inherited.average is not None
+    assert same(inherited.average.other_weights(), weights(inherited))
+
+
+def test_a_student_on_disk_as_start(dataset: Path) -> None:
+    train(STUDENT, [*SHORT, "epochs=1"])
+    folder = next(dataset.glob(f"{STUDENT}*"))
+    checkpoint = folder / "fold_0" / "checkpoint_final.pth"
+    expected = read_checkpoint(checkpoint)["network_weights"]
+    for path in (folder, checkpoint):
+        one = made(INHERITED, f"start={path}")
+        assert same(weights(one), expected), "every layer, heads included"
+        assert one.settings.start == str(path.resolve())
+        assert one.settings.start_sha256
+    again = made(INHERITED, f"start={folder}", f"start_sha256={one.settings.start_sha256}")
+    assert same(weights(again), expected)
+    with pytest.raises(SettingsError, match="it is another checkpoint than the one meant"):
+        made(INHERITED, f"start={folder}", f"start_sha256={'a' * 64}")
+    with pytest.raises(SettingsError, match=r"another network than the one to train.*8x1x3x3x3 there, 4x1x3x3x3 here"):
+        made(INHERITED, "reduction=2", f"start={dataset / 'nnUNetTrainer__nnUNetPlans__3d_fullres'}")
+    with pytest.raises(SettingsError, match=r"start: the model .*does not exist"):
+        made(INHERITED, f"start={dataset / 'nowhere'}")
+
+
+def test_without_a_start_it_is_no_inherited_training(dataset: Path) -> None:
+    with pytest.raises(SettingsError, match="nnUNetTrainerStudent, which starts from random weights"):
+        made(INHERITED, "start=random")
+
+
+def test_what_cannot_be_inherited_is_refused_or_passed_over(dataset: Path) -> None:
+    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments.update(norm_op="torch.nn.modules.batchnorm.BatchNorm3d", norm_op_kwargs={"eps": 1e-5, "affine": True})
+    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+    for leftover in (Path(os.environ["nnUNet_preprocessed"]) / NAME / "nnUNetPlans_3d_fullres").glob("case.*"):
+        leftover.unlink()
+    for trainer, *assignments in ([INHERITED], [DCD, "start=teacher"]):
+        both_plans = r"nnUNetPlans \(channels 2, 4, 4\).*nnUNetPlans \(channels 8, 16, 16\).*start=random"
+        with pytest.raises(PlanError, match=both_plans):
+            made(trainer, *assignments)
+    preferred = made(DCD)
+    assert preferred.settings.start == "random"
+    assert "WARNING: a student of the plan" in log_of(preferred)
+    assert same(weights(preferred), weights(made(DCD, "start=random")))
+    result = CliRunner().invoke(cli.app, ["doctor", NAME])
+    assert "trainers start at random, and nnUNetTrainerInherited refuses" in " ".join(result.output.split())
+
+
+@pytest.mark.parametrize("objective", ["dcd", "fitnet"])
+def test_fitted_projections_lower_the_loss(dataset: Path, objective: str) -> None:
+    names = {"dcd": DCD, "fitnet": "nnUNetTrainerFitNet"}
+    losses = {}
+    for start in ("random", "fitted"):
+        trainer = made(names[objective], f"objectives.{objective}.projection_start={start}")
+        trainer.on_train_epoch_start()
+        trainer.train_step(random_batch(trainer))
+        losses[start] = trainer.history.close_epoch(0)[objective]
+    assert losses["fitted"] < 0.7 * losses["random"]
+
+
+def test_fitted_projections_keep_their_values_when_continued(dataset: Path) -> None:
+    assignments = [*SHORT, "objectives.dcd.projection_start=fitted"]
+    trained = train(DCD, [*assignments, "epochs=1"])
+    saved = read_checkpoint(Path(trained.output_folder) / "checkpoint_final.pth")["nnunet_kd"]["distillation"]
+    again = made(DCD, *assignments[len(SHORT) :], "epochs=2", continued=True)
+    assert again.supervision is not None
+    state = again.supervision.distillation.state_dict()
+    assert all(torch.equal(state[name], value) for name, value in saved.items())
+
+
+@pytest.mark.slow
+def test_the_command_shows_and_writes_it(dataset: Path, tmp_path: Path) -> None:
+    output = tmp_path / "untrained.zip"
+    arguments = ["inherit", NAME, "3d_fullres", "0", "--device", "cpu"]
+    for assignment in SHORT:
+        arguments += ["--set", assignment]
+    result = CliRunner().invoke(cli.app, [*arguments, "-o", str(output)], catch_exceptions=False)
+    shown = " ".join(result.output.split())
+    assert result.exit_code == 0
+    assert "encoder.stages.0.0.convs.0" in shown
+    assert "Validation Dice before training" in shown
+    assert "The teacher has no validation/summary.json" in shown
+    assert not list(dataset.glob("*Inherited*")), "nothing is left among the results"
+    computed = made(INHERITED)
+    from_disk = made(INHERITED, f"start={output}")
+    assert same(weights(computed), weights(from_disk))
+    again = CliRunner().invoke(cli.app, [*arguments, "-o", str(output)])
+    assert "exists already" in str(again.exception)
+
+
+def test_settings_are_checked_before_anything_is_built() -> None:
+    os.environ.pop("NNUNET_KD_SET", None)
+    from nnunet_kd.distillation.settings import validate_settings
+
+    with pytest.raises(SettingsError, match=r"inheritance.channels"):
+        validate_settings({"inheritance": {"channels": "best"}}, "test")
+    with pytest.raises(SettingsError, match=r"unknown key 'inheritance.voxel' \(did you mean 'voxels'"):
+        validate_settings({"inheritance": {"voxel": 3}}, "test")
+    assert json.dumps(validate_settings({}, "test").as_dict()["start"]) == '"random"'
