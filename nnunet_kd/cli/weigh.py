@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from collections.abc import Iterator
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
@@ -13,11 +13,10 @@ from rich.table import Table
 
 from nnunet_kd.cli import training_options as options
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
+from nnunet_kd.nnunet.environment import method_trainer
 
 if TYPE_CHECKING:
     from nnunet_kd.training.gradient_shares import GradientShare
-    from nnunet_kd.training.trainer import DistillationTrainer
 
 
 def weigh(
@@ -42,37 +41,22 @@ def weigh(
 
     import torch
 
-    from nnunet_kd.nnunet.training import trainer_of_dataset
-    from nnunet_kd.training.gradient_shares import in_temporary_results, measure_shares
+    from nnunet_kd.training.gradient_shares import shares_on_dataset
 
-    # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
-    variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
-    fold_number: int | str = fold if fold == "all" else int(fold)
     console = Console()
-
-    def make() -> DistillationTrainer:
-        made: DistillationTrainer = trainer_of_dataset(
-            dataset, configuration, fold_number, trainer, plans_name, torch.device(device)
+    with console.status("measuring"), contextlib.redirect_stdout(io.StringIO()):
+        shares = shares_on_dataset(
+            dataset,
+            configuration,
+            fold if fold == "all" else int(fold),
+            trainer,
+            plans_name,
+            torch.device(device),
+            batches,
         )
-        return made
-
-    with (
-        variables_set_to(variables),
-        console.status("measuring"),
-        contextlib.redirect_stdout(io.StringIO()),
-        in_temporary_results(make) as made,
-    ):
-        made.prepare_distillation()
-        shares = measure_shares(made, _training_batches(made, batches))
     console.print(_table(shares, batches))
     for line in _what_to_do(shares):
         console.print(line, soft_wrap=True, highlight=False)
-
-
-def _training_batches(trainer: DistillationTrainer, count: int) -> Iterator[dict[str, Any]]:
-    """Of nnU-Net's own loader, augmented as in training."""
-    loader, _ = trainer.get_dataloaders()
-    return (next(loader) for _ in range(count))
 
 
 def _table(shares: list[GradientShare], batches: int) -> Table:

@@ -18,6 +18,7 @@ import torch
 from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.weighting import sum_of
 from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.training.trainer import DistillationTrainer
 
 HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
@@ -134,3 +135,26 @@ def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any
         GradientShare(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))
         for name, values in found.items()
     ]
+
+
+def shares_on_dataset(
+    dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str, device: torch.device, batches: int
+) -> list[GradientShare]:
+    """Every objective of a new student against the labels, on training batches; nothing is trained or left behind.
+
+    Args:
+        dataset, configuration, fold, trainer, plans_name, device: see :func:`~nnunet_kd.nnunet.training.trainer_of_dataset`;
+            settings come from where the trainer looks for them.
+        batches: of nnU-Net's own loader, augmented as in training.
+    """
+    # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
+    variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
+
+    def make() -> DistillationTrainer:
+        made: DistillationTrainer = trainer_of_dataset(dataset, configuration, fold, trainer, plans_name, device)
+        return made
+
+    with variables_set_to(variables), in_temporary_results(make) as made:
+        made.prepare_distillation()
+        loader, _ = made.get_dataloaders()
+        return measure_shares(made, (next(loader) for _ in range(batches)))
