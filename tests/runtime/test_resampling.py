@@ -87,7 +87,9 @@ def test_labels_at_ties(factor: float) -> None:
     arguments: dict[str, Any] = {"is_seg": True, "order": 1, "order_z": 0, "force_separate_z": False}
     spacing = (1.0, 1.0, 1.0)
     expected = stock_default(array, shape, spacing, spacing, **arguments)
-    assert np.array_equal(Resampling("resample_data_or_seg_to_shape", arguments)(array, shape, spacing, spacing), expected)
+    assert np.array_equal(
+        Resampling("resample_data_or_seg_to_shape", arguments)(array, shape, spacing, spacing), expected
+    )
 
 
 @pytest.mark.parametrize("mode", ["linear", "nearest", "nearest-exact"])
@@ -149,7 +151,10 @@ def test_torch_simple_from_a_plan_fails_in_nnunet_and_here() -> None:
         stock_simple(array, array.shape[1:], spacing, spacing, is_seg=False)
     function = Resampling("resample_torch_simple", {})
     assert function(array, array.shape[1:], spacing, spacing) is array
-    for resampling, shape in ((function, [4, 4, 4]), (Resampling("resample_torch_simple", {"is_seg": False}), [9, 12, 11])):
+    for resampling, shape in (
+        (function, [4, 4, 4]),
+        (Resampling("resample_torch_simple", {"is_seg": False}), [9, 12, 11]),
+    ):
         with pytest.raises(DataError, match="nnU-Net cannot resample with resample_torch_simple"):
             resampling(array, shape, spacing, spacing)
 

@@ -18,7 +18,9 @@ from nnunet_kd_runtime.errors import DataError  # noqa: E402
 from nnunet_kd_runtime.windows import gaussian_weights, pad_to, predict_logits, window_starts  # noqa: E402
 
 
-@pytest.mark.parametrize("size", [(40, 56, 40), (10, 96, 96), (16, 12, 16), (128, 128), (7, 33, 5), (192, 160), (1, 8, 8)])
+@pytest.mark.parametrize(
+    "size", [(40, 56, 40), (10, 96, 96), (16, 12, 16), (128, 128), (7, 33, 5), (192, 160), (1, 8, 8)]
+)
 def test_gaussian(size: tuple[int, ...]) -> None:
     expected = compute_gaussian(size, sigma_scale=1 / 8, value_scaling_factor=10, device=torch.device("cpu"))
     assert np.array_equal(gaussian_weights(size).view(np.uint16), expected.numpy().view(np.uint16))
@@ -60,12 +62,16 @@ class Stub:
 
 
 @pytest.mark.parametrize("mirror", [(), (0,), (0, 1)])
-@pytest.mark.parametrize(("patch", "shape"), [((8, 12, 9), (13, 25, 9)), ((8, 12, 9), (5, 12, 31)), ((8, 12), (4, 13, 20))])
+@pytest.mark.parametrize(
+    ("patch", "shape"), [((8, 12, 9), (13, 25, 9)), ((8, 12, 9), (5, 12, 31)), ((8, 12), (4, 13, 20))]
+)
 @pytest.mark.parametrize("step", [0.5, 0.9])
 def test_logits(patch: tuple[int, ...], shape: tuple[int, ...], mirror: tuple[int, ...], step: float) -> None:
     heads, network = 3, Sharp(len(patch), 3).eval()
     image = np.random.default_rng(0).normal(size=(2, *shape)).astype(np.float32)
-    stock = nnUNetPredictor(tile_step_size=step, use_mirroring=bool(mirror), device=torch.device("cpu"), allow_tqdm=False)
+    stock = nnUNetPredictor(
+        tile_step_size=step, use_mirroring=bool(mirror), device=torch.device("cpu"), allow_tqdm=False
+    )
     stock.network, stock.allowed_mirroring_axes = network, mirror or None
     stock.configuration_manager = stock.label_manager = Stub(patch, heads)
     expected = stock.predict_sliding_window_return_logits(torch.from_numpy(image)).numpy()
