@@ -15,12 +15,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 
-from nnunet_kd_runtime.errors import DataError, SegmentationError  # noqa: E402
-from nnunet_kd_runtime.memory import Budget  # noqa: E402
-from nnunet_kd_runtime.normalization import SCHEMES  # noqa: E402
-from nnunet_kd_runtime.preprocessing import crop_to_nonzero, preprocess  # noqa: E402
-from nnunet_kd_runtime.segmentation import Predictor  # noqa: E402
-from tests.runtime.models import Formula, dataset, model, plans, stock_preprocess  # noqa: E402
+from nnunet_kd_runtime.errors import DataError, SegmentationError
+from nnunet_kd_runtime.memory import Budget
+from nnunet_kd_runtime.normalization import SCHEMES
+from nnunet_kd_runtime.preprocessing import crop_to_nonzero, preprocess
+from nnunet_kd_runtime.segmentation import Predictor
+
+from tests.runtime.models import Formula, dataset, model, plans, stock_preprocess
 
 TURNED = {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
 

@@ -15,10 +15,10 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_simp
 
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 
-from nnunet_kd_runtime.errors import DataError, ModelError  # noqa: E402
-from nnunet_kd_runtime.interpolation import interpolate  # noqa: E402
-from nnunet_kd_runtime.resampling import Resampling, resample_torch_simple  # noqa: E402
-from nnunet_kd_runtime.separate_axis import separate_axis  # noqa: E402
+from nnunet_kd_runtime.errors import DataError, ModelError
+from nnunet_kd_runtime.interpolation import interpolate
+from nnunet_kd_runtime.resampling import Resampling, resample_torch_simple
+from nnunet_kd_runtime.separate_axis import separate_axis
 
 SPACINGS = [
     ((1.0, 1.0, 1.0), (1.3, 0.8, 1.1)),

@@ -14,8 +14,8 @@ from torch import nn
 
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 
-from nnunet_kd_runtime.errors import DataError  # noqa: E402
-from nnunet_kd_runtime.windows import gaussian_weights, pad_to, predict_logits, window_starts  # noqa: E402
+from nnunet_kd_runtime.errors import DataError
+from nnunet_kd_runtime.windows import gaussian_weights, pad_to, predict_logits, window_starts
 
 
 @pytest.mark.parametrize(

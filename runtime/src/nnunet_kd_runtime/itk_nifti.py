@@ -15,6 +15,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from nibabel.nifti1 import Nifti1Header
 from nibabel.spatialimages import HeaderDataError
+from nibabel.wrapstruct import WrapStructError
 from numpy.typing import NDArray
 
 from nnunet_kd_runtime.errors import DataError
@@ -62,7 +63,7 @@ def write(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) ->
     header.set_data_dtype(labels.dtype)
     header.set_data_shape(labels.shape[::-1])
     header["xyzt_units"] = 2 | 8  # ITK: millimetres and seconds, whatever the image
-    header["scl_slope"], header["scl_inter"] = 1, 0
+    header["scl_slope"], header["scl_inter"], header["regular"] = 1, 0, b"r"
     header["vox_offset"] = 352
     _set_geometry(header, itk, dimensions)
     content = header.binaryblock + bytes(4) + labels.tobytes()
@@ -85,7 +86,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         with open_nifti(path) as file:
             yield file
-    except (OSError, EOFError, ValueError, HeaderDataError) as error:
+    except (OSError, EOFError, ValueError, HeaderDataError, WrapStructError) as error:
         raise DataError(
             f"{path} cannot be read as NIfTI ({error}). The file is damaged or of another format."
         ) from error
@@ -146,10 +147,12 @@ def _geometry(header: Nifti1Header, shape: tuple[int, ...], path: Path) -> Geome
         origin, direction = np.zeros(3), np.eye(3)
     else:
         matrix = _matrix(header, sizes, path)
-        origin = TO_LPS * matrix[:, 3]
+        origin = TO_LPS * matrix[:, 3] * scale
         lengths = np.linalg.norm(matrix[:, :3], axis=0)
         direction = TO_LPS[:, None] * matrix[:, :3] / np.where(lengths > 0, lengths, 1)
-    direction = direction[:dimensions, :dimensions] * np.sign(spacing)  # ITK turns axes of negative spacing around
+    direction = (
+        direction[:dimensions, :dimensions] * np.sign(spacing) + 0.0
+    )  # ITK turns axes of negative spacing around; -0 becomes 0
     if abs(np.linalg.det(direction)) < EPSILON:
         raise DataError(f"{path} has directions that span no {dimensions} dimensions: its header is damaged.")
     return Geometry(
@@ -216,10 +219,9 @@ def _set_geometry(header: Nifti1Header, itk: dict[str, Any], dimensions: int) ->
     matrix = np.eye(4)
     matrix[:3, :3] = (left @ right) * spacing
     matrix[:3, 3] = TO_LPS * offset
-    header["pixdim"][1 : dimensions + 1] = spacing[:dimensions]
     header.set_qform(matrix, code=1)
     header.set_sform(matrix, code=1)
-    header["pixdim"][1 : dimensions + 1] = spacing[:dimensions]
+    header["pixdim"][1:] = [*spacing, 0, 0, 0, 0]
 
 
 def _finite(value: Any) -> float:
