@@ -17,7 +17,8 @@ $(INSTALLED): pyproject.toml
 	$(INSTALL) -e .
 	touch $(INSTALLED)
 
-$(STAMP): $(INSTALLED)
+$(STAMP): $(INSTALLED) runtime/pyproject.toml
+	$(INSTALL) -e ./runtime
 	$(INSTALL) -e '.[dev]'
 	touch $(STAMP)
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from nnunet_kd_runtime.arrays import segment as segment
 
-__version__ = "0.2.0"
+__version__ = "0.1.0"
 __all__ = ["__version__", "segment"]
 
 

@@ -174,13 +174,13 @@ def _understand(description: Mapping[str, Any], path: Path) -> Model:
 
 
 def _old_intensities(plans: Mapping[str, Any]) -> Mapping[str, Any]:
-    """Statistics under the name that nnU-Net's first plans had; exports before 0.2 looked for the newer name alone."""
+    """Statistics under the name that nnU-Net's first plans had; older exports looked for the newer name alone."""
     found: Mapping[str, Any] = plans.get("foreground_intensity_properties_by_modality", {})
     return found
 
 
 def preprocessor_of(description: Mapping[str, Any]) -> str:
-    """The plan's preprocessor; exports before 0.2 name it only within the plan, where configurations inherit."""
+    """The plan's preprocessor; older exports name it only within the plan, where configurations inherit."""
     if "preprocessor" in description:
         return str(description["preprocessor"])
     configurations = description["plans"]["configurations"]

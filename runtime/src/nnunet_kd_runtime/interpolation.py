@@ -66,7 +66,8 @@ def _nearest(size: int, new_size: int, exact: bool) -> NDArray[np.int64]:
         positions = _positions(size, new_size) + np.float32(0.5)
     else:
         positions = np.float32(np.float32(size) / np.float32(new_size)) * np.arange(new_size, dtype=np.float32)
-    return np.minimum(np.floor(positions).astype(np.int64), size - 1)
+    found: NDArray[np.int64] = np.minimum(np.floor(positions).astype(np.int64), size - 1)
+    return found
 
 
 def _neighbours(size: int, new_size: int) -> tuple[NDArray[np.int64], NDArray[np.int64], Image, Image]:

@@ -76,7 +76,7 @@ class Labels:
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     """``1 / (1 + exp(-x))``."""
     with np.errstate(over="ignore"):  # exp of a very negative logit is infinite, its sigmoid is 0
-        result: NDArray[np.float32] = 1 / (1 + np.exp(-logits))
+        result: NDArray[np.float32] = np.float32(1) / (np.float32(1) + np.exp(-logits))
     return result
 
 

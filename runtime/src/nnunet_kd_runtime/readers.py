@@ -66,7 +66,7 @@ def read_geometry(reader: str, ending: str, paths: Sequence[Path]) -> Geometry |
     module, _, _ = _functions(reader, ending)
     if not hasattr(module, "geometry"):
         return None
-    geometries = [module.geometry(path) for path in paths]
+    geometries: list[Geometry] = [module.geometry(path) for path in paths]
     check_same_grid(geometries, paths)
     return geometries[0]
 

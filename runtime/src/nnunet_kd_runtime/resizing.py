@@ -34,7 +34,8 @@ def nearest_along(image: Array, axis: int, size: int) -> Array:
     """``map_coordinates`` of order 0 where only one axis changes, as nnU-Net takes it for the separate axis."""
     positions = float(image.shape[axis]) / size * (np.arange(size) + 0.5) - 0.5
     positions = np.clip(positions, 0, image.shape[axis] - 1)
-    return np.take(image, np.floor(positions + 0.5).astype(np.int64), axis)
+    taken: Array = np.take(image, np.floor(positions + 0.5).astype(np.int64), axis)
+    return taken
 
 
 def spline_along(image: Array, axis: int, size: int, order: int) -> Array:

@@ -7,6 +7,7 @@ import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -152,7 +153,7 @@ class Run:
                     done += share
                     progress(name, done, len(todo), kept)
 
-                logits = self._named(case, lambda item=prepared: self._predictor.logits(item.data, advance))
+                logits = self._named(case, partial(self._predictor.logits, prepared.data, advance))
                 if written is not None:
                     written.result()
                 written = writer.submit(self._write, case, logits, prepared)
@@ -182,7 +183,8 @@ class Run:
         return needed_bytes(model.input_channels, shape, grid.resampled)
 
     def _prepare(self, case: Case) -> _Prepared:
-        return self._named(case, lambda: self._read(case))
+        prepared: _Prepared = self._named(case, lambda: self._read(case))
+        return prepared
 
     def _read(self, case: Case) -> _Prepared:
         model = self._model

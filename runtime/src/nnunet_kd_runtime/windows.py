@@ -6,7 +6,7 @@ equal to the last bit is what makes their segmentations equal, because voxels at
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from itertools import combinations, product
 from typing import Any
 
@@ -33,7 +33,7 @@ def gaussian_weights(patch_size: Sequence[int]) -> NDArray[np.float16]:
     weights[tuple(size // 2 for size in patch_size)] = 1
     weights = gaussian_filter(weights, [size * SIGMA for size in patch_size], 0, mode="constant", cval=0)
     weights /= np.max(weights) / LARGEST_WEIGHT
-    half = weights.astype(np.float32).astype(np.float16)
+    half: NDArray[np.float16] = weights.astype(np.float32).astype(np.float16)
     half[half == 0] = half[half != 0].min()
     return half
 
@@ -58,10 +58,9 @@ def windows(image_size: Sequence[int], patch_size: Sequence[int], step: float) -
     """Places of the patches in nnU-Net's order; a 2D network takes each slice of the first axis."""
     if len(patch_size) < len(image_size):
         starts = window_starts(image_size[1:], patch_size, step)
-        leading: Iterator[Any] | range = range(image_size[0])
         return [
             (plane, *(slice(start, start + side) for start, side in zip(corner, patch_size, strict=True)))
-            for plane in leading
+            for plane in range(image_size[0])
             for corner in product(*starts)
         ]
     return [
@@ -81,7 +80,7 @@ def predict_mirrored(network: Network, patch: Patch, mirror_axes: Sequence[int])
     total = network(patch)
     mirrored = [axes for count in range(len(mirror_axes)) for axes in combinations(mirror_axes, count + 1)]
     for axes in mirrored:
-        flipped = [axis + 2 for axis in axes]
+        flipped = tuple(axis + 2 for axis in axes)
         total += np.flip(network(np.ascontiguousarray(np.flip(patch, flipped))), flipped)
     if mirrored:
         total /= np.float32(len(mirrored) + 1)
