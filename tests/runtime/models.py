@@ -8,11 +8,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunet_kd_runtime.description import Model, understand
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.inference.onnx_metadata import FORMAT, VERSION, surroundings
+from nnunet_kd_runtime.description import Model, understand
 from tests.conftest import make_plans
 
 CT = {"mean": 40.0, "std": 20.0, "percentile_00_5": -3.0, "percentile_99_5": 100.0}

@@ -20,7 +20,6 @@ from nnunet_kd_runtime.memory import Budget
 from nnunet_kd_runtime.normalization import SCHEMES
 from nnunet_kd_runtime.preprocessing import crop_to_nonzero, preprocess
 from nnunet_kd_runtime.segmentation import Predictor
-
 from tests.runtime.models import Formula, dataset, model, plans, stock_preprocess
 
 TURNED = {"transpose_forward": [1, 2, 0], "transpose_backward": [2, 0, 1]}
