@@ -24,6 +24,7 @@ def _register() -> None:
         bench,
         combine,
         compare,
+        conform,
         convert,
         demo,
         doctor,
@@ -53,6 +54,7 @@ def _register() -> None:
     app.command("split")(split.split)
     app.command("export")(export.export)
     app.command("predict")(predict.predict)
+    app.command("conform")(conform.conform)
 
 
 def main() -> None:
