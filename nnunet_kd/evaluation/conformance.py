@@ -27,6 +27,8 @@ from nnunet_kd.requirements import require
 
 LEAST_AGREEMENT = 0.9999
 """Share of voxels that must be equal in every case."""
+_RUN = "import runpy, sys; sys.path.pop(0); runpy.run_path(sys.argv[1], run_name='__main__')"
+"""Runs a file without its folder, or the current one, on the path: modules there have names of the standard library's."""
 STOCK, RUNTIME = "nnunetv2", "nnunet-kd-runtime"
 
 
@@ -100,12 +102,13 @@ class Conformance:
         stock, runtime = (
             np.median([getattr(case, f"{side}_seconds") for case in self.cases]) for side in ("stock", "runtime")
         )
+        memory = ", ".join(f"{_megabytes(size)} {name}" for name, size in self.peak_bytes.items())
+        installed = ", ".join(f"{_megabytes(size)} {name}" for name, size in self.installed_bytes.items())
         return (
-            f"{identical} of {len(self.cases)} cases are identical; at least {100 * self.least_agreement:.4f}% of voxels are equal "
-            f"in every case. Median seconds a case, {self.threads} threads: {stock:.2f} nnU-Net, {runtime:.2f} runtime "
-            f"({self.backend}). Peak memory: {_megabytes(self.peak_bytes[STOCK])} nnU-Net, {_megabytes(self.peak_bytes[RUNTIME])} "
-            f"runtime. Installed with all requirements: {_megabytes(self.installed_bytes[STOCK])} nnU-Net, "
-            f"{_megabytes(self.installed_bytes[RUNTIME])} runtime. Dice is between the two programs' segmentations."
+            f"{identical} of {len(self.cases)} cases are identical; at least {100 * self.least_agreement:.4f}% of voxels are "
+            f"equal in every case. Median seconds a case, {self.threads} threads: {stock:.2f} {STOCK}, {runtime:.2f} {RUNTIME} "
+            f"with {self.backend}. Peak memory: {memory}. Installed with all requirements: {installed}. Dice is between the two "
+            f"programs' segmentations."
         )
 
 
@@ -224,7 +227,8 @@ def _measured(predictor: str, model: dict[str, Any], cases: Sequence[Case], give
             )
         )
         program = Path(__file__).with_name("measured_prediction.py")
-        finished = subprocess.run([sys.executable, str(program), str(description)], capture_output=True, text=True)
+        command = [sys.executable, "-c", _RUN, str(program), str(description)]
+        finished = subprocess.run(command, capture_output=True, text=True)
         if finished.returncode != 0 or not result.is_file():
             lines = finished.stderr.strip().splitlines() or [f"exit code {finished.returncode}"]
             raise ModelError(

@@ -78,4 +78,4 @@ def peak_bytes() -> int | None:
 
 
 if __name__ == "__main__":
-    main(Path(sys.argv[1]))
+    main(Path(sys.argv[-1]))

@@ -58,7 +58,7 @@ class OnnxRuntime:
         provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
         if provider not in runtime.get_available_providers():
             raise MissingRequirement(
-                f"this onnxruntime has no support for -device {device}; it has "
+                f"this onnxruntime has no support for --device {device}; it has "
                 f"{', '.join(runtime.get_available_providers())}. For CUDA: pip install onnxruntime-gpu."
             )
         try:
@@ -92,7 +92,7 @@ class OpenVino:
         """
         openvino = require("openvino", "the openvino backend")
         if device != "cpu":
-            raise SettingsError(f"the openvino backend runs on -device cpu, not {device}.")
+            raise SettingsError(f"the openvino backend runs on --device cpu, not {device}.")
         settings: dict[str, Any] = {
             "PERFORMANCE_HINT": "LATENCY",
             "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise on some processors: other segmentations
