@@ -7,7 +7,7 @@ INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 
-.PHONY: setup test test-fast lint demo bench clean
+.PHONY: setup test test-fast test-nightly lint demo bench clean
 
 setup: $(STAMP)
 
@@ -26,7 +26,10 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not nightly"
+
+test-nightly: $(STAMP)
+	$(BIN)/python -m pytest -m nightly --durations=20
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

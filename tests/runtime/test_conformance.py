@@ -12,11 +12,14 @@ pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
 from nnunet_kd.evaluation import conformance
-from nnunet_kd.evaluation.conformance import installed_bytes, mean_dice
+from nnunet_kd.evaluation.conformance import CaseResult, Conformance, installed_bytes, mean_dice
 from tests.deployment import run_command
 from tests.export.conftest import cases, student
 
 __all__ = ["cases", "student"]
+
+PEAKS: dict[str, int | None] = {"nnunetv2": None, "nnunet-kd-runtime": 200_000_000}
+SIZES = {"nnunetv2": 6_600_000_000, "nnunet-kd-runtime": 337_000_000}
 
 
 @pytest.mark.slow
@@ -36,10 +39,22 @@ def test_conform(student: Path, cases: tuple[Path, Path], tmp_path: Path, monkey
     page = (output / "conformance.html").read_text()
     assert "Every case agrees in at least 99.99% of its voxels." in page
     assert all(row["case"] in page for row in rows)
-    monkeypatch.setattr(conformance, "LEAST_AGREEMENT", 1.1)
+    worse = CaseResult("case0", 1000, 1, 0.9, 2.0, 1.0)
+    monkeypatch.setattr(
+        conformance, "conform", lambda model, given: Conformance((worse,), PEAKS, SIZES, 1, "onnxruntime")
+    )
     code, _, errors = run_command(*command)
-    assert (code, "a case agrees in only" in errors) == (8, True), errors
-    assert "A case agrees in only" in (output / "conformance.html").read_text()
+    assert (code, "a case agrees in only 99.9000%" in errors) == (8, True), errors
+
+
+def test_page(tmp_path: Path) -> None:
+    for differing, words in ((0, "Every case agrees in at least 99.99%"), (1, "A case agrees in only 99.9000%")):
+        case = CaseResult("case<0>", 1000, differing, 0.9, 2.0, 1.0)
+        conformance._write(Conformance((case,), PEAKS, SIZES, 1, "onnxruntime"), tmp_path)
+        page = (tmp_path / "conformance.html").read_text()
+        assert words in page
+        assert "case&lt;0&gt;" in page
+        assert "not known nnunetv2, 200 MB nnunet-kd-runtime" in (tmp_path / "conformance.md").read_text()
 
 
 def test_dice() -> None:
