@@ -17,7 +17,8 @@ $(INSTALLED): pyproject.toml
 	$(INSTALL) -e .
 	touch $(INSTALLED)
 
-$(STAMP): $(INSTALLED)
+$(STAMP): $(INSTALLED) runtime/pyproject.toml
+	$(INSTALL) -e ./runtime
 	$(INSTALL) -e '.[dev]'
 	touch $(STAMP)
 
@@ -25,11 +26,11 @@ test: lint
 	$(BIN)/python -m pytest -n 2 --dist loadfile --no-loadscope-reorder --durations=20
 
 test-fast: $(STAMP)
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not nightly"
 
-# other releases of nnU-Net, installed beside; reports, and stops nobody
+# other releases of nnU-Net, installed beside, fresh environments, many real cases; reports, and stops nobody
 test-nightly: $(STAMP)
-	-$(BIN)/python -m pytest -m nightly -W default
+	-$(BIN)/python -m pytest -m nightly -W default --durations=20
 
 lint: $(STAMP)
 	$(BIN)/ruff check .

@@ -37,7 +37,7 @@ class OnnxRuntime:
             NetworkError: the file cannot be loaded, or takes something else than floating point images.
             OtherShape: it does not take ``image_shape``.
         """
-        import onnxruntime  # type: ignore[import-untyped]
+        import onnxruntime
 
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1

@@ -28,7 +28,7 @@ class OpenVino:
             NetworkError: the file cannot be loaded.
             OtherShape: it does not take ``image_shape``.
         """
-        import openvino  # type: ignore[import-untyped]
+        import openvino
 
         if device != "cpu":
             raise DeviceUnknown(f"the openvino backend runs on -device cpu, not {device}.")

@@ -44,6 +44,7 @@ def _register() -> None:
         bench,
         combine,
         compare,
+        conform,
         convert,
         demo,
         doctor,
@@ -76,6 +77,7 @@ def _register() -> None:
     app.command("split")(split.split)
     app.command("export", cls=SeveralFolds)(export.export)
     app.command("predict", cls=SeveralFolds)(predict.predict)
+    app.command("conform", cls=SeveralFolds)(conform.conform)
 
 
 def main() -> None:

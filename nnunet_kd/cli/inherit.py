@@ -38,10 +38,9 @@ def inherit(
     plans_name: options.PlansName = "nnUNetPlans",
     device: options.Device = "cuda",
     overwrite: Annotated[bool, option("overwrite", "Replace what lies at the output.")] = False,
-    validation: Annotated[
-        bool,
-        typer.Option("--validation/--no-validation", help="Predict the fold's validation cases and show the Dice."),
-    ] = True,
+    no_validation: Annotated[
+        bool, typer.Option("--no-validation", help="Do not predict the fold's validation cases.")
+    ] = False,
 ) -> None:
     """Compute a student's weights from its teacher's, and show how good they are before any training. Trains nothing."""
     options.check_device(device)
@@ -83,7 +82,7 @@ def inherit(
             variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}),
             contextlib.redirect_stdout(io.StringIO()),
         ):
-            found = inherit_student(make, output, overwrite, validation, show, tell)
+            found = inherit_student(make, output, overwrite, not no_validation, show, tell)
     _print(console, found)
     if output is not None:
         console.print(f"The untrained student is in {output}.", soft_wrap=True, highlight=False)

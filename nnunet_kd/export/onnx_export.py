@@ -31,7 +31,7 @@ from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
 from nnunet_kd.export.weights import check_weights
 from nnunet_kd.inference.cases import InputCase, find_cases
-from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe, dump, json_path
+from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe, dump, json_path, surroundings
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import ModelFolder, load_predictor
@@ -115,7 +115,8 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
     """Write ``output`` and its JSON.
 
     Raises:
-        ModelError: the output exists or has another ending; the exported network differs from PyTorch's beyond the
+        ModelError: the output exists or has another ending; the plan names a reader, preprocessor, normalisation or
+            resampling function that nnunet-kd-runtime does not have; the exported network differs from PyTorch's beyond the
             tolerance (then nothing is left at the output); the model is damaged or too large.
         MissingRequirement: the extra ``onnx`` is not installed, or the disk refused.
         DataError: the images do not fit the model.
@@ -138,6 +139,7 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
     load_predictor(model, predictor)
     cases = find_cases([options.images], Path("unused"), predictor.dataset_json) if options.images else []
     scored = matching_references(cases, options.references) if options.references else []
+    refuse_unknown_surroundings(model, checkpoint)
     network = _network(predictor, model)
     with folder_beside(output) as workspace, _status() as say:
         exported = workspace / "network.onnx"
@@ -164,6 +166,27 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
         os.replace(exported, output)
         write_atomically(json_path(output), lambda file: file.write(dump(description)))
     return report
+
+
+def refuse_unknown_surroundings(model: ModelFolder, checkpoint: Mapping[str, Any]) -> None:
+    """What surrounds the network must be what nnunet-kd-runtime reproduces.
+
+    Raises:
+        ModelError: it names what is not.
+    """
+    runtime = require("nnunet_kd_runtime.description")
+    configuration = checkpoint["init_args"]["configuration"]
+    description = {
+        **surroundings(model.plans(), model.dataset_json(), configuration),
+        "onnx": {"input": INPUT, "output": OUTPUT},
+        "mirror_axes": [],
+    }
+    try:
+        runtime.understand(description, model.folder / "plans.onnx")
+    except require("nnunet_kd_runtime.errors").ModelError as error:
+        raise ModelError(
+            f"{error} Such a model cannot be exported to ONNX; --to nnunet keeps it for nnU-Net itself."
+        ) from error
 
 
 def write_network(network: nn.Module, channels: int, patch_size: Sequence[int], path: Path) -> None:

@@ -72,13 +72,6 @@ def describe(
         precision: float32, float16 or int8.
         opset: the ONNX operator set.
     """
-    plans, dataset_json = model.plans(), model.dataset_json()
-    manager = PlansManager(plans)
-    name = trained_configuration(checkpoint)
-    configuration = manager.get_configuration(name)
-    labels = manager.get_label_manager(dataset_json)
-    statistics = plans.get("foreground_intensity_properties_per_channel", {})
-    resolved = configuration.configuration
     mirror = checkpoint.get(MIRROR_AXES)
     return {
         "format": FORMAT,
@@ -91,15 +84,36 @@ def describe(
             "precision": precision,
             "opset": opset,
         },
-        "configuration": name,
         "trainer": checkpoint[TRAINER],
         "folds": list(model.folds),
         "checkpoint": model.checkpoint,
+        "mirror_axes": list(mirror) if mirror else [],
+        "postprocessing": _postprocessing(model),
+        **surroundings(model.plans(), model.dataset_json(), trained_configuration(checkpoint)),
+    }
+
+
+def surroundings(plans: dict[str, Any], dataset_json: dict[str, Any], name: str) -> dict[str, Any]:
+    """What nnU-Net does before and after a network of this plan; part of :func:`describe`.
+
+    Args:
+        plans, dataset_json: nnU-Net's own.
+        name: of the configuration.
+    """
+    manager = PlansManager(plans)
+    configuration = manager.get_configuration(name)
+    labels = manager.get_label_manager(dataset_json)
+    statistics = manager.foreground_intensity_properties_per_channel
+    resolved = configuration.configuration
+    return {
+        "configuration": name,
         "channels": dataset_json["channel_names"],
         "input_channels": determine_num_input_channels(manager, configuration, dataset_json),
         "output_channels": labels.num_segmentation_heads,
         "file_ending": dataset_json["file_ending"],
         "image_reader_writer": plans["image_reader_writer"],
+        "preprocessor": configuration.preprocessor_name,
+        "label_manager": plans.get("label_manager", "LabelManager"),
         "transpose_forward": plans["transpose_forward"],
         "transpose_backward": plans["transpose_backward"],
         "crop": "to the box of voxels that are not zero in any channel, holes filled, before normalization",
@@ -112,13 +126,17 @@ def describe(
         "spacing": list(configuration.spacing),
         "resampling": {key: value for key, value in resolved.items() if key.startswith("resampling_fn")},
         "patch_size": list(configuration.patch_size),
-        "sliding_window": {"step": 0.5, "gaussian_sigma": 0.125, "unit": "fraction of the patch"},
-        "mirror_axes": list(mirror) if mirror else [],
+        "sliding_window": {
+            "step": 0.5,
+            "gaussian_sigma": 0.125,
+            "unit": "fraction of the patch",
+            "gaussian_maximum": 10,
+            "sums": "float16",
+        },
         "activation": "sigmoid" if labels.has_regions else "softmax",
         "labels": dataset_json["labels"],
         "regions_class_order": dataset_json.get("regions_class_order"),
         "previous_stage": resolved.get("previous_stage"),
-        "postprocessing": _postprocessing(model),
         "plans": plans,
         "dataset_json": dataset_json,
     }

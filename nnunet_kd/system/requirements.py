@@ -7,8 +7,16 @@ from types import ModuleType
 
 from nnunet_kd.errors import MissingRequirement
 
-EXTRAS = {"onnx": "onnx", "onnxscript": "onnx", "onnxruntime": "onnx", "openvino": "openvino"}
+EXTRAS = {
+    "onnx": "onnx",
+    "onnxscript": "onnx",
+    "onnxruntime": "onnx",
+    "nnunet_kd_runtime": "onnx",
+    "openvino": "openvino",
+}
 """Module: the extra of this package that installs it."""
+_FROM_SOURCE = {"nnunet_kd_runtime": ", from a clone after: pip install ./runtime"}
+"""Module: what to do first where its distribution is not on a package index."""
 
 
 def require(module: str) -> ModuleType:
@@ -26,5 +34,5 @@ def require(module: str) -> ModuleType:
     except ImportError as error:
         extra = EXTRAS[top]
         raise MissingRequirement(
-            f"{top} cannot be imported ({error}). Install it with: pip install 'nnunet-kd[{extra}]'"
+            f"{top} cannot be imported ({error}). Install it with: pip install 'nnunet-kd[{extra}]'{_FROM_SOURCE.get(top, '')}"
         ) from error

@@ -1,0 +1,149 @@
+"""Runtimes behind one small interface: a patch's voxels in, its logits out."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from nnunet_kd_runtime.errors import MissingRequirement, ModelError, SettingsError
+from nnunet_kd_runtime.extras import require
+
+Patch = NDArray[np.float32]
+DEVICES = ("cpu", "cuda")
+
+
+class Network(Protocol):
+    """What a back end needs to know of an exported network."""
+
+    path: Path
+    input_name: str
+    output_name: str
+    input_channels: int
+    output_channels: int
+    patch_size: tuple[int, ...]
+
+
+class Backend(Protocol):
+    """Runs a network on one batch."""
+
+    def __call__(self, image: Patch) -> Patch:
+        """Logits ``(B, heads, *patch)`` of ``image (B, channels, *patch)``; the result is the caller's to change."""
+        ...
+
+
+class OnnxRuntime:
+    """ONNX Runtime on CPU or CUDA."""
+
+    def __init__(self, network: Any, device: str = "cpu", threads: int | None = None) -> None:
+        """Load the network.
+
+        Args:
+            network: see :class:`Network`.
+            device: cpu or cuda.
+            threads: for one network call; default: all cores.
+
+        Raises:
+            ModelError: the file cannot be loaded or does not fit its description.
+            MissingRequirement: onnxruntime, or its CUDA build, is not installed.
+        """
+        runtime = require("onnxruntime", "running the network")
+        options = runtime.SessionOptions()
+        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.log_severity_level = 3  # a warning about devices it looks for is of no use to anyone
+        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
+        if provider not in runtime.get_available_providers():
+            raise MissingRequirement(
+                f"this onnxruntime has no support for --device {device}; it has "
+                f"{', '.join(runtime.get_available_providers())}. For CUDA: pip install onnxruntime-gpu."
+            )
+        try:
+            self._session = runtime.InferenceSession(str(network.path), options, providers=[provider])
+        except Exception as error:  # its exceptions share no other base
+            raise _unreadable(network, "ONNX Runtime", error) from error
+        self._input, self._outputs = network.input_name, [network.output_name]
+        _check_shape(network, self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape)
+
+    def __call__(self, image: Patch) -> Patch:
+        """See :class:`Backend`."""
+        result: Patch = self._session.run(self._outputs, {self._input: image})[0]
+        return result
+
+
+class OpenVino:
+    """OpenVINO on CPU, in float32 whatever the processor offers."""
+
+    def __init__(self, network: Any, device: str = "cpu", threads: int | None = None) -> None:
+        """Compile the network for its patch size.
+
+        Args:
+            network: see :class:`Network`.
+            device: cpu.
+            threads: for one network call; default: all cores.
+
+        Raises:
+            ModelError: the file cannot be loaded or does not fit its description.
+            MissingRequirement: openvino is not installed.
+            SettingsError: another device than cpu.
+        """
+        openvino = require("openvino", "the openvino backend")
+        if device != "cpu":
+            raise SettingsError(f"the openvino backend runs on --device cpu, not {device}.")
+        settings: dict[str, Any] = {
+            "PERFORMANCE_HINT": "LATENCY",
+            "INFERENCE_PRECISION_HINT": "f32",  # bfloat16 otherwise on some processors: other segmentations
+            "ENABLE_CPU_PINNING": False,  # a thread bound to one core waits for whatever else runs there
+        }
+        if threads is not None:
+            settings["INFERENCE_NUM_THREADS"] = threads
+        core = openvino.Core()
+        try:
+            compiled = core.read_model(str(network.path))
+            shapes = [_static(port.get_partial_shape()) for port in (compiled.input(0), compiled.output(0))]
+        except Exception as error:  # its exceptions share no other base
+            raise _unreadable(network, "OpenVINO", error) from error
+        _check_shape(network, *shapes)
+        # the sliding window calls with one patch at a time; a fixed shape lets OpenVINO choose its kernels beforehand
+        compiled.reshape({0: [1, network.input_channels, *network.patch_size]})
+        self._request = core.compile_model(compiled, "CPU", settings).create_infer_request()
+
+    def __call__(self, image: Patch) -> Patch:
+        """See :class:`Backend`; a batch is run image by image."""
+        results = [self._request.infer({0: one[None]}, share_inputs=True)[0] for one in image]
+        return results[0] if len(results) == 1 else np.concatenate(results)
+
+
+BACKENDS: dict[str, Callable[[Any, str, int | None], Backend]] = {
+    "onnxruntime": OnnxRuntime,
+    "openvino": OpenVino,
+}
+"""By name: called with the exported network, the device and the number of threads."""
+
+
+def _static(shape: Any) -> list[int | None]:
+    return [None if size.is_dynamic else size.get_length() for size in shape]
+
+
+def _check_shape(network: Any, taken: Sequence[Any], given: Sequence[Any]) -> None:
+    expected = [network.input_channels, *network.patch_size]
+    if list(taken[1:]) != expected:
+        raise ModelError(
+            f"{network.path} takes {list(taken[1:])} (channels, patch), but its JSON says {expected}: they are of different "
+            f"models. Export again."
+        )
+    if isinstance(given[1], int) and given[1] != network.output_channels:
+        raise ModelError(
+            f"{network.path} gives {given[1]} channels, but its JSON says {network.output_channels}: they are of different "
+            f"models. Export again."
+        )
+
+
+def _unreadable(network: Any, runtime: str, error: Exception) -> ModelError:
+    reason = str(error).strip().split("\n")[0]
+    return ModelError(
+        f"{runtime} cannot load {network.path}: {reason} Update {runtime.replace(' ', '').lower()}, or export again."
+    )

@@ -1,0 +1,132 @@
+"""How much memory there is, how much a case needs, and what goes to the disk when it is short."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import DTypeLike, NDArray
+
+from nnunet_kd_runtime.errors import MissingRequirement
+
+GIB = 1 << 30
+
+
+def available() -> int | None:
+    """Bytes that can still be used, by the system and by the container this runs in; ``None`` where it does not say."""
+    limits = [limit for limit in (_system(), _container()) if limit is not None]
+    return min(limits) if limits else None
+
+
+class Budget:
+    """What a run may use.
+
+    Arrays beyond it are kept in files of a temporary folder, which go when the arrays do.
+
+    Attributes:
+        limit: bytes; ``None``: no limit is known.
+    """
+
+    def __init__(self, gibibytes: float | None, folder: Path | None = None) -> None:
+        """Set the limit.
+
+        Args:
+            gibibytes: ``--memory``; ``None``: what is available now.
+            folder: for files; ``None``: the system's.
+        """
+        self.limit = available() if gibibytes is None else int(gibibytes * GIB)
+        self._folder = folder
+
+    def check(self, channels: int, shape: Sequence[int], resampled: Sequence[int], case: str) -> None:
+        """Refuse a case whose image and one float64 channel do not fit.
+
+        Args:
+            channels: of the network's input.
+            shape: of the image.
+            resampled: as the network sees it.
+            case: its name, for the message.
+
+        Raises:
+            MissingRequirement: with the bytes needed and allowed.
+        """
+        needed = needed_bytes(channels, shape, resampled)
+        if self.limit is not None and needed > self.limit:
+            raise MissingRequirement(
+                f"case {case} needs {needed} bytes of memory ({needed / GIB:.2f} GiB: the image and one float64 channel), but "
+                f"{self.limit} are {'left' if self.limit == available() else 'allowed'}. Raise --memory or use a larger machine."
+            )
+
+    def zeros(self, shape: Sequence[int], dtype: DTypeLike, beside: int) -> NDArray[Any]:
+        """Zeros in memory, or in a file when they and ``beside`` other bytes exceed the limit."""
+        size = int(np.prod(shape)) * np.dtype(dtype).itemsize
+        if self.limit is None or size + beside <= self.limit:
+            return np.zeros(shape, dtype)
+        try:
+            with tempfile.TemporaryFile(dir=self._folder) as file:
+                file.truncate(size)
+                return np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
+        except OSError as error:
+            raise MissingRequirement(
+                f"{size} bytes of class maps do not fit into memory, and not into {self._folder or tempfile.gettempdir()} either "
+                f"({error}). Free space there or raise --memory."
+            ) from error
+
+
+def needed_bytes(channels: int, shape: Sequence[int], resampled: Sequence[int]) -> int:
+    """The image, the image as the network sees it (both float32), and one channel in float64 on the larger grid."""
+    voxels, new_voxels = int(np.prod(shape)), int(np.prod(resampled))
+    return 4 * channels * (voxels + new_voxels) + 8 * max(voxels, new_voxels)
+
+
+def _system() -> int | None:
+    try:
+        for line in Path("/proc/meminfo").read_text().splitlines():
+            if line.startswith("MemAvailable:"):
+                return int(line.split()[1]) * 1024
+    except OSError:
+        pass
+    if os.name == "nt":
+        return _windows()
+    try:
+        return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    except (ValueError, OSError, AttributeError):
+        return None
+
+
+def _windows() -> int | None:
+    import ctypes
+
+    class Status(ctypes.Structure):
+        _fields_ = [
+            ("length", ctypes.c_ulong),
+            ("load", ctypes.c_ulong),
+            *(
+                (name, ctypes.c_ulonglong)
+                for name in ("total", "available", "page", "free", "virtual", "unused", "extended")
+            ),
+        ]
+
+    status = Status()
+    status.length = ctypes.sizeof(Status)
+    if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
+        return None
+    return int(status.available)
+
+
+def _container() -> int | None:
+    """Control groups of version 2, then 1."""
+    for limit, used in (
+        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
+        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
+    ):
+        try:
+            allowed = Path(limit).read_text().strip()
+            if allowed.isdigit():
+                return max(0, int(allowed) - int(Path(used).read_text()))
+        except (OSError, ValueError):
+            continue
+    return None

@@ -1,0 +1,90 @@
+"""NIfTI files as nnU-Net's NibabelIO and NibabelIOWithReorient read and write them."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+from nibabel.filebasedimages import ImageFileError
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from numpy.typing import NDArray
+
+from nnunet_kd_runtime.errors import DataError
+from nnunet_kd_runtime.volume import Geometry, Volume, smallest_type
+
+
+def read(path: Path) -> Volume:
+    """Read one file in the order of its axes.
+
+    Raises:
+        DataError: damaged, or not of three dimensions.
+    """
+    image = _load(path)
+    return _volume(image, {"original_affine": image.affine}, path)
+
+
+def read_reoriented(path: Path) -> Volume:
+    """Read one file with its axes turned to right, anterior, superior.
+
+    Raises:
+        DataError: damaged, or not of three dimensions.
+    """
+    image = _load(path)
+    turned = image.as_reoriented(io_orientation(image.affine))
+    return _volume(turned, {"original_affine": image.affine, "reoriented_affine": turned.affine}, path)
+
+
+def geometry(path: Path) -> Geometry:
+    """From the header alone; see :func:`read`."""
+    return _geometry(_load(path))
+
+
+def write(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
+    """Write labels ``(z, y, x)`` with the image's affine."""
+    labels = smallest_type(segmentation.transpose(2, 1, 0))
+    nibabel.save(nibabel.Nifti1Image(labels, affine=properties["nibabel_stuff"]["original_affine"]), path)
+
+
+def write_reoriented(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
+    """Write labels ``(z, y, x)`` of the turned image in the image's own axes."""
+    affines = properties["nibabel_stuff"]
+    labels = smallest_type(segmentation.transpose(2, 1, 0))
+    image = nibabel.Nifti1Image(labels, affine=affines["reoriented_affine"])
+    back = ornt_transform(axcodes2ornt("RAS"), io_orientation(affines["original_affine"]))
+    nibabel.save(image.as_reoriented(back), path)
+
+
+def _load(path: Path) -> Any:
+    try:
+        image = nibabel.load(path)
+    except (ImageFileError, OSError, EOFError, ValueError) as error:
+        raise DataError(
+            f"{path} cannot be read as an image ({error}). The file is damaged or of another format."
+        ) from error
+    if image.ndim != 3:
+        raise DataError(f"{path} has {image.ndim} dimensions; nnU-Net's NibabelIO reads three.")
+    return image
+
+
+def _volume(image: Any, affines: dict[str, Any], path: Path) -> Volume:
+    try:
+        values = image.get_fdata().transpose(2, 1, 0)
+    except (OSError, EOFError, ValueError) as error:
+        raise DataError(f"{path} is damaged or incomplete ({error}). Copy it again.") from error
+    spacing = [float(size) for size in image.header.get_zooms()[::-1]]
+    # float64 to float32 as np.vstack of nnU-Net's reader does it
+    array = np.vstack([values[None]], dtype=np.float32, casting="unsafe")
+    return Volume(array, {"nibabel_stuff": affines, "spacing": spacing}, _geometry(image))
+
+
+def _geometry(image: Any) -> Geometry:
+    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
+    direction = image.affine[:3, :3] / np.where(lengths > 0, lengths, 1)
+    return Geometry(
+        tuple(image.shape),
+        tuple(float(size) for size in image.header.get_zooms()),
+        tuple(image.affine[:3, 3].tolist()),
+        tuple(direction.ravel().tolist()),
+    )

@@ -1,0 +1,194 @@
+"""What does not hold is refused with one line that names it, an exit code, and no output file."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import nibabel
+import numpy as np
+import pytest
+
+pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
+pytest.importorskip("onnxscript", reason="needs the extra onnx")
+
+from nnunet_kd_runtime.command import main
+from tests.deployment import write_image
+from tests.runtime.exported import Pair, export, write_images
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
+    """A model with two channels."""
+    return export(tmp_path_factory.mktemp("model"), channels=2)
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    return write_images(tmp_path / "images", 2)
+
+
+@pytest.fixture
+def model(pair: Pair, tmp_path: Path) -> Path:
+    """A copy to be damaged."""
+    (tmp_path / "copy").mkdir()
+    for path in (pair.onnx, pair.onnx.with_suffix(".json")):
+        shutil.copy(path, tmp_path / "copy")
+    return tmp_path / "copy" / pair.onnx.name
+
+
+def refused(
+    capsys: pytest.CaptureFixture[str], code: int, words: str, model: Path, *arguments: str | Path, output: Path
+) -> None:
+    """One line with these words, this exit code, and no segmentation."""
+    assert main([str(model), *map(str, arguments), "-o", str(output), "--threads", "1"]) == code
+    errors = capsys.readouterr().err.strip().splitlines()
+    assert len(errors) == 1, errors
+    assert errors[0].startswith("error: ")
+    assert words in errors[0], errors[0]
+    assert not output.is_dir() or [path.name for path in output.iterdir() if ".nii" in path.name] == []
+
+
+def edit(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
+    path = model.with_suffix(".json")
+    description = json.loads(path.read_text())
+    change(description)
+    path.write_text(json.dumps(description))
+
+
+CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "another model's": (lambda d: d["onnx"].update(sha256="0" * 64), "do not belong together"),
+    "incomplete": (lambda d: d.pop("patch_size"), "has no 'patch_size'"),
+    "no export": (lambda d: d.update(format="x"), "does not describe an exported network"),
+    "newer": (lambda d: d.update(format_version=9), "format version 9"),
+    "channels": (lambda d: d.update(input_channels=5), "they are of different models"),
+    "heads": (lambda d: d.update(output_channels=7), "7 output channels"),
+    "reader": (lambda d: d.update(image_reader_writer="MyReader"), "reader MyReader"),
+    "preprocessor": (lambda d: d.update(preprocessor="MyPreprocessor"), "preprocessor MyPreprocessor"),
+    "scheme": (lambda d: d["normalization"][0].update(scheme="MyScheme"), "normalisation MyScheme"),
+    "function": (lambda d: d["resampling"].update(resampling_fn_seg="my_function"), "my_function"),
+    "label manager": (lambda d: d["plans"].update(label_manager="MyLabels"), "label manager MyLabels"),
+    "damaged": (lambda d: d.update(normalization=3), "is damaged"),
+}
+
+
+@pytest.mark.parametrize("kind", CHANGES)
+def test_descriptions(kind: str, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    change, words = CHANGES[kind]
+    edit(model, change)
+    refused(capsys, 8, words, model, images, output=tmp_path / "out")
+
+
+def test_models(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def check(words: str) -> None:
+        refused(capsys, 8, words, model, images, output=tmp_path / "out")
+
+    content = model.read_bytes()
+    model.write_bytes(content[:-50])
+    check("do not belong together")
+    import hashlib
+
+    edit(model, lambda d: d["onnx"].update(sha256=hashlib.sha256(content[:-50]).hexdigest()))
+    check("ONNX Runtime cannot load")
+    model.with_suffix(".json").write_text("{")
+    check("not valid JSON")
+    model.with_suffix(".json").unlink()
+    check("is missing")
+    model.unlink()
+    check("there is no ONNX file")
+
+
+def test_channels(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    second = images / "case0_0001.nii.gz"
+    shape = nibabel.load(second).shape[::-1]
+
+    def check(words: str) -> None:
+        refused(capsys, 7, words, pair.onnx, images, output=tmp_path / "out")
+
+    shutil.copy(second, images / "case0_0002.nii.gz")
+    check("case0_0002.nii.gz, but the model takes 2 channels (C0, C1)")
+    second.unlink()
+    check("case0 lacks channel 1 (C1): case0_0001.nii.gz")
+    (images / "case0_0002.nii.gz").unlink()
+    values = np.ones(shape, np.float32)
+    write_image(values, second, (1.0, 1.0, 1.5))
+    check("case0_0001.nii.gz lies on another grid than case0_0000.nii.gz: spacing")
+    write_image(values[1:], second)
+    check("lies on another grid than case0_0000.nii.gz: shape")
+    values[3, 3, 3] = np.nan
+    write_image(values, second)
+    check("case case0: channel C1 has 1 voxels that are not numbers")
+    second.write_bytes(second.read_bytes()[:-20])
+    check("case0_0001.nii.gz is damaged or incomplete")
+
+
+def test_inputs(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    dicom = tmp_path / "series"
+    dicom.mkdir()
+    (dicom / "IM0001").write_bytes(bytes(128) + b"DICM" + bytes(9))
+    picture = tmp_path / "a.png"
+    picture.write_bytes(b"")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    (empty / "._case0_0000.nii.gz").write_bytes(b"macOS")
+    for given, words in (
+        ([tmp_path / "nowhere"], "does not exist"),
+        ([empty], "It is empty"),
+        ([dicom], "dcm2niix"),
+        ([dicom / "IM0001"], "dcm2niix"),
+        ([picture], "does not end in .nii.gz"),
+    ):
+        refused(capsys, 7, words, pair.onnx, *given, output=tmp_path / "out")
+    other = shutil.copytree(images, tmp_path / "other")
+    refused(capsys, 7, "several inputs are named case0", pair.onnx, images, other, output=tmp_path / "out")
+
+
+def test_options(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    refused(capsys, 3, "has no postprocessing", pair.onnx, images, "--postprocessing", output=output)
+    refused(capsys, 3, "this model is none", pair.onnx, images, "--previous-stage", images, output=output)
+    refused(capsys, 6, "bytes of memory", pair.onnx, images, "--memory", "0.0001", output=output)
+    refused(capsys, 6, "no support for --device cuda", pair.onnx, images, "--device", "cuda", output=output)
+    for arguments in (["--step", "0"], ["--threads", "0"], ["--memory", "-1"], ["--backend", "x"]):
+        with pytest.raises(SystemExit) as stop:
+            main([str(pair.onnx), str(images), "-o", str(output), *arguments])
+        assert stop.value.code == 2
+
+
+def test_a_cascade_needs_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cascade = export(tmp_path / "model", previous_stage="3d_lowres")
+    images = write_images(tmp_path / "images")
+    refused(capsys, 3, "segment with 3d_lowres first", cascade.onnx, images, output=tmp_path / "out")
+    refused(
+        capsys, 7, "has no segmentation case0.nii.gz", cascade.onnx, images, "--previous-stage", images,
+        output=tmp_path / "out",
+    )  # fmt: skip
+
+
+def test_a_full_disk_leaves_nothing(
+    pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import nnunet_kd_runtime.itk_nifti
+
+    def write(labels: np.ndarray, path: Path, properties: dict[str, Any]) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(nnunet_kd_runtime.itk_nifti, "write", write)
+    output = tmp_path / "out"
+    assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 6
+    assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
+    assert sorted(path.name for path in output.iterdir()) == ["dataset.json", "plans.json"]
+
+
+def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = tmp_path / "out"
+    assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 0
+    told = capsys.readouterr()
+    assert "1 cases segmented with onnxruntime" in told.out
+    assert "left 0:00:00" in told.err
+    assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
+    assert "0 cases segmented with onnxruntime; 1 were there before" in capsys.readouterr().out
