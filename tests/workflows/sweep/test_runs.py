@@ -118,3 +118,50 @@ def test_another_training_under_the_same_name_is_refused(tiny: dict) -> None:
 def test_a_method_that_takes_its_objectives_from_settings_needs_some(tiny: dict) -> None:
     with pytest.raises(SettingsError, match="takes its objectives from the settings"):
         plan(methods=["kd"])
+
+
+def test_a_start_inside_the_teacher_is_pinned_like_a_teacher(tiny: dict) -> None:
+    (run,) = plan(methods=["inherited"])
+    assert run.settings["start"] == "teacher"
+    assert len(run.settings["teacher"]["sha256"]) == 64
+    assert run.settings["mirror_axes"] == [0, 1, 2]
+    assert settings_of(run) == run.settings
+
+
+def test_a_student_to_start_from_is_pinned(tiny: dict) -> None:
+    student = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    (run,) = plan(methods=["inherited"], settings={"start": str(student)})
+    assert run.settings["start"] == str(student)
+    assert len(run.settings["start_sha256"]) == 64
+    save_settings(run)
+    assert plan(methods=["inherited"], settings={"start": str(student)}) == [run]
+    save_settings(run, start_sha256="a" * 64)
+    with pytest.raises(SettingsError, match="start_sha256"):
+        plan(methods=["inherited"], settings={"start": str(student)})
+
+
+def test_runs_from_before_students_started_inside_their_teacher_are_no_new_ones(tiny: dict) -> None:
+    (run,) = plan(methods=["dcd"])
+    assert run.settings["start"] == "teacher"
+    old = {key: value for key, value in run.settings.items() if key not in ("start", "start_sha256", "inheritance")}
+    run.folder.mkdir(parents=True)
+    (run.folder / "distillation_settings.yaml").write_text(yaml.safe_dump(old))
+    with pytest.raises(SettingsError, match='start: there "random", asked for "teacher"'):
+        plan(methods=["dcd"])
+    (pinned,) = plan(methods=["dcd"], settings={"start": "random"})
+    assert pinned.folder == run.folder
+
+
+def test_a_run_whose_start_was_not_possible_is_the_one_asked_for(tiny: dict) -> None:
+    (run,) = plan(methods=["dcd"])
+    save_settings(run, start="random")
+    (again,) = plan(methods=["dcd"])
+    assert again == run
+    with pytest.raises(SettingsError, match="start: there"):
+        plan(methods=["dcd"], settings={"start": "teacher"})
+
+
+def test_pretrained_weights_leave_no_other_start(tiny: dict) -> None:
+    weights = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    (run,) = plan(methods=["dcd"], pretrained_weights=str(weights), settings={"reduction": 1})
+    assert run.settings["start"] == "random"
