@@ -7,6 +7,9 @@ INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
 INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
 
+# tests start hundreds of processes; where bytecode is not kept, each compiles all of PyTorch and nnU-Net anew
+unexport PYTHONDONTWRITEBYTECODE
+
 .PHONY: setup test test-fast test-nightly lint demo bench clean
 
 setup: $(STAMP)

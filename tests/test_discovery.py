@@ -64,7 +64,7 @@ def test_a_users_own_folder_is_kept(tmp_path: Path) -> None:
     assert found.split(os.pathsep)[0] == str(own)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_wheel_beside_an_nnunet_outside_of_its_own_site_packages(tmp_path: Path) -> None:
     """The new environment sees nnU-Net through a path entry, exactly as it sees an editable installation."""
     subprocess.run(

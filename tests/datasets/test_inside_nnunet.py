@@ -34,7 +34,7 @@ def accepted_without_warnings(printed: str) -> bool:
     return "verify_dataset_integrity Done" in printed and "Warning:" not in printed and "WARNING" not in printed
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_brats_from_conversion_to_a_training_split(source: Path, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """nnUNet_preprocessed is not known yet when converting, so the splits come there with preprocessing."""
     preprocessed = nnunet.parent / "preprocessed"
@@ -64,7 +64,7 @@ def test_regions_pass_the_integrity_check(source: Path, capsys: pytest.CaptureFi
     assert accepted_without_warnings(capsys.readouterr().out)
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 @pytest.mark.parametrize("grid", ["dwi", "flair"])
 def test_isles_passes_the_integrity_check(source: Path, capsys: pytest.CaptureFixture[str], grid: str) -> None:
     for number in range(5):

@@ -22,7 +22,7 @@ PEAKS: dict[str, int | None] = {"nnunetv2": None, "nnunet-kd-runtime": 200_000_0
 SIZES = {"nnunetv2": 6_600_000_000, "nnunet-kd-runtime": 337_000_000}
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_conform(student: Path, cases: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     output = tmp_path / "conformance"
     command = ("conform", str(student), str(cases[0]), "-o", str(output), "-f", "0")
