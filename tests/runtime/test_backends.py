@@ -15,6 +15,7 @@ pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnx", reason="needs the extra onnx")
 
 import onnx
+
 from nnunet_kd_runtime.backends import BACKENDS, OnnxRuntime
 from nnunet_kd_runtime.errors import MissingRequirement, ModelError, SettingsError
 

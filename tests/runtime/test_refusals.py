@@ -207,7 +207,7 @@ REFUSED_AT_EXPORT = {
 def test_export_refuses_before_it_writes(kind: str, tmp_path: Path) -> None:
     from nnunet_kd.errors import ModelError
     from nnunet_kd.export.onnx_export import refuse_unknown_surroundings
-    from nnunet_kd.model_folder import ModelFolder
+    from nnunet_kd.models.folder import ModelFolder
     from tests.runtime.models import dataset, plans
 
     changes, words = REFUSED_AT_EXPORT[kind]

@@ -177,7 +177,7 @@ def test_openvino(tmp_path: Path) -> None:
 @pytest.mark.parametrize("precision", ["float16", "int8"])
 def test_smaller_networks(precision: str, tmp_path: Path) -> None:
     from nnunet_kd.export.quantisation import to_float16, to_int8
-    from nnunet_kd.files import sha256
+    from nnunet_kd.system.files import sha256
 
     pair = export(tmp_path)
     images = write_images(tmp_path / "images", 1, SPACINGS[:2])
