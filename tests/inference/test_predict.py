@@ -244,13 +244,20 @@ def test_backends_that_do_not_fit(student: Path, exported: Path, images: Path) -
     refuse(images, exported, "no support for --device mps", MissingRequirement, device="mps")
 
 
-@pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("backend", "module", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("onnxruntime", "nnunet_kd_runtime.backends", "onnx"),
+    ],
+)
 def test_missing_extras_are_named(
-    exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+    exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, backend: str, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     message = rf"pip install 'nnunet-kd\[{extra}\]'"
-    refuse(images, exported, message, MissingRequirement, backend=module)
+    refuse(images, exported, message, MissingRequirement, backend=backend)
 
 
 def test_importing_everything_needs_no_extra() -> None:
