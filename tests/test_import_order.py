@@ -17,19 +17,16 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nnunet_kd"
 
 ORDER = (
-    "system", "nnunet", "models", "losses", "distillation", "training", "datasets", "backends", "inference", "export",
-    "evaluation", "workflows", "cli",
+    "system", "nnunet", "models", "losses", "distillation", "training", "datasets", "inference", "export", "evaluation",
+    "workflows", "cli",
 )  # fmt: skip
 """From the bottom up: each may import what stands before it."""
 BESIDE = {"_ext": set(), "trainers": {"system"}}
 """Subpackages outside of the order, with what they may import."""
-ALONE = {"backends"}
-"""Imports nothing else of this package."""
 FOREIGN = {
     "system": {"numpy", "torch", "SimpleITK", "nibabel", "nnunetv2", "monai", "scipy"},
     "losses": {"nnunetv2", "dynamic_network_architectures", "batchgenerators", "pydantic", "yaml"},
     "datasets": {"torch", "dynamic_network_architectures"},
-    "backends": {"torch", "nnunetv2"},
 }
 """Libraries that a subpackage must not import."""
 SUBPACKAGES = sorted(path.name for path in PACKAGE.iterdir() if path.is_dir() and path.name[:2] != "__")
@@ -55,9 +52,7 @@ def test_the_order_names_every_subpackage() -> None:
 @pytest.mark.parametrize("name", SUBPACKAGES)
 def test_imports_go_one_way(name: str) -> None:
     allowed = {"errors", "__version__", name}
-    if name in ALONE:
-        allowed = {name}
-    elif name in ORDER:
+    if name in ORDER:
         allowed |= set(ORDER[: ORDER.index(name)])
     else:
         allowed |= BESIDE[name]
@@ -69,6 +64,19 @@ def test_imports_go_one_way(name: str) -> None:
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {target}")
             if parts[0] in FOREIGN.get(name, ()):
                 wrong.append(f"{path.relative_to(ROOT)}:{line} imports {parts[0]}")
+    assert not wrong, "\n".join(wrong)
+
+
+def test_the_runtime_knows_neither_this_package_nor_its_libraries() -> None:
+    foreign = {"nnunet_kd", "torch", "nnunetv2", "batchgenerators", "acvl_utils", "skimage", "tests"}
+    files = sorted((ROOT / "runtime" / "src" / "nnunet_kd_runtime").rglob("*.py"))
+    assert files
+    wrong = [
+        f"{path.relative_to(ROOT)}:{line} imports {target}"
+        for path in files
+        for line, target in imported(path)
+        if target.partition(".")[0] in foreign
+    ]
     assert not wrong, "\n".join(wrong)
 
 

@@ -6,16 +6,19 @@ import math
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from torch import nn
 
-from nnunet_kd.backends.interface import Patch
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.nnunet.scoring import folder_metrics
+
+if TYPE_CHECKING:  # it is optional
+    from nnunet_kd_runtime.backends import Patch
 
 LOGITS_TOLERANCE = 1e-3
 """Of float32: largest absolute difference in logits."""

@@ -18,13 +18,12 @@ from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from rich.console import Console
 from torch import nn
 
-from nnunet_kd.backends.interface import Backend
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_label, matching_references
 from nnunet_kd.export.patches import image_patches, random_patches
@@ -37,6 +36,9 @@ from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import ModelFolder, load_predictor
 from nnunet_kd.system.files import folder_beside, write_atomically
 from nnunet_kd.system.requirements import EXTRAS, require
+
+if TYPE_CHECKING:  # it is optional
+    from nnunet_kd_runtime.backends import Backend
 
 OPSET = 18
 LARGEST_BYTES = 2_000_000_000

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
 
-from nnunet_kd.backends.interface import Patch
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.nnunet.prediction import windows
+
+if TYPE_CHECKING:  # it is optional
+    from nnunet_kd_runtime.backends import Patch
 
 
 def random_patches(channels: int, size: Sequence[int], count: int, batch: int = 1) -> Iterator[Patch]:

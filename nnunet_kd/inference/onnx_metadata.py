@@ -47,6 +47,16 @@ class OnnxModel:
         return int(self.description["output_channels"])
 
     @property
+    def input_name(self) -> str:
+        """Of the image."""
+        return str(self.description["onnx"].get("input", INPUT))
+
+    @property
+    def output_name(self) -> str:
+        """Of the logits."""
+        return str(self.description["onnx"].get("output", OUTPUT))
+
+    @property
     def patch_size(self) -> tuple[int, ...]:
         """Voxels a side."""
         return tuple(self.description["patch_size"])

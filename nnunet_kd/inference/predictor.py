@@ -1,8 +1,9 @@
 """nnU-Net's predictor, case by case in this process: any backend, whole files or none, progress that one can see.
 
-Preprocessing, sliding window, mirroring, Gaussian weights and export are nnU-Net's own code. What differs is around them:
-the network may be a :class:`~nnunet_kd.inference.runtime_network.RuntimeNetwork`, the next case is read and the last one written
-in two threads instead of in processes that each import PyTorch first, and files appear under their name when complete.
+Preprocessing and export are nnU-Net's own code; so are sliding window, mirroring and Gaussian weights of PyTorch networks.
+Those of an exported network (:class:`~nnunet_kd.inference.runtime_network.RuntimeNetwork`) are nnunet-kd-runtime's. The next
+case is read and the last one written in two threads instead of in processes that each import PyTorch first, and files appear
+under their name when complete.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -21,13 +22,15 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.backends.interface import Backend
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import InputCase, check_whole
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.files import folder_beside
+
+if TYPE_CHECKING:  # it is optional
+    from nnunet_kd_runtime.backends import Backend
 
 Progress = Callable[[float], None]
 """Told the share of a case (0 to 1) that has been predicted since it was last told."""
@@ -164,7 +167,21 @@ class CasePredictor(nnUNetPredictor):
             if written is not None:
                 written.result()
 
-    # progress: counted where nnU-Net starts a sliding window and predicts a patch --------------------------------------
+    def predict_sliding_window_return_logits(self, input_image: torch.Tensor) -> torch.Tensor:
+        """Logits of one preprocessed image; of an exported network by nnunet-kd-runtime's window."""
+        if isinstance(self.network, RuntimeNetwork):
+            return self.network.predict(
+                input_image,
+                self.configuration_manager.patch_size,
+                self.label_manager.num_segmentation_heads,
+                (self.allowed_mirroring_axes or ()) if self.use_mirroring else (),
+                self.tile_step_size,
+                lambda share: self.progress(share),
+            )
+        logits: torch.Tensor = super().predict_sliding_window_return_logits(input_image)
+        return logits
+
+    # progress of PyTorch networks: counted where nnU-Net starts a sliding window and predicts a patch ------------------
 
     def _internal_get_sliding_window_slicers(self, image_size: tuple[int, ...]) -> list[Any]:
         slicers: list[Any] = super()._internal_get_sliding_window_slicers(image_size)

@@ -1,58 +1,61 @@
-"""Another runtime in the place of nnU-Net's network."""
+"""nnunet-kd-runtime's back ends and sliding window for nnU-Net's predictor: one implementation for both programs."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
 import torch
 from torch import nn
 
-from nnunet_kd.backends.interface import Backend, DeviceNotInstalled, DeviceUnknown, NetworkError, OtherShape
-from nnunet_kd.backends.onnx_runtime import OnnxRuntime
-from nnunet_kd.backends.open_vino import OpenVino
-from nnunet_kd.errors import MissingRequirement, ModelError, SettingsError
+from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.system.requirements import require
 
-RUNTIMES: dict[str, tuple[str, type[OnnxRuntime] | type[OpenVino]]] = {
-    "onnxruntime": ("ONNX Runtime", OnnxRuntime),
-    "openvino": ("OpenVINO", OpenVino),
-}
-"""By module: name and backend."""
+if TYPE_CHECKING:  # it is optional
+    from nnunet_kd_runtime.backends import Backend, OnnxRuntime
 
 
 def open_backend(name: str, model: OnnxModel, device: str = "cpu", threads: int | None = None) -> Backend:
-    """Load an exported network into one of :data:`RUNTIMES`.
+    """Load an exported network.
 
     Args:
-        name: the runtime's module.
+        name: the back end's module: onnxruntime or openvino.
         model: the exported network.
         device: cpu, or cuda with ONNX Runtime.
         threads: for one network call; default: all cores.
 
     Raises:
         ModelError: the file cannot be loaded or does not fit its description.
-        MissingRequirement: the runtime, or its support for the device, is not installed.
-        SettingsError: the runtime is not made for the device.
+        MissingRequirement: the extra that brings the back end is not installed, or its support for the device.
+        SettingsError: the back end does not run on the device.
     """
     require(name)
-    title, backend = RUNTIMES[name]
-    expected = (model.input_channels, *model.patch_size)
-    try:
-        return backend(model.path, device, threads, expected)
-    except DeviceNotInstalled as error:
-        raise MissingRequirement(str(error)) from error
-    except DeviceUnknown as error:
-        raise SettingsError(str(error)) from error
-    except NetworkError as error:
-        raise ModelError(f"{title} cannot load {model.path}: {error} Update {name}, or export again.") from error
-    except OtherShape as error:
-        raise ModelError(
-            f"{model.path} takes {list(error.shape)} (channels, patch), but its JSON says {list(expected)}: they are of "
-            f"different models. Export again."
-        ) from error
+    backends = require("nnunet_kd_runtime.backends")
+    with _own_errors():
+        backend: Backend = backends.BACKENDS[name](model, device, threads)
+    return backend
+
+
+def open_file(path: Path, threads: int) -> OnnxRuntime:
+    """Load any ONNX file of one input and one output into ONNX Runtime, on the CPU.
+
+    Raises:
+        ModelError: it cannot be loaded, or takes something else than floating point images.
+        MissingRequirement: the extra ``onnx`` is not installed.
+    """
+    require("onnxruntime")
+    backends = require("nnunet_kd_runtime.backends")
+    with _own_errors():
+        backend: OnnxRuntime = backends.OnnxRuntime(path, threads=threads)
+    return backend
 
 
 class RuntimeNetwork(nn.Module):
-    """A backend as a module: tensors in and out, no weights to load."""
+    """A back end as a module: tensors in and out, no weights to load."""
 
     def __init__(self, backend: Backend) -> None:
         super().__init__()
@@ -61,3 +64,47 @@ class RuntimeNetwork(nn.Module):
     def forward(self, image: torch.Tensor) -> torch.Tensor:
         """Logits on the image's device."""
         return torch.from_numpy(self._backend(image.cpu().numpy())).to(image.device)
+
+    def predict(
+        self,
+        image: torch.Tensor,
+        patch_size: Sequence[int],
+        heads: int,
+        mirror_axes: Sequence[int],
+        step: float,
+        progress: Callable[[float], None],
+    ) -> torch.Tensor:
+        """Logits of a preprocessed image, patch by patch.
+
+        Args:
+            image: ``(channels, *spatial)`` float32.
+            patch_size: voxels a side.
+            heads: channels of the network's output.
+            mirror_axes: of the patch, to average over; empty: none.
+            step: distance of patches as a share of the patch.
+            progress: told the share of the image (0 to 1) predicted since it was last told.
+
+        Returns:
+            ``(heads, *spatial)`` float16 on the CPU.
+
+        Raises:
+            DataError: a logit is beyond float16, where nnU-Net stops, too.
+        """
+        windows = require("nnunet_kd_runtime.windows")
+        with _own_errors():
+            logits = windows.predict_logits(
+                self._backend, image.cpu().numpy(), patch_size, heads, mirror_axes, step, progress
+            )
+        return torch.from_numpy(np.ascontiguousarray(logits))
+
+
+@contextmanager
+def _own_errors() -> Iterator[None]:
+    """The runtime's errors as those of this package that have the same name, which the command line prints."""
+    theirs = require("nnunet_kd_runtime.errors")
+    ours: tuple[type[NnunetKdError], ...] = (SettingsError, MissingRequirement, DataError, ModelError)
+    try:
+        yield
+    except theirs.SegmentationError as error:
+        own = next((kind for kind in ours if isinstance(error, getattr(theirs, kind.__name__))), NnunetKdError)
+        raise own(str(error)) from error

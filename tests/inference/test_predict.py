@@ -240,23 +240,30 @@ GARBAGE_SHA256 = hashlib.sha256(GARBAGE).hexdigest()
 def test_backends_that_do_not_fit(student: Path, exported: Path, images: Path) -> None:
     refuse(images, student, r"needs an ONNX file\. Write one with: nnunet-kd export", SettingsError, backend="openvino")
     refuse(images, exported, "needs onnxruntime or openvino", SettingsError, backend="torch")
-    refuse(images, exported, "runs on -device cpu", SettingsError, backend="openvino", device="cuda")
-    refuse(images, exported, "no support for -device mps", MissingRequirement, device="mps")
+    refuse(images, exported, "runs on --device cpu", SettingsError, backend="openvino", device="cuda")
+    refuse(images, exported, "no support for --device mps", MissingRequirement, device="mps")
 
 
-@pytest.mark.parametrize(("module", "extra"), [("onnxruntime", "onnx"), ("openvino", "openvino")])
+@pytest.mark.parametrize(
+    ("backend", "module", "extra"),
+    [
+        ("onnxruntime", "onnxruntime", "onnx"),
+        ("openvino", "openvino", "openvino"),
+        ("onnxruntime", "nnunet_kd_runtime.backends", "onnx"),
+    ],
+)
 def test_missing_extras_are_named(
-    exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, module: str, extra: str
+    exported: Path, images: Path, monkeypatch: pytest.MonkeyPatch, backend: str, module: str, extra: str
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
     message = rf"pip install 'nnunet-kd\[{extra}\]'"
-    refuse(images, exported, message, MissingRequirement, backend=module)
+    refuse(images, exported, message, MissingRequirement, backend=backend)
 
 
 def test_importing_everything_needs_no_extra() -> None:
     code = (
         "import sys\n"
-        "for name in ('onnx', 'onnxscript', 'onnxruntime', 'openvino'): sys.modules[name] = None\n"
+        "for name in ('onnx', 'onnxscript', 'onnxruntime', 'openvino', 'nnunet_kd_runtime'): sys.modules[name] = None\n"
         "import nnunet_kd.cli; nnunet_kd.cli._register()\n"
         "import nnunet_kd.export.onnx_export, nnunet_kd.export.folder_export, nnunet_kd.inference.session\n"
     )

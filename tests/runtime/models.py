@@ -47,6 +47,7 @@ def describe(plan: dict[str, Any], name: str, data: dict[str, Any], mirror: tupl
         "format": FORMAT,
         "format_version": VERSION,
         "onnx": {"sha256": "", "input": "image", "output": "logits"},
+        "trainer": "nnUNetTrainer",
         "mirror_axes": list(mirror),
         "postprocessing": None,
         **surroundings(deepcopy(plan), deepcopy(data), name),

@@ -192,3 +192,32 @@ def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytes
     assert "left 0:00:00" in told.err
     assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
     assert "0 cases segmented with onnxruntime; 1 were there before" in capsys.readouterr().out
+
+
+REFUSED_AT_EXPORT = {
+    "reader": ({"image_reader_writer": "MyReader"}, "reader MyReader"),
+    "preprocessor": ({"preprocessor_name": "MyPreprocessor"}, "preprocessor MyPreprocessor"),
+    "scheme": ({"normalization_schemes": ["MyScheme"]}, "normalisation MyScheme"),
+    "function": ({"resampling_fn_probabilities": "my_function"}, "my_function"),
+    "nothing": ({}, None),
+}
+
+
+@pytest.mark.parametrize("kind", REFUSED_AT_EXPORT)
+def test_export_refuses_before_it_writes(kind: str, tmp_path: Path) -> None:
+    from nnunet_kd.errors import ModelError
+    from nnunet_kd.export.onnx_export import refuse_unknown_surroundings
+    from nnunet_kd.models.folder import ModelFolder
+    from tests.runtime.models import dataset, plans
+
+    changes, words = REFUSED_AT_EXPORT[kind]
+    plan, name = plans(**changes)
+    (tmp_path / "plans.json").write_text(json.dumps(plan))
+    (tmp_path / "dataset.json").write_text(json.dumps(dataset()))
+    model = ModelFolder(tmp_path, ("0",), "checkpoint_final.pth")
+    checkpoint = {"init_args": {"configuration": name}}
+    if words is None:
+        refuse_unknown_surroundings(model, checkpoint)
+        return
+    with pytest.raises(ModelError, match=words):
+        refuse_unknown_surroundings(model, checkpoint)

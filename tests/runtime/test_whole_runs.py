@@ -164,3 +164,34 @@ def test_little_memory(tmp_path: Path) -> None:
     assert differing(plain, tight) == [0, 0]
     for path in plain.glob("*.npz"):
         assert np.array_equal(np.load(path)["probabilities"], np.load(tight / path.name)["probabilities"])
+
+
+def test_openvino(tmp_path: Path) -> None:
+    pytest.importorskip("openvino", reason="needs the extra openvino")
+    pair = export(tmp_path)
+    images = write_images(tmp_path / "images", 1, SPACINGS[:2])
+    stock = pair.predict_stock(images, tmp_path / "stock")
+    assert sum(differing(stock, pair.predict(images, tmp_path / "own", backend="openvino"))) <= 3
+
+
+@pytest.mark.parametrize("precision", ["float16", "int8"])
+def test_smaller_networks(precision: str, tmp_path: Path) -> None:
+    from nnunet_kd.export.quantisation import to_float16, to_int8
+    from nnunet_kd.system.files import sha256
+
+    pair = export(tmp_path)
+    images = write_images(tmp_path / "images", 1, SPACINGS[:2])
+    full = pair.predict(images, tmp_path / "full")
+    if precision == "float16":
+        to_float16(pair.onnx, pair.onnx)
+    else:
+        generator = np.random.default_rng(0)
+        patches = [generator.normal(size=(1, 1, 16, 12, 16)).astype(np.float32) for _ in range(4)]
+        to_int8(pair.onnx, pair.onnx, patches)
+    path = pair.onnx.with_suffix(".json")
+    description = json.loads(path.read_text())
+    description["onnx"]["sha256"] = sha256(pair.onnx)
+    path.write_text(json.dumps(description))
+    smaller = pair.predict(images, tmp_path / "smaller")
+    size = sum(segmentation(file).size for file in full.glob("*.nii.gz"))
+    assert sum(differing(full, smaller)) <= (0.001 if precision == "float16" else 0.1) * size

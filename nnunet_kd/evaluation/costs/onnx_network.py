@@ -9,9 +9,8 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.backends.onnx_runtime import OnnxRuntime
-from nnunet_kd.errors import PlanError
-from nnunet_kd.inference.runtime_network import RuntimeNetwork
+from nnunet_kd.errors import ModelError, PlanError
+from nnunet_kd.inference.runtime_network import RuntimeNetwork, open_file
 from nnunet_kd.system.requirements import require
 
 
@@ -26,7 +25,7 @@ class OnnxNetwork(RuntimeNetwork):
         file_bytes: of the file and of the weights it keeps in files of their own.
 
     Raises:
-        MissingRequirement: onnx or onnxruntime is not installed.
+        MissingRequirement: the extra ``onnx`` is not installed.
         PlanError: no ONNX file that onnxruntime runs, or its patch is not known or not that of the JSON.
     """
 
@@ -34,10 +33,12 @@ class OnnxNetwork(RuntimeNetwork):
         onnx, _ = require("onnx"), require("onnxruntime")
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
-            # the same share of the machine as PyTorch gets
-            backend = OnnxRuntime(path, threads=torch.get_num_threads())
         except Exception as error:  # protobuf's exceptions have no common base
             raise PlanError(f"{path} is no ONNX file that onnxruntime runs: {error}. Export it again.") from error
+        try:
+            backend = open_file(path, torch.get_num_threads())  # the same share of the machine as PyTorch gets
+        except ModelError as error:
+            raise PlanError(f"{path} is no ONNX file that onnxruntime runs. {error}") from error
         super().__init__(backend)
         beside = _read_beside(path)
         self.input_channels, self.patch_size = _input_shape(path, backend.input_shape, beside)

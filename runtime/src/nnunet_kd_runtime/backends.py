@@ -15,17 +15,42 @@ from nnunet_kd_runtime.extras import require
 
 Patch = NDArray[np.float32]
 DEVICES = ("cpu", "cuda")
+_PROVIDERS = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}
+_INPUT_TYPES = {"tensor(float)": np.float32, "tensor(float16)": np.float16}
 
 
 class Network(Protocol):
     """What a back end needs to know of an exported network."""
 
-    path: Path
-    input_name: str
-    output_name: str
-    input_channels: int
-    output_channels: int
-    patch_size: tuple[int, ...]
+    @property
+    def path(self) -> Path:
+        """The ONNX file."""
+        ...
+
+    @property
+    def input_name(self) -> str:
+        """Of the image."""
+        ...
+
+    @property
+    def output_name(self) -> str:
+        """Of the logits."""
+        ...
+
+    @property
+    def input_channels(self) -> int:
+        """With those of a cascade's previous stage."""
+        ...
+
+    @property
+    def output_channels(self) -> int:
+        """Heads."""
+        ...
+
+    @property
+    def patch_size(self) -> tuple[int, ...]:
+        """Voxels a side."""
+        ...
 
 
 class Backend(Protocol):
@@ -37,51 +62,66 @@ class Backend(Protocol):
 
 
 class OnnxRuntime:
-    """ONNX Runtime on CPU or CUDA."""
+    """ONNX Runtime on CPU or CUDA.
 
-    def __init__(self, network: Any, device: str = "cpu", threads: int | None = None) -> None:
+    Attributes:
+        input_shape: ``(B, channels, *patch)``; ``None`` where the network leaves a size open.
+    """
+
+    def __init__(self, network: Network | Path, device: str = "cpu", threads: int | None = None) -> None:
         """Load the network.
 
         Args:
-            network: see :class:`Network`.
+            network: exported; or any ONNX file, of which the first input and output are taken as they are.
             device: cpu or cuda.
             threads: for one network call; default: all cores.
 
         Raises:
-            ModelError: the file cannot be loaded or does not fit its description.
+            ModelError: the file cannot be loaded, takes something else than floating point images, or does not fit its
+                description.
             MissingRequirement: onnxruntime, or its CUDA build, is not installed.
         """
         runtime = require("onnxruntime", "running the network")
         options = runtime.SessionOptions()
         options.intra_op_num_threads = threads or os.cpu_count() or 1
         options.log_severity_level = 3  # a warning about devices it looks for is of no use to anyone
-        provider = {"cpu": "CPUExecutionProvider", "cuda": "CUDAExecutionProvider"}.get(device)
-        if provider not in runtime.get_available_providers():
+        available = runtime.get_available_providers()
+        if _PROVIDERS.get(device) not in available:
             raise MissingRequirement(
-                f"this onnxruntime has no support for --device {device}; it has "
-                f"{', '.join(runtime.get_available_providers())}. For CUDA: pip install onnxruntime-gpu."
+                f"this onnxruntime has no support for --device {device}; it has {', '.join(available)}. "
+                f"For CUDA: pip install onnxruntime-gpu."
             )
+        path = network if isinstance(network, Path) else network.path
         try:
-            self._session = runtime.InferenceSession(str(network.path), options, providers=[provider])
+            self._session = runtime.InferenceSession(str(path), options, providers=[_PROVIDERS[device]])
         except Exception as error:  # its exceptions share no other base
-            raise _unreadable(network, "ONNX Runtime", error) from error
-        self._input, self._outputs = network.input_name, [network.output_name]
-        _check_shape(network, self._session.get_inputs()[0].shape, self._session.get_outputs()[0].shape)
+            raise _unreadable(path, "ONNX Runtime", error) from error
+        taken, given = self._session.get_inputs(), self._session.get_outputs()
+        if isinstance(network, Path):
+            image, logits = taken[0], given[0]
+        else:
+            image, logits = _named(path, taken, network.input_name), _named(path, given, network.output_name)
+            _check_shape(network, image.shape, logits.shape)
+        if image.type not in _INPUT_TYPES:
+            raise ModelError(f"{path} takes {image.type}, and not floating point images. Export again.")
+        self._input, self._outputs, self._type = image.name, [logits.name], _INPUT_TYPES[image.type]
+        self.input_shape = tuple(size if isinstance(size, int) else None for size in image.shape)
 
     def __call__(self, image: Patch) -> Patch:
         """See :class:`Backend`."""
-        result: Patch = self._session.run(self._outputs, {self._input: image})[0]
-        return result
+        result = self._session.run(self._outputs, {self._input: image.astype(self._type, copy=False)})[0]
+        logits: Patch = result.astype(np.float32, copy=False)
+        return logits
 
 
 class OpenVino:
     """OpenVINO on CPU, in float32 whatever the processor offers."""
 
-    def __init__(self, network: Any, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, network: Network, device: str = "cpu", threads: int | None = None) -> None:
         """Compile the network for its patch size.
 
         Args:
-            network: see :class:`Network`.
+            network: exported.
             device: cpu.
             threads: for one network call; default: all cores.
 
@@ -105,7 +145,7 @@ class OpenVino:
             compiled = core.read_model(str(network.path))
             shapes = [_static(port.get_partial_shape()) for port in (compiled.input(0), compiled.output(0))]
         except Exception as error:  # its exceptions share no other base
-            raise _unreadable(network, "OpenVINO", error) from error
+            raise _unreadable(network.path, "OpenVINO", error) from error
         _check_shape(network, *shapes)
         # the sliding window calls with one patch at a time; a fixed shape lets OpenVINO choose its kernels beforehand
         compiled.reshape({0: [1, network.input_channels, *network.patch_size]})
@@ -117,7 +157,7 @@ class OpenVino:
         return results[0] if len(results) == 1 else np.concatenate(results)
 
 
-BACKENDS: dict[str, Callable[[Any, str, int | None], Backend]] = {
+BACKENDS: dict[str, Callable[[Network, str, int | None], Backend]] = {
     "onnxruntime": OnnxRuntime,
     "openvino": OpenVino,
 }
@@ -128,7 +168,17 @@ def _static(shape: Any) -> list[int | None]:
     return [None if size.is_dynamic else size.get_length() for size in shape]
 
 
-def _check_shape(network: Any, taken: Sequence[Any], given: Sequence[Any]) -> None:
+def _named(path: Path, ports: Sequence[Any], name: str) -> Any:
+    for port in ports:
+        if port.name == name:
+            return port
+    raise ModelError(
+        f"{path} has {', '.join(port.name for port in ports)}, but its JSON says {name}: they are of different models. "
+        f"Export again."
+    )
+
+
+def _check_shape(network: Network, taken: Sequence[Any], given: Sequence[Any]) -> None:
     expected = [network.input_channels, *network.patch_size]
     if list(taken[1:]) != expected:
         raise ModelError(
@@ -142,8 +192,8 @@ def _check_shape(network: Any, taken: Sequence[Any], given: Sequence[Any]) -> No
         )
 
 
-def _unreadable(network: Any, runtime: str, error: Exception) -> ModelError:
+def _unreadable(path: Path, runtime: str, error: Exception) -> ModelError:
     reason = str(error).strip().split("\n")[0]
     return ModelError(
-        f"{runtime} cannot load {network.path}: {reason} Update {runtime.replace(' ', '').lower()}, or export again."
+        f"{runtime} cannot load {path}: {reason} Update {runtime.replace(' ', '').lower()}, or export again."
     )
