@@ -18,6 +18,7 @@ from typer.testing import CliRunner
 
 from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.sweep import sweep
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import ENTRY, read_checkpoint
 from nnunet_kd.workflows.sweep.record import read_record
 from tests.training.tiny_trainer import close_epoch, steps, trainer
@@ -28,6 +29,8 @@ DATASET = "Dataset998_Tiny"
 COMMAND = ["sweep", "998", "3d_fullres", "--methods", "student,dcd", "-device", "cpu"]
 for setting in ("epochs=2", "iterations_per_epoch=2", "validation_iterations=1", "save_every=1"):
     COMMAND += ["--set", setting]
+AS_BEFORE = ("--set", "start=random")
+"""Since then DCD starts inside its teacher, and an old run is not taken for such a one."""
 ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("sweep")(sweep)
@@ -90,10 +93,14 @@ def test_an_interrupted_sweep_goes_on_and_is_compared(old: Path) -> None:
     student = folder / "student" / "seed_0" / DATASET / "nnUNetTrainerStudent__nnUNetPlans__3d_fullres" / "fold_0"
     before = (student / "checkpoint_final.pth").read_bytes()
     first = read_checkpoint(dcd / "checkpoint_latest.pth")[ENTRY]["history"]
-    states = run(*COMMAND, "--dry-run")
+    with pytest.raises(
+        SettingsError, match=r'start: there "random", asked for "teacher" \(.*older version; --set start=random'
+    ):
+        run(*COMMAND, "--dry-run")
+    states = run(*COMMAND, *AS_BEFORE, "--dry-run")
     assert "1 done, 1 failed" in states
     assert "1/2" in states
-    run(*COMMAND)
+    run(*COMMAND, *AS_BEFORE)
     record = read_record(dcd)
     assert record is not None
     assert (record.state, record.starts, record.epochs_trained) == ("done", 2, 2)

@@ -270,7 +270,8 @@ def _contradictions(run: PlannedRun) -> Iterator[str]:
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if changed:
         listed = "; ".join(f"{key}: there {before.get(key)}, asked for {now.get(key)}" for key in changed)
-        yield f"{run} ({run.folder}): {listed}"
+        older = " (trained by an older version; --set start=random goes on with it)"
+        yield f"{run} ({run.folder}): {listed}{older if 'start' in changed and 'start' not in saved else ''}"
     if (record := read_record(run.folder)) is None:
         return
     started_from, asked_for = record.pretrained_sha256, run.pretrained.sha256 if run.pretrained else None
