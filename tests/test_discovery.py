@@ -141,4 +141,5 @@ def test_trainers_are_thin(name: str) -> None:
     assert set(vars(cls)) - {"__module__", "__doc__", "__firstlineno__", "__static_attributes__"} <= {
         "recipe",
         "objectives",
+        "requires_start",
     }

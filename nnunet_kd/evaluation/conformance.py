@@ -239,11 +239,11 @@ def _measured(predictor: str, model: dict[str, Any], cases: Sequence[InputCase],
 
 
 def _labels(path: Path) -> NDArray[Any]:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_file_ending
+    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 
     ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
     try:
-        reader = determine_reader_writer_from_file_ending(ending, verbose=False)()
+        reader = determine_reader_writer_from_dataset_json({"file_ending": ending}, str(path), verbose=False)()
         labels: NDArray[Any] = reader.read_seg(str(path))[0].astype(np.int64)
     except RuntimeError as error:
         raise DataError(f"the segmentation {path} cannot be read: {error}") from error

@@ -34,6 +34,7 @@ from nnunet_kd.inference.onnx_metadata import INPUT, OUTPUT, OnnxModel, describe
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import ModelFolder, load_predictor
+from nnunet_kd.nnunet.checkpoints import trained_configuration
 from nnunet_kd.system.files import folder_beside, write_atomically
 from nnunet_kd.system.requirements import EXTRAS, require
 
@@ -177,7 +178,7 @@ def refuse_unknown_surroundings(model: ModelFolder, checkpoint: Mapping[str, Any
         ModelError: it names what is not.
     """
     runtime = require("nnunet_kd_runtime.description")
-    configuration = checkpoint["init_args"]["configuration"]
+    configuration = trained_configuration(checkpoint)
     description = {
         **surroundings(model.plans(), model.dataset_json(), configuration),
         "onnx": {"input": INPUT, "output": OUTPUT},

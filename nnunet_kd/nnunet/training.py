@@ -10,6 +10,7 @@ from typing import Any
 import nnunetv2
 import torch
 from nnunetv2.run import run_training as nnunet_run
+from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -98,3 +99,47 @@ def deep_supervision_scales(trainer: nnUNetTrainer) -> list[list[float]]:
 def loss_of_one_output(loss: nn.Module) -> nn.Module:
     """nnU-Net's loss as it is without deep supervision."""
     return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
+
+
+def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:
+    """nnU-Net's own loader of training cases in this process, one patch a time.
+
+    Args:
+        trainer: initialised.
+        augmented: as in training; ``False``: as in validation.
+    """
+    manager, labels = trainer.configuration_manager, trainer.label_manager
+    scales = deep_supervision_scales(trainer)
+    foreground = {
+        "is_cascaded": trainer.is_cascaded,
+        "foreground_labels": labels.foreground_labels,
+        "regions": labels.foreground_regions if labels.has_regions else None,
+        "ignore_label": labels.ignore_label,
+    }
+    initial_size = manager.patch_size
+    if augmented:
+        rotation, dummy_2d, initial_size, mirror_axes = (
+            trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        )
+        transforms = trainer.get_training_transforms(
+            manager.patch_size,
+            rotation,
+            scales,
+            mirror_axes,
+            dummy_2d,
+            use_mask_for_norm=manager.use_mask_for_norm,
+            **foreground,
+        )
+    else:
+        transforms = trainer.get_validation_transforms(scales, **foreground)
+    dataset, _ = trainer.get_tr_and_val_datasets()
+    return nnUNetDataLoader(
+        dataset,
+        1,
+        initial_size,
+        manager.patch_size,
+        labels,
+        oversample_foreground_percent=trainer.oversample_foreground_percent,
+        probabilistic_oversampling=True,
+        transforms=transforms,
+    )

@@ -10,9 +10,8 @@ from typing import Any
 
 import numpy as np
 import torch
-from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 
-from nnunet_kd.nnunet.training import deep_supervision_scales
+from nnunet_kd.nnunet.training import patch_loader
 
 LEAST_PATCHES, MOST_PATCHES = 4, 512
 """However large or small they are: one image says too little about a layer, and a thousand say no more."""
@@ -38,47 +37,8 @@ def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> li
         ``(1, C, *patch size)`` each, float32, on the CPU.
     """
     with _generators_of_its_own(seed):
-        loader = _loader(trainer, augmented)
+        loader = patch_loader(trainer, augmented)
         return [next(loader)["data"][:1].clone() for _ in range(count)]
-
-
-def _loader(trainer: Any, augmented: bool) -> nnUNetDataLoader:
-    """nnU-Net's own, which draws one patch a time."""
-    manager, labels = trainer.configuration_manager, trainer.label_manager
-    scales = deep_supervision_scales(trainer)
-    foreground = {
-        "is_cascaded": trainer.is_cascaded,
-        "foreground_labels": labels.foreground_labels,
-        "regions": labels.foreground_regions if labels.has_regions else None,
-        "ignore_label": labels.ignore_label,
-    }
-    initial_size = manager.patch_size
-    if augmented:
-        rotation, dummy_2d, initial_size, mirror_axes = (
-            trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        )
-        transforms = trainer.get_training_transforms(
-            manager.patch_size,
-            rotation,
-            scales,
-            mirror_axes,
-            dummy_2d,
-            use_mask_for_norm=manager.use_mask_for_norm,
-            **foreground,
-        )
-    else:
-        transforms = trainer.get_validation_transforms(scales, **foreground)
-    dataset, _ = trainer.get_tr_and_val_datasets()
-    return nnUNetDataLoader(
-        dataset,
-        1,
-        initial_size,
-        manager.patch_size,
-        labels,
-        oversample_foreground_percent=trainer.oversample_foreground_percent,
-        probabilistic_oversampling=True,
-        transforms=transforms,
-    )
 
 
 @contextlib.contextmanager

@@ -11,6 +11,7 @@ from nnunet_kd.distillation.features import plain_module
 from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
+from nnunet_kd.nnunet.checkpoints import WEIGHTS
 from nnunet_kd.system.files import sha256
 
 RANDOM, TEACHER = "random", "teacher"
@@ -81,6 +82,6 @@ def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor],
                     f"{path} has the folds {', '.join(model.folds)}, but not {fold}; name one of its fold_X folders."
                 )
             checkpoint = model.checkpoint_path(folds[0])
-            return read_checkpoint(checkpoint)["network_weights"], sha256(checkpoint)
+            return read_checkpoint(checkpoint)[WEIGHTS], sha256(checkpoint)
     except (ModelError, CheckpointError) as error:
         raise SettingsError(f"start: {error} Give {RANDOM}, {TEACHER}, or the path of a student.") from error
