@@ -7,7 +7,7 @@ import os
 import platform
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -23,6 +23,9 @@ from nnunet_kd.nnunet.environment import (
     required_folder,
     trainer_names,
 )
+
+if TYPE_CHECKING:
+    from torch import nn
 
 PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
 
@@ -56,8 +59,6 @@ def doctor(
     if dataset is not None:
         check("student", lambda: _student(dataset, configuration, plans_name))
         check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
-        if "teacher" not in problems:
-            check("start", lambda: _start(dataset, configuration, fold, plans_name, teacher))
     if problems:
         raise MissingRequirement(f"{len(problems)} of the checks failed: {', '.join(problems)}. See above what to do.")
     console.print("Everything is in place.")
@@ -116,38 +117,6 @@ def _student(dataset: str, configuration: str, plans_name: str) -> str:
     return f"{size / 1e6:.3f} M parameters, {made}"
 
 
-def _start(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
-    """Whether a student can start inside its (first) teacher; where it cannot, most trainers start at random."""
-    import torch
-    from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
-
-    from nnunet_kd.distillation.settings import TeacherSettings
-    from nnunet_kd.distillation.settings_sources import resolve_settings
-    from nnunet_kd.distillation.starts.steps import pair
-    from nnunet_kd.distillation.teacher import found_teacher, load_teacher
-    from nnunet_kd.errors import PlanError
-    from nnunet_kd.models.plans import build_meta_network, read_plans, reduce_plans
-
-    folder, dataset_json = preprocessed_dataset(dataset)
-    settings = resolve_settings("student", (), folder)
-    student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
-    manager = PlansManager(student)
-    inputs = determine_num_input_channels(manager, manager.get_configuration(configuration), dataset_json)
-    outputs = manager.get_label_manager(dataset_json).num_segmentation_heads
-    wanted = settings.teachers()[0] if path is None else TeacherSettings(path=path)
-    with found_teacher(wanted, optional_folder("nnUNet_results"), student, configuration, fold, dataset_json) as (
-        source,
-        _,
-    ):
-        teacher = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
-    try:
-        pair(teacher.network, build_meta_network(student, configuration, inputs, outputs))
-    except PlanError as error:
-        return f"not inside the teacher ({error}); trainers start at random, and nnUNetTrainerInherited refuses"
-    return "inside the teacher is possible (start: teacher); nnunet-kd inherit shows how good it is"
-
-
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -155,22 +124,39 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     from nnunet_kd.distillation.settings import TeacherSettings
     from nnunet_kd.distillation.settings_sources import resolve_settings
     from nnunet_kd.distillation.teacher import found_teacher, load_teacher
-    from nnunet_kd.models.plans import read_plans, reduce_plans
+    from nnunet_kd.models.plans import build_meta_network, inputs_and_heads, read_plans, reduce_plans
 
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
     settings = resolve_settings("student", (), folder)
     student = reduce_plans(plans, settings.reduction, required=configuration)
+    sizes = inputs_and_heads(student, configuration, dataset_json)
     dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
     results = optional_folder("nnUNet_results")
-    found = []
+    found: list[str] = []
+    start = ""
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
         with found_teacher(chosen, results, student, configuration, fold, dataset_json) as (source, exact):
-            axes = load_teacher(source, torch.device("cpu"), trusted=chosen.trusted).mirror_axes
+            loaded = load_teacher(source, torch.device("cpu"), trusted=chosen.trusted)
+            axes = loaded.mirror_axes
+            if not found:
+                start = _start(loaded.network, build_meta_network(student, configuration, *sizes))
             found.append(f"{source}, SHA-256 {exact.sha256}")
             if len(axes) < dimensions:
                 found[-1] += (
                     f", mirrors {'axes ' + ', '.join(map(str, axes)) if axes else 'no axis'}, as its students will; for "
                     f"nnUNetTrainerStudent say so: mirror_axes={json.dumps(axes)}"
                 )
-    return "; ".join(found)
+    return "; ".join([*found, start])
+
+
+def _start(teacher: nn.Module, student: nn.Module) -> str:
+    """Whether a student can start inside its (first) teacher."""
+    from nnunet_kd.distillation.starts.steps import pair
+    from nnunet_kd.errors import PlanError
+
+    try:
+        pair(teacher, student)
+    except PlanError as error:
+        return f"no student can start inside it ({error}): trainers start at random, and nnUNetTrainerInherited refuses"
+    return "students can start inside it (start: teacher), nnunet-kd inherit shows how good that is"

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 
 from nnunet_kd.nnunet.training import patch_loader
+from nnunet_kd.training.random_states import own_random_states, restore_own_random_states
 
 LEAST_PATCHES, MOST_PATCHES = 4, 512
 """However large or small they are: one image says too little about a layer, and a thousand say no more."""
@@ -44,13 +45,12 @@ def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> li
 @contextlib.contextmanager
 def _generators_of_its_own(seed: int) -> Iterator[None]:
     """Within, Python's, NumPy's and PyTorch's generators are seeded; afterwards they go on where they were."""
-    python, numpy = random.getstate(), np.random.get_state()  # noqa: NPY002  what nnU-Net's loader draws from
-    with torch.random.fork_rng(devices=[]):
-        random.seed(seed)
-        np.random.seed(seed % 2**32)  # noqa: NPY002
-        torch.manual_seed(seed)
-        try:
-            yield
-        finally:
-            random.setstate(python)
-            np.random.set_state(numpy)  # noqa: NPY002
+    cpu = torch.device("cpu")
+    before = own_random_states(cpu)
+    random.seed(seed)
+    np.random.seed(seed % 2**32)  # noqa: NPY002  what nnU-Net's loader draws from
+    torch.default_generator.manual_seed(seed)
+    try:
+        yield
+    finally:
+        restore_own_random_states(before, cpu)

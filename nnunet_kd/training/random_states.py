@@ -18,16 +18,20 @@ from nnunet_kd.training.distributed import gather, is_distributed
 
 
 def random_states(device: torch.device) -> list[dict[str, Any]]:
-    """Of every process, in the order of ranks; plain numbers and tensors. All processes must call it."""
+    """Of every process, in the order of ranks. All processes must call it."""
+    return gather(own_random_states(device))
+
+
+def own_random_states(device: torch.device) -> dict[str, Any]:
+    """Of this process; plain numbers and tensors."""
     numpy_state: Any = np.random.get_state()  # noqa: NPY002  what nnU-Net's loaders draw from
     _, keys, position, has_normal, normal = numpy_state
-    own = {
+    return {
         "python": random.getstate(),
         "numpy": {"keys": keys.tolist(), "position": position, "has_normal": has_normal, "normal": normal},
         "torch": torch.get_rng_state(),
         "cuda": torch.cuda.get_rng_state(device) if device.type == "cuda" else None,
     }
-    return gather(own)
 
 
 def restore_random_states(everyone: list[Mapping[str, Any]], device: torch.device) -> bool:
@@ -35,7 +39,12 @@ def restore_random_states(everyone: list[Mapping[str, Any]], device: torch.devic
     rank, size = (dist.get_rank(), dist.get_world_size()) if is_distributed() else (0, 1)
     if len(everyone) != size:
         return False
-    own = everyone[rank]
+    restore_own_random_states(everyone[rank], device)
+    return True
+
+
+def restore_own_random_states(own: Mapping[str, Any], device: torch.device) -> None:
+    """Counterpart of :func:`own_random_states`."""
     random.setstate(own["python"])
     numpy = own["numpy"]
     keys = np.array(numpy["keys"], dtype=np.uint32)
@@ -43,4 +52,3 @@ def restore_random_states(everyone: list[Mapping[str, Any]], device: torch.devic
     torch.set_rng_state(own["torch"])
     if device.type == "cuda" and own["cuda"] is not None:
         torch.cuda.set_rng_state(own["cuda"], device)
-    return True

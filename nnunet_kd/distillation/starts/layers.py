@@ -28,7 +28,7 @@ from nnunet_kd.distillation.starts.steps import (
     paths,
     run,
 )
-from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.errors import TeacherError
 
 Progress = Callable[[int, int, str], None]
 """Told how many of how many parts are done, and what is done next."""
@@ -86,12 +86,8 @@ class StudentLayers:
             self._teacher_widths[space] = len(matrix)
             width = self._width(space)
             if space in self._pair.heads:
-                if width != len(matrix):
-                    raise PlanError(f"{space} has {len(matrix)} outputs in the teacher and {width} in the student")
                 self._chosen[space] = torch.arange(width)
                 continue
-            if width > len(matrix):
-                raise PlanError(f"{space} has {len(matrix)} channels in the teacher, but {width} in the student")
             kept = choose_channels(matrix, width, self._settings.channels, self._seed + number)
             self._chosen[space] = kept
             interpolated = self._settings.prior == "interpolated"

@@ -143,6 +143,9 @@ def pair(teacher: nn.Module, student: nn.Module) -> Pair:
     _decoder(found, teacher, student, stages)
     for step in found.steps:
         check_step(step, teacher, student)
+    classes = [network.get_submodule(found.heads[-1]).out_channels for network in (teacher, student)]
+    if classes[0] != classes[1]:
+        raise PlanError(f"the teacher's heads have {classes[0]} outputs, the student's {classes[1]}")
     return found
 
 
@@ -241,7 +244,7 @@ class _SkipParts:
 
 def check_step(step: Step, teacher: nn.Module, student: nn.Module) -> None:
     """Raise a PlanError unless the step is computed in a way that is known, and in the same way by both networks."""
-    layouts = []
+    layouts, widths = [], []
     for path, network in zip(paths(step), (teacher, student), strict=True):
         if path is None or isinstance(step, (Pool, Join)):
             continue
@@ -253,11 +256,14 @@ def check_step(step: Step, teacher: nn.Module, student: nn.Module) -> None:
             _check_unit(path, module)
         elif isinstance(convolution, TRANSPOSED) and convolution.kernel_size != convolution.stride:
             raise PlanError(f"{path}: an up-convolution whose kernel is not its stride is not supported")
+        widths.append(convolution.out_channels)
         layouts.append((convolution.kernel_size, convolution.stride, convolution.padding))
     if len(set(layouts)) > 1:
         raise PlanError(
             f"{paths(step)[0]}: kernel, stride and padding are {layouts[0]} in the teacher and {layouts[1]} in the student"
         )
+    if len(widths) == 2 and widths[1] > widths[0]:
+        raise PlanError(f"{paths(step)[0]} has {widths[0]} channels in the teacher, but {widths[1]} in the student")
 
 
 def _check_unit(path: str, unit: Any) -> None:

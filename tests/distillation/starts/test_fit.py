@@ -276,6 +276,8 @@ def test_what_is_not_supported_is_named() -> None:
         inherit(network(), network(features=(2, 3, 4, 4), blocks=1), images(), InheritanceSettings())
     with pytest.raises(PlanError, match="8 channels in the teacher, but 9"):
         inherit(network(), network(features=(2, 3, 4, 9)), images(), InheritanceSettings())
+    with pytest.raises(PlanError, match="heads have 3 outputs, the student's 2"):
+        inherit(network(), network(features=(2, 3, 4, 4), num_classes=2), images(), InheritanceSettings())
     kernels = network(features=(2, 3, 4, 4), kernel_sizes=[(3, 3, 3)] * 4)
     with pytest.raises(PlanError, match="kernel, stride and padding are"):
         inherit(network(), kernels, images(), InheritanceSettings())
