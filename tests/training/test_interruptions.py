@@ -43,7 +43,7 @@ def _child(root: str, continued: bool, assignments: tuple[str, ...], started: Ev
 
     torch.set_num_threads(1)
     os.environ["OMP_NUM_THREADS"] = "1"
-    without_pictures()
+    without_pictures(pytest.MonkeyPatch())  # this process ends with the training
     with nnunet_folders(Path(root)), open(os.devnull, "w") as silence, contextlib.redirect_stderr(silence):
         train(TRAINER, assignments, continued, before=say_so)
 
@@ -119,8 +119,7 @@ def test_killed_twenty_times_it_ends_as_if_never_killed(tmp_path: Path, monkeypa
         monkeypatch.setattr(made, "on_epoch_start", on_epoch_start)
 
     histories: list[list[dict[str, float]]] = []
-    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
-    monkeypatch.setattr("nnunet_kd.training.history.LossHistory.draw", lambda *_: None)
+    without_pictures(monkeypatch)
     with nnunet_folders(tmp_path / "uninterrupted"):
         write_tiny_dataset()
         with pytest.raises(_Enough):

@@ -16,7 +16,7 @@ from tests.conftest import make_plans
 from tests.distillation.objectives.test_every_objective import TRAINERS
 from tests.training.test_trainer import save
 from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
-from tests.training.tiny_training import SHORT, train, write_tiny_dataset
+from tests.training.tiny_training import SHORT, train, without_pictures, write_tiny_dataset
 
 OBJECTIVES_AT_WORK = {
     **{name: arguments for name, arguments in TRAINERS.items() if name not in ("freekd", "all at once")},
@@ -72,8 +72,7 @@ def test_every_objective_stepped_by_hand(plans: dict, objective: str) -> None:
 
 @pytest.fixture
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("nnunetv2.training.logging.nnunet_logger.LocalLogger.plot_progress_png", lambda *_: None)
-    monkeypatch.setattr("nnunet_kd.training.history.LossHistory.draw", lambda *_: None)
+    without_pictures(monkeypatch)
     monkeypatch.setenv("nnUNet_n_proc_DA", "0")
 
 

@@ -36,7 +36,7 @@ INHERITED, DCD, STUDENT = "nnUNetTrainerInherited", "nnUNetTrainerDCD", "nnUNetT
 def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     with nnunet_folders(tmp_path):
         write_tiny_dataset()
-        without_pictures()
+        without_pictures(monkeypatch)
         yield Path(os.environ["nnUNet_results"]) / NAME
 
 

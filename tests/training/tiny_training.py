@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
@@ -61,10 +62,10 @@ def write_tiny_dataset(batch_size: int = 2) -> dict[str, Any]:
     return plans
 
 
-def without_pictures() -> None:
+def without_pictures(patch: pytest.MonkeyPatch) -> None:
     """nnU-Net's progress.png takes longer than everything else together."""
-    LocalLogger.plot_progress_png = lambda self, output_folder: None
-    LossHistory.draw = lambda self, path: None
+    patch.setattr(LocalLogger, "plot_progress_png", lambda self, output_folder: None)
+    patch.setattr(LossHistory, "draw", lambda self, path: None)
 
 
 def train(
