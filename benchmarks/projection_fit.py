@@ -60,12 +60,14 @@ class Products:
 def products(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> list[Products]:
     """One per encoder stage, finest first."""
     assert trainer.supervision is not None
+    teachers = trainer.supervision.teachers
+    assert teachers is not None
     settings = trainer.settings.active_objectives()["dcd"]
     assert isinstance(settings, DCDSettings)
     encoder = find_encoder(plain_module(trainer.network))
     found: list[Products] = []
     for batch in batches:
-        teacher_features, _ = trainer.supervision.teachers.outputs(batch["data"], 0, features=True, logits=False)
+        teacher_features, _ = teachers.outputs(batch["data"], 0, features=True, logits=False)
         for stage, features in enumerate(zip(encoder(batch["data"]), teacher_features, strict=True)):
             # the teacher's are inference tensors, which only a copy makes usable here
             student, teacher = (

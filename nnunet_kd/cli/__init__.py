@@ -54,6 +54,7 @@ def _register() -> None:
         plan,
         predict,
         profile,
+        soften,
         split,
         sweep,
         train,
@@ -65,6 +66,7 @@ def _register() -> None:
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
     app.command("inherit")(inherit.inherit)
+    app.command("soften", cls=SeveralFolds)(soften.soften)
     app.command("weigh")(weigh.weigh)
     app.command("sweep", cls=SeveralFolds)(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)

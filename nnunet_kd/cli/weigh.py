@@ -82,6 +82,8 @@ def _what_to_do(shares: list[GradientShare]) -> Iterator[str]:
     from nnunet_kd.training.gradient_shares import HARDLY_COUNTS, HIDES_LABELS
 
     for share in shares:
+        if share.objective == "soft":  # it takes its share from the labels, so that no weight makes the two equal
+            continue
         setting = f"--set objectives.{share.objective}.weight={share.equal_weight:.2g}"
         if share.ratio > HIDES_LABELS:
             yield (

@@ -128,6 +128,10 @@ class Settings(SettingsModel):
         chosen = ((name, getattr(self.objectives, name)) for name in OBJECTIVES)
         return {name: settings for name, settings in chosen if settings is not None}
 
+    def runs_teacher(self) -> bool:
+        """Whether any objective in use needs a teacher's network in training."""
+        return any(objective.runs_teacher for objective in self.active_objectives().values())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
         plain: dict[str, Any] = self.model_dump(mode="json")

@@ -17,7 +17,7 @@ from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import Objective, StepOutputs
 from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
-from nnunet_kd.nnunet.training import loss_of_one_output
+from nnunet_kd.nnunet.training import loss_of_one_output, scale_weights
 
 
 class TeacherSupervision:
@@ -28,7 +28,7 @@ class TeacherSupervision:
 
     Args:
         network: the student, as nnU-Net calls it; not called yet, because compiled code would not see a later hook.
-        teachers: from :func:`nnunet_kd.distillation.teacher.load_teachers`.
+        teachers: from :func:`nnunet_kd.distillation.teacher.load_teachers`; ``None`` if no objective runs one.
         distillation: on the student's device.
         segmentation: nnU-Net's loss module.
         label_manager: nnU-Net's.
@@ -38,7 +38,7 @@ class TeacherSupervision:
     def __init__(
         self,
         network: nn.Module,
-        teachers: Teachers,
+        teachers: Teachers | None,
         distillation: Distillation,
         segmentation: nn.Module,
         label_manager: LabelManager,
@@ -49,11 +49,13 @@ class TeacherSupervision:
         self._called: Distillation | DistributedDataParallel = distillation
         self._capture = EncoderCapture(network)
         self._task_loss = loss_of_one_output(segmentation)
+        self._scale_weights = scale_weights(segmentation)
         self._labels = label_manager
         self._seed = 0 if seed is None else seed
         self._objectives: Mapping[str, Objective] = {}
         self._epoch = self._iteration = 0
         self._last: StepOutputs | None = None
+        self._soft_labels: torch.Tensor | None = None
 
     def synchronise(self, device: torch.device) -> None:
         """Give every process the first one's parameters, and average gradients from now on."""
@@ -64,16 +66,28 @@ class TeacherSupervision:
             # objectives without weight in an epoch leave their parameters unused
             self._called = DistributedDataParallel(self.distillation, device_ids=devices, find_unused_parameters=True)
 
-    def start_step(self, epoch: int, iteration: int, objectives: Mapping[str, Objective] | None = None) -> None:
+    def start_step(
+        self,
+        epoch: int,
+        iteration: int,
+        objectives: Mapping[str, Objective] | None = None,
+        soft_labels: torch.Tensor | None = None,
+    ) -> None:
         """Watch the student's next pass if any objective counts.
 
         Args:
             epoch, iteration: counted from 0.
-            objectives: to serve; default: those that count in this epoch.
+            objectives: to serve; default: those that count in this iteration.
+            soft_labels: the batch's, on the student's device; ``None``: the loader has none.
         """
+        self._soft_labels = soft_labels
         self._epoch, self._iteration = epoch, iteration
-        self._objectives = self.distillation.active(epoch) if objectives is None else objectives
+        self._objectives = self.distillation.active(epoch, iteration) if objectives is None else objectives
         self._capture.enabled = bool(self._objectives)
+
+    def labels_weight(self) -> float:
+        """Factor of nnU-Net's own loss in this step."""
+        return self.distillation.labels_weight(self._epoch, self._iteration)
 
     def loss(self, output: Any, target: Any) -> tuple[torch.Tensor, dict[str, torch.Tensor]] | None:
         """The weighted distillation loss and its terms; ``None`` if no objective counts now.
@@ -92,13 +106,17 @@ class TeacherSupervision:
         objectives = self._objectives.values()
         image = self._capture.image
         assert image is not None
-        logits, finest = (value[0] if isinstance(value, (list, tuple)) else value for value in (output, target))
-        features, teacher_logits = self.teachers.outputs(
-            image,
-            self._iteration,
-            features=any(objective.needs_teacher_features for objective in objectives),
-            logits=any(objective.needs_teacher_logits for objective in objectives),
-        )
+        scales, targets = (value if isinstance(value, (list, tuple)) else [value] for value in (output, target))
+        logits, finest = scales[0], targets[0]
+        features: list[torch.Tensor] = []
+        teacher_logits = None
+        if self.teachers is not None:
+            features, teacher_logits = self.teachers.outputs(
+                image,
+                self._iteration,
+                features=any(objective.needs_teacher_features for objective in objectives),
+                logits=any(objective.needs_teacher_logits for objective in objectives),
+            )
         return StepOutputs(
             image=image,
             student_features=self._capture.features,
@@ -106,11 +124,14 @@ class TeacherSupervision:
             teacher_features=features,
             teacher_logits=teacher_logits,
             targets=read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1]),
-            teacher=self.teachers.feature_teacher(self._iteration),
+            teacher=None if self.teachers is None else self.teachers.feature_teacher(self._iteration),
             task_loss=lambda own: self._task_loss(own, finest),
             epoch=self._epoch,
             iteration=self._iteration,
             seed=self._step_seed(),
+            all_logits=tuple(scales),
+            scale_weights=self._scale_weights if len(scales) > 1 else (1.0,),
+            soft_labels=self._soft_labels,
         )
 
     def explore(self) -> dict[str, torch.Tensor]:
@@ -121,7 +142,7 @@ class TeacherSupervision:
         """Let go of the step, whatever came of it."""
         self._capture.enabled = False
         self._capture.clear()
-        self._last = None
+        self._last = self._soft_labels = None
 
     def _step_seed(self) -> int:
         rank = dist.get_rank() if dist.is_available() and dist.is_initialized() else 0

@@ -60,11 +60,20 @@ class Distillation(nn.Module):
 
     def weight(self, name: str, epoch: int) -> float:
         """The weight of an objective in an epoch (counted from 0)."""
-        return self._settings[name].weight * self._settings[name].schedule.factor(epoch)
+        return self._settings[name].full_weight() * self._settings[name].schedule.factor(epoch)
 
-    def active(self, epoch: int) -> dict[str, Objective]:
-        """The objectives that count in this epoch, by name; if there are none, the teacher need not run."""
-        return {name: objective for name, objective in self.all_objectives().items() if self.weight(name, epoch) > 0}
+    def labels_weight(self, epoch: int, iteration: int) -> float:
+        """What is left for nnU-Net's own loss of the labels: 1 less the weights that replace them."""
+        replaced = (name for name, one in self.active(epoch, iteration).items() if one.replaces_labels)
+        return 1.0 - sum(self.weight(name, epoch) for name in replaced)
+
+    def active(self, epoch: int, iteration: int) -> dict[str, Objective]:
+        """The objectives that count in this iteration (both from 0), by name; if there are none, the teacher need not run."""
+        return {
+            name: objective
+            for name, objective in self.all_objectives().items()
+            if self.weight(name, epoch) > 0 and iteration % self._settings[name].every == 0
+        }
 
     def all_objectives(self) -> dict[str, Objective]:
         """The objectives by name, whatever their weight."""
@@ -82,7 +91,7 @@ class Distillation(nn.Module):
         self._epoch = step.epoch
         total = step.student_logits.new_zeros(())
         log: dict[str, torch.Tensor] = {}
-        for name in self.active(step.epoch):
+        for name in self.active(step.epoch, step.iteration):
             terms = self.terms(name, step)
             if not terms:
                 continue
@@ -102,7 +111,7 @@ class Distillation(nn.Module):
         """Let objectives train what is theirs alone, after the student's step; returns values for the log."""
         log = {}
         with torch.autocast(step.student_logits.device.type, enabled=False):
-            for name, objective in self.active(step.epoch).items():
+            for name, objective in self.active(step.epoch, step.iteration).items():
                 if objective.explores:
                     values = objective.explore(step.detached())
                     log.update({f"{name}_exploration/{key}": value.detach() for key, value in values.items()})

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
-from acvl_utils.cropping_and_padding.padding import pad_nd_image  # type: ignore[import-untyped]
+from acvl_utils.cropping_and_padding.padding import pad_nd_image
 
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor

@@ -13,6 +13,7 @@ from nnunet_kd.losses.freekd import FreeKDLoss
 from nnunet_kd.losses.ifvd import IFVDLoss
 from nnunet_kd.losses.logits import LogitsLoss
 from nnunet_kd.losses.projection import ChannelProjection
+from nnunet_kd.losses.soft import SoftLabelLoss
 from nnunet_kd.losses.wavelets import dwt, idwt
 
 __all__ = [
@@ -26,6 +27,7 @@ __all__ = [
     "FreeKDLoss",
     "IFVDLoss",
     "LogitsLoss",
+    "SoftLabelLoss",
     "dwt",
     "idwt",
 ]

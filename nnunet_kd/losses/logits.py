@@ -18,9 +18,12 @@ class LogitsLoss(nn.Module):
     Args:
         temperature: ``tau``; larger values soften both distributions.
         independent: every channel is a Bernoulli variable of its own (sigmoid), as with nnU-Net's regions; theirs are summed.
+        balance: ``voxels``: averaged over voxels. ``classes`` (ours): averaged within each class that the teacher predicts, then
+            over those classes, so that a small structure counts as much as the background. Regions: a voxel's class is the set of
+            regions that the teacher predicts there.
 
     Raises:
-        ValueError: a temperature that is not above zero.
+        ValueError: a temperature that is not above zero, or an unknown ``balance``.
 
     Example:
         >>> import torch
@@ -31,12 +34,15 @@ class LogitsLoss(nn.Module):
         0.0
     """
 
-    def __init__(self, temperature: float = 2.0, independent: bool = False) -> None:
+    def __init__(self, temperature: float = 2.0, independent: bool = False, balance: str = "voxels") -> None:
         super().__init__()
         if temperature <= 0:
             raise ValueError(f"the temperature must be above 0, got {temperature}.")
+        if balance not in ("voxels", "classes"):
+            raise ValueError(f"balance is voxels or classes, got {balance!r}.")
         self.temperature = temperature
         self.independent = independent
+        self.balance = balance
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor, valid: torch.Tensor | None = None) -> torch.Tensor:
         """A scalar.
@@ -49,11 +55,33 @@ class LogitsLoss(nn.Module):
             ValueError: shapes that do not fit together.
         """
         check_pair(student, teacher, None)
+        predicted = _predicted(teacher, self.independent) if self.balance == "classes" else None
         student, teacher = student / self.temperature, teacher / self.temperature
         divergence = _bernoulli(teacher, student) if self.independent else _categorical(teacher, student)
+        if predicted is not None:
+            return self.temperature**2 * _mean_by_class(divergence, predicted, valid)
         if valid is None:
             return self.temperature**2 * divergence.mean()
         return self.temperature**2 * divergence.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
+
+
+def _predicted(teacher: torch.Tensor, independent: bool) -> torch.Tensor:
+    """A number for every voxel's predicted class, or set of regions, ``(B, 1, *spatial)``, int64."""
+    if not independent:
+        return teacher.argmax(1, keepdim=True)
+    places = 2 ** torch.arange(teacher.shape[1], device=teacher.device).view(1, -1, *[1] * (teacher.ndim - 2))
+    return ((teacher > 0) * places).sum(1, keepdim=True)
+
+
+def _mean_by_class(values: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
+    """Mean of ``values`` within each class that occurs, then over these classes."""
+    _, place = classes.unique(return_inverse=True)
+    counted = torch.ones_like(values) if valid is None else valid.to(values.dtype)
+    count = int(place.max()) + 1
+    sums = values.new_zeros(count).index_add(0, place.flatten(), (values * counted).flatten())
+    voxels = values.new_zeros(count).index_add(0, place.flatten(), counted.flatten())
+    present = voxels > 0
+    return (sums / voxels.clamp(min=1)).sum() / present.sum().clamp(min=1)
 
 
 def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

@@ -45,12 +45,15 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("nnunetv2.evaluation.evaluate_predictions:region_or_label_to_mask", 2, ()),
     ("nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder", 8, ("chill",)),
     ("nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder_simple", 5, ("chill",)),
+    ("nnunetv2.training.dataloading.data_loader:nnUNetDataLoader.get_bbox", 4, ()),
+    ("nnunetv2.training.dataloading.data_loader:nnUNetDataLoader.generate_train_batch", 1, ()),
     ("nnunetv2.imageio.reader_writer_registry:determine_reader_writer_from_dataset_json", 2, ()),
     (
         "nnunetv2.training.dataloading.data_loader:nnUNetDataLoader",
         5,
         ("oversample_foreground_percent", "probabilistic_oversampling", "transforms"),
     ),
+    (f"{LABELS}:convert_labelmap_to_one_hot", 2, ("output_dtype",)),
     (f"{LABELS}:determine_num_input_channels", 3, ()),
     (f"{PLANS}:PlansManager", 1, ()),
     (f"{PLANS}:PlansManager.get_configuration", 2, ()),
@@ -107,6 +110,11 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
 
 ATTRIBUTES = (
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:DDP",
+    "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetDataLoader",
+    "nnunetv2.training.dataloading.nnunet_dataset:nnUNetBaseDataset",
+    "nnunetv2.training.dataloading.nnunet_dataset:infer_dataset_class",
+    "nnunetv2.utilities.ddp_allgather:AllGatherGrad",
+    "nnunetv2.utilities.default_n_proc_DA:get_allowed_n_proc_DA",
     "nnunetv2.training.loss.deep_supervision:DeepSupervisionWrapper",
     "nnunetv2.configuration:default_num_processes",
     "nnunetv2.paths:nnUNet_preprocessed",

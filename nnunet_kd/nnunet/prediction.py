@@ -12,6 +12,8 @@ from nnunetv2.inference.data_iterators import PreprocessAdapter
 from nnunetv2.inference.export_prediction import export_prediction_from_logits
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.inference.sliding_window_prediction import compute_steps_for_sliding_window
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
+from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to_one_hot
 
 DEFAULT_STEP = 0.5
 """Of the sliding window, as a share of the patch."""
@@ -35,6 +37,22 @@ def read_case(predictor: nnUNetPredictor, images: Sequence[Path], previous: Path
     )  # fmt: skip
     item: dict[str, Any] = next(adapter)
     return item
+
+
+def network_input(trainer: Any, dataset: nnUNetBaseDataset, case: str) -> torch.Tensor:
+    """A preprocessed case as the network takes it, ``(channels, *spatial)``; in a cascade with the previous stage's labels.
+
+    Args:
+        trainer: nnU-Net's.
+        dataset: of its preprocessed cases.
+        case: one of them.
+    """
+    data, _, previous, _ = dataset.load_case(case)
+    image = np.asarray(data[:])
+    if trainer.is_cascaded:
+        labels = trainer.label_manager.foreground_labels
+        image = np.vstack((image, convert_labelmap_to_one_hot(previous[:], labels, output_dtype=image.dtype)))
+    return torch.from_numpy(image)
 
 
 def export_case(

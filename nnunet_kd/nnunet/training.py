@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import nnunetv2
@@ -14,6 +14,8 @@ from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.ddp_allgather import AllGatherGrad
+from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
@@ -99,6 +101,44 @@ def deep_supervision_scales(trainer: nnUNetTrainer) -> list[list[float]]:
 def loss_of_one_output(loss: nn.Module) -> nn.Module:
     """nnU-Net's loss as it is without deep supervision."""
     return loss.loss if isinstance(loss, DeepSupervisionWrapper) else loss
+
+
+def scale_weights(loss: nn.Module) -> tuple[float, ...]:
+    """Weight of every deep-supervision scale in nnU-Net's loss, the finest first; ``(1.0,)`` without deep supervision."""
+    return (
+        tuple(float(weight) for weight in loss.weight_factors) if isinstance(loss, DeepSupervisionWrapper) else (1.0,)
+    )
+
+
+def loader_processes() -> tuple[int, int]:
+    """How many processes load training patches, and how many batches wait; see nnU-Net's ``get_dataloaders``."""
+    workers = int(get_allowed_n_proc_DA())
+    return workers, max(6, workers // 2) if workers else 0
+
+
+@contextlib.contextmanager
+def training_loader(make: Callable[..., nnUNetDataLoader]) -> Iterator[None]:
+    """Within, nnU-Net's ``get_dataloaders`` makes its loader of training cases, the first of the two, with ``make``.
+
+    Args:
+        make: takes what nnU-Net's loader takes.
+    """
+    original, makers = nnunet_module.nnUNetDataLoader, [make]
+
+    def loader(*arguments: Any, **options: Any) -> nnUNetDataLoader:
+        return (makers.pop() if makers else original)(*arguments, **options)
+
+    nnunet_module.nnUNetDataLoader = loader
+    try:
+        yield
+    finally:
+        nnunet_module.nnUNetDataLoader = original
+
+
+def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
+    """The sum of every process's tensor, through which gradients flow as in nnU-Net's Dice of a whole batch."""
+    gathered: torch.Tensor = AllGatherGrad.apply(value)
+    return gathered.sum(0)
 
 
 def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:

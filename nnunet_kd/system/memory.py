@@ -22,6 +22,15 @@ def peak_resident_bytes() -> int:
     return peak if sys.platform == "darwin" else peak * 1024
 
 
+def available_bytes() -> int | None:
+    """Memory that new work may take now (Linux); ``None`` where the system does not say."""
+    try:
+        lines = Path("/proc/meminfo").read_text().splitlines()
+    except OSError:
+        return None
+    return next((int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:")), None)
+
+
 def forget_peak() -> bool:
     """Start :func:`peak_resident_bytes` anew from the present memory; ``False`` where the system cannot (not Linux)."""
     try:

@@ -19,6 +19,7 @@ from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.weighting import sum_of
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
 
 HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
@@ -91,7 +92,9 @@ def encoder_gradients(
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
 
     image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
-    trainer.supervision.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives())
+    maps = batch.get(KEY)
+    maps = None if maps is None else _on(trainer.device, maps)
+    trainer.supervision.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives(), maps)
     try:
         output = network(image)
         step = trainer.supervision.outputs(output, target)
@@ -99,7 +102,7 @@ def encoder_gradients(
         found = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):
-                found[name] = flat_gradient(settings.weight * sum_of(terms), parameters)
+                found[name] = flat_gradient(settings.full_weight() * sum_of(terms), parameters)
     finally:
         trainer.supervision.finish_step()
     return labels, found
@@ -130,7 +133,7 @@ def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any
         labels, gradients = encoder_gradients(trainer, batch)
         for name, gradient in gradients.items():
             found.setdefault(name, []).append(ratio_and_cosine(gradient, labels))
-    weights = {name: settings.weight for name, settings in trainer.settings.active_objectives().items()}
+    weights = {name: settings.full_weight() for name, settings in trainer.settings.active_objectives().items()}
     return [
         GradientShare(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))
         for name, values in found.items()

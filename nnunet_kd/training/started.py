@@ -94,7 +94,7 @@ class StartedTrainer(AveragedTrainer):
 
     def _start_inside(self, teachers: Teachers) -> None:
         teacher = teachers.members[0]
-        if self.settings.mirror_axes is None and not self.settings.active_objectives():
+        if self.settings.mirror_axes is None and not self.settings.runs_teacher():
             # nobody asks the teacher again when this training is continued
             self._set(mirror_axes=list(teachers.mirror_axes))
         try:

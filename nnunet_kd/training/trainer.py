@@ -25,17 +25,19 @@ from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_setti
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers
-from nnunet_kd.distillation.teacher_source import locate_teacher, previous_stage_segmentations
+from nnunet_kd.distillation.teacher_source import locate_teacher
+from nnunet_kd.distillation.teacher_source import previous_stage_segmentations as segmentations_of_teacher
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
 from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.nnunet.training import compiles
+from nnunet_kd.nnunet.training import compiles, sum_over_processes
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import nan_unless_finite
-from nnunet_kd.training.started import StartedTrainer
+from nnunet_kd.training.soft_label_loader import KEY
+from nnunet_kd.training.soft_labels import SoftLabelTrainer
 
 CURVES_FILE = "distillation.png"
 
@@ -52,7 +54,7 @@ class _LossWithDistillation(nn.Module):
         return self._add(self.segmentation(output, target), output, target)
 
 
-class DistillationTrainer(StartedTrainer):
+class DistillationTrainer(SoftLabelTrainer):
     """Trains a reduced network, with the objectives that the settings name.
 
     Attributes:
@@ -116,7 +118,7 @@ class DistillationTrainer(StartedTrainer):
             np.random.seed(self.settings.seed + self.local_rank)  # noqa: NPY002  what nnU-Net's loaders draw from
             random.seed(self.settings.seed + self.local_rank)
         if self.is_cascaded:
-            self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
+            self.folder_with_segs_from_previous_stage = str(self.previous_stage_segmentations())
         super().initialize()
         if self.device.type == "cpu" and not self.is_ddp:
             # a student's few channels do not fill oneDNN's blocked layouts (docs/performance.md); DDP has seen the old layout
@@ -126,12 +128,11 @@ class DistillationTrainer(StartedTrainer):
             # nnU-Net's augmentation draws from this one too, and must differ between processes
             torch.manual_seed(self.settings.seed + self.local_rank)
 
-    def _previous_stage_segmentations(self) -> Path:
+    def previous_stage_segmentations(self) -> Path:
+        """Of a cascade: the folder with the first stage's segmentations, made by the teacher's trainer."""
         wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
         source = locate_teacher(wanted, optional_folder("nnUNet_results"), plans, self.configuration_name, self.fold)
-        return previous_stage_segmentations(
-            source, self.configuration_manager.previous_stage_name, self.configuration_name
-        )
+        return segmentations_of_teacher(source, self.configuration_manager.previous_stage_name, self.configuration_name)
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
         """nnU-Net's own, but mirrored is what the settings say, else what the teachers' training mirrored.
@@ -139,7 +140,8 @@ class DistillationTrainer(StartedTrainer):
         A teacher whose training did not mirror an axis may tell left from right, and is wrong on mirrored images.
         """
         rotation, dummy_2d, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        teacher_axes = None if self.supervision is None else self.supervision.teachers.mirror_axes
+        teachers = None if self.supervision is None else self.supervision.teachers
+        teacher_axes = None if teachers is None else teachers.mirror_axes
         if self.settings.mirror_axes is not None:
             axes = tuple(self.settings.mirror_axes)
         elif teacher_axes is not None:
@@ -162,9 +164,10 @@ class DistillationTrainer(StartedTrainer):
                 f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
             )
         self.check_start()
+        self.choose_soft_labels()
         new = self.is_new()
         teachers = None
-        if objectives or (new and self.settings.start == TEACHER):
+        if self.settings.runs_teacher() or (new and self.settings.start == TEACHER):
             teachers, self.settings = load_teachers(
                 self.settings,
                 optional_folder("nnUNet_results"),
@@ -181,8 +184,7 @@ class DistillationTrainer(StartedTrainer):
         self.take_start(new, teachers)
         self.prepare_average()
         if objectives:
-            assert teachers is not None
-            self._start_distillation(teachers)
+            self._start_distillation(teachers if self.settings.runs_teacher() else None)
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
@@ -197,24 +199,27 @@ class DistillationTrainer(StartedTrainer):
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
 
-    def _start_distillation(self, teachers: Teachers) -> None:
+    def _start_distillation(self, teachers: Teachers | None) -> None:
+        batch_dice = bool(self.configuration_manager.batch_dice)
         networks = NetworkPair(
-            teacher_channels=teachers.channels,
+            teacher_channels=() if teachers is None else teachers.channels,
             student_channels=stage_channels(self.plans_manager.plans, self.configuration_name),
             dimensions=len(self.configuration_manager.patch_size),
             image_channels=self.num_input_channels,
             heads=self.label_manager.num_segmentation_heads,
             has_regions=self.label_manager.has_regions,
+            batch_dice=batch_dice,
+            gather=sum_over_processes if batch_dice and self.is_ddp else None,
         )
         distillation = Distillation(self.settings.active_objectives(), networks).to(self.device)
         if any(
             objective.needs_teacher_logits or objective.explores for objective in distillation.all_objectives().values()
         ):
-            for member in teachers.members:
+            for member in () if teachers is None else teachers.members:
                 member.check_decodes()
         if "distillation" in self.restored:
             distillation.load_state_dict(self.restored["distillation"])
-        elif self.local_rank == 0:
+        elif self.local_rank == 0 and teachers is not None:
             self.fit_projections(distillation.all_objectives(), teachers)
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
@@ -240,7 +245,9 @@ class DistillationTrainer(StartedTrainer):
         """The step, with the student's features caught while any objective counts."""
         if self.supervision is not None:
             iteration = self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch
-            self.supervision.start_step(self.current_epoch, iteration)
+            maps = batch.get(KEY)
+            maps = None if maps is None else maps.to(self.device, non_blocking=True)
+            self.supervision.start_step(self.current_epoch, iteration, soft_labels=maps)
         self._in_train_step, self.terms = True, {}
         explored: dict[str, torch.Tensor] = {}
         try:
@@ -266,7 +273,11 @@ class DistillationTrainer(StartedTrainer):
             return nan_unless_finite(segmentation)
         loss, terms = supervised
         self.terms.update(terms)
-        return nan_unless_finite(segmentation + loss)
+        assert self.supervision is not None
+        share = self.supervision.labels_weight()
+        # nothing times 0: a label's loss that is not finite would still spoil the step
+        labels = segmentation * share if 0 < share < 1 else (segmentation if share else 0)
+        return nan_unless_finite(labels + loss)
 
     def memory_users(self) -> list[str]:
         """Also the objectives, and DCD's levels."""

@@ -46,3 +46,16 @@ def test_what_is_learned_may_learn_at_full_weight(name: str) -> None:
 def test_what_learns_nothing_cannot_learn_at_full_weight(name: str, settings: dict) -> None:
     with pytest.raises(SettingsError, match=rf"objectives\.{name}\.learns_at_full_weight"):
         gradients(name, 0, learns_at_full_weight=True, **settings)
+
+
+def test_every_third_iteration() -> None:
+    distillation = Distillation({"logits": OBJECTIVES["logits"].Settings(every=3)}, NETWORKS).double()
+    counts = [bool(distillation(make_step(iteration=place))[1]) for place in range(7)]
+    assert counts == [True, False, False, True, False, False, True]
+
+
+def test_soft_labels_take_their_share_from_the_labels() -> None:
+    soft = OBJECTIVES["soft"].Settings(alpha=0.8, schedule=RAMP, every=2)
+    distillation = Distillation({"soft": soft, "logits": OBJECTIVES["logits"].Settings()}, NETWORKS)
+    shares = [distillation.labels_weight(epoch, iteration) for epoch, iteration in ((0, 0), (1, 0), (4, 0), (4, 1))]
+    assert shares == pytest.approx([1, 0.8, 0.2, 1])

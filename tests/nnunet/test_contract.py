@@ -25,7 +25,7 @@ from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
 PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_kd"
 PUBLIC = {
     "PlansManager", "ConfigurationManager", "LabelManager", "determine_num_input_channels", "get_network_from_plans",
-    "nnUNetTrainer", "nnUNetPredictor", "BaseReaderWriter", "determine_reader_writer_from_dataset_json",
+    "nnUNetTrainer", "nnUNetDataLoader", "nnUNetPredictor", "BaseReaderWriter", "determine_reader_writer_from_dataset_json",
     "nnUNet_preprocessed", "nnUNet_raw",
 }  # fmt: skip
 """What may be imported from nnU-Net anywhere: documented, and the same for years."""

@@ -16,6 +16,7 @@ _CLASSES = {
     "cwd": "CWD",
     "ifvd": "IFVD",
     "freekd": "FreeKD",
+    "soft": "Soft",
 }
 """Name of the objective's module in this folder, which is also its name in settings, and of its class."""
 

@@ -31,6 +31,23 @@ class ObjectiveSettings(SettingsModel):
         description="true: weight and schedule hold for the student only, and what the objective itself learns follows its "
         "loss as if the weight were 1",
     )
+    every: int = Field(
+        1, ge=1, description="the objective counts in every so many iterations, and its teacher runs in those alone"
+    )
+
+    def full_weight(self) -> float:
+        """The weight at the height of the schedule."""
+        return self.weight
+
+    @property
+    def runs_teacher(self) -> bool:
+        """Whether the teacher's network is needed in training."""
+        return True
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether soft labels are read from disk."""
+        return False
 
 
 @dataclass(frozen=True)
@@ -43,6 +60,8 @@ class NetworkPair:
         image_channels: channels of the input.
         heads: channels of the logits.
         has_regions: whether heads are independent (sigmoid) instead of exclusive (softmax).
+        batch_dice: whether nnU-Net's Dice is one over all samples.
+        gather: adds up such a Dice's sums over processes, with gradients; ``None``: there is one process.
     """
 
     teacher_channels: tuple[int, ...]
@@ -51,6 +70,8 @@ class NetworkPair:
     image_channels: int = 1
     heads: int = 2
     has_regions: bool = False
+    batch_dice: bool = False
+    gather: Callable[[torch.Tensor], torch.Tensor] | None = None
 
 
 @dataclass(frozen=True)
@@ -65,11 +86,15 @@ class StepOutputs:
             before an operation that would save them for a backward pass.
         teacher_logits: as the student's, float32; ``None`` unless an objective needs them. Inference tensors too.
         targets: the reference at full resolution.
-        teacher: the network that ``teacher_features`` come from, for objectives that run it themselves.
+        teacher: the network that ``teacher_features`` come from, for objectives that run it themselves; ``None`` if none of the
+            objectives in use needs one.
         task_loss: nnU-Net's loss of logits at full resolution against this batch's reference.
         epoch, iteration: counted from 0, the latter since the start of training.
         seed: of this iteration's random numbers; depends on run, iteration and process, so that a run that is stopped and
             resumed draws what it would have drawn.
+        all_logits: the student's at every deep-supervision scale, the finest first.
+        scale_weights: of these in nnU-Net's loss.
+        soft_labels: the loader's maps of this batch, see :mod:`nnunet_kd.distillation.soft_labels`; ``None``: it has none.
     """
 
     image: torch.Tensor
@@ -78,11 +103,14 @@ class StepOutputs:
     teacher_features: list[torch.Tensor]
     teacher_logits: torch.Tensor | None
     targets: Targets
-    teacher: FrozenTeacher
+    teacher: FrozenTeacher | None
     task_loss: Callable[[torch.Tensor], torch.Tensor]
     epoch: int
     iteration: int
     seed: int = 0
+    all_logits: tuple[torch.Tensor, ...] = ()
+    scale_weights: tuple[float, ...] = ()
+    soft_labels: torch.Tensor | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
         """A CPU generator for this iteration; another one for every purpose."""
@@ -91,7 +119,8 @@ class StepOutputs:
     def detached(self) -> StepOutputs:
         """The same without the student's graph."""
         features = [feature.detach() for feature in self.student_features]
-        return replace(self, student_features=features, student_logits=self.student_logits.detach())
+        scales = tuple(logits.detach() for logits in self.all_logits)
+        return replace(self, student_features=features, student_logits=self.student_logits.detach(), all_logits=scales)
 
 
 class Objective(nn.Module):
@@ -100,12 +129,14 @@ class Objective(nn.Module):
     Attributes:
         needs_teacher_features, needs_teacher_logits: what of the teacher ``forward`` reads from the step.
         explores: whether :meth:`explore` does something.
+        replaces_labels: its weight is taken from the labels' loss.
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
     needs_teacher_features: bool = True
     needs_teacher_logits: bool = False
     explores: ClassVar[bool] = False
+    replaces_labels: ClassVar[bool] = False
 
     def __init__(self, settings: ObjectiveSettings, networks: NetworkPair) -> None:
         super().__init__()

@@ -97,22 +97,24 @@ class FoPro(Objective):
         image = step.image.float()
         with torch.no_grad():
             prompted = self.prompts(image, self._latents(step, "fopro"))
+        assert step.teacher is not None
         return self._agreement(step.student_features, step.teacher.features(prompted))
 
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One step of the generator's own, every ``explore_every`` iterations."""
         if step.iteration % self.settings.explore_every:
             return {}
-        image = step.image.float()
+        image, teacher = step.image.float(), step.teacher
+        assert teacher is not None
         latents = self._latents(step, "fopro exploration")
         with torch.no_grad():
-            original = [_statistics(stage) for stage in step.teacher.encode_with_gradient(image)]
+            original = [_statistics(stage) for stage in teacher.encode_with_gradient(image)]
         log: dict[str, torch.Tensor] = {}
 
         def loss() -> torch.Tensor:
-            stages = step.teacher.encode_with_gradient(self.prompts(image, latents))
+            stages = teacher.encode_with_gradient(self.prompts(image, latents))
             challenge = torch.stack(list(self._agreement(step.student_features, stages).values())).sum()
-            reading = step.task_loss(step.teacher.decode_with_gradient(stages))
+            reading = step.task_loss(teacher.decode_with_gradient(stages))
             pairs = zip(stages, original, strict=True)
             statistics = torch.stack([(_statistics(stage) - before).square().mean() for stage, before in pairs]).sum()
             log.update(challenge=challenge, reading=reading, statistics=statistics)

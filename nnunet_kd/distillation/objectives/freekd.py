@@ -77,6 +77,7 @@ class FreeKD(Objective):
         if self._is_tuned():
             return {}
         features = [feature.clone().float() for feature in step.teacher_features]
+        assert step.teacher is not None
         decode, stages = step.teacher.decode_with_gradient, list(self._stage_prompts())
         log = tune_prompts(self.prompts, features, decode, step.task_loss, self.settings.apart, stages)
         self._tuned_iterations += 1

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 import torch
 from pydantic import Field
@@ -16,6 +16,11 @@ class LogitsSettings(ObjectiveSettings):
 
     weight: float = Field(1.0, ge=0, description="factor of the objective in the total loss")
     temperature: float = Field(2.0, gt=0, description="tau; larger values soften both distributions")
+    balance: Literal["voxels", "classes"] = Field(
+        "voxels",
+        description="voxels: mean over voxels, as published; classes: mean within each class of the teacher's prediction, then "
+        "over the classes that it predicts (ours)",
+    )
 
 
 class Logits(Objective):
@@ -32,7 +37,7 @@ class Logits(Objective):
 
     def __init__(self, settings: LogitsSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
-        self.loss = LogitsLoss(settings.temperature, independent=networks.has_regions)
+        self.loss = LogitsLoss(settings.temperature, independent=networks.has_regions, balance=settings.balance)
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """The divergence as one scalar."""

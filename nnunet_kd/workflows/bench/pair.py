@@ -25,6 +25,7 @@ from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
 from nnunet_kd.nnunet.training import deep_supervision_scales
 from nnunet_kd.system.shipped import shipped_folder
+from nnunet_kd.training.soft_label_loader import KEY
 
 DATASET_JSON: dict[str, Any] = {
     "channel_names": {"0": "MRI"},
@@ -94,6 +95,7 @@ def make_trainer(
         trainer = find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
     if isinstance(getattr(trainer, "settings", None), Settings):
         trainer.settings = without_start(trainer.settings)
+        trainer.maps_in_batches = True
     return trainer
 
 
@@ -139,4 +141,9 @@ def random_batch(trainer: nnUNetTrainer, seed: int = 0) -> dict[str, Any]:
         else:
             highest = max(manager.all_labels) + 1 + int(manager.has_ignore_label)
             targets.append(torch.randint(0, highest, (batch, 1, *shape), generator=generator).float())
-    return {"data": data, "target": targets if trainer.enable_deep_supervision else targets[0]}
+    made = {"data": data, "target": targets if trainer.enable_deep_supervision else targets[0]}
+    if getattr(trainer, "maps_in_batches", False) and trainer.reads_maps():
+        channels = trainer.label_manager.num_segmentation_heads - (0 if manager.has_regions else 1)
+        maps = torch.rand(batch, channels, *patch, generator=generator)
+        made[KEY] = maps if manager.has_regions else maps / channels
+    return made

@@ -97,7 +97,7 @@ def forward_needed(trainer: DistillationTrainer, exploring: bool) -> str:
 
     Exploration reads the teacher's answer to a changed image or feature, so it needs logits.
     """
-    if trainer.supervision is None:
+    if trainer.supervision is None or trainer.supervision.teachers is None:
         return ""
     objectives = trainer.supervision.distillation.all_objectives().values()
     logits = exploring or any(objective.needs_teacher_logits for objective in objectives)

@@ -61,7 +61,8 @@ def measure_steps(
         "spread": {name: str(timing) for name, timing in timings.items()},
         "forward": forwards,
         "ratio": {
-            row.name: seconds[row.name] / (seconds["student step"] + seconds[forwards[row.name]]) for row in rows
+            row.name: seconds[row.name] / (seconds["student step"] + seconds.get(forwards[row.name], 0.0))
+            for row in rows
         },
         "peak bytes": {row["name"]: row.get("peak bytes") for row in alone},
     }

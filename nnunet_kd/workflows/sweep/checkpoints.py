@@ -10,15 +10,20 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
+from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
 from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
+from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import build_meta_network, inputs_and_heads
 from nnunet_kd.nnunet.checkpoints import FINAL, WEIGHTS
+from nnunet_kd.nnunet.datasets import preprocessed_cases
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.description import SweepDescription
@@ -95,6 +100,7 @@ class SweepCheckpoints:
         self._dataset_json = dataset_json
         self._teachers: dict[str, tuple[TeacherSettings, tuple[int, ...]]] = {}
         self._starts: dict[str, PretrainedWeights] = {}
+        self._soft_labels: dict[str, SoftSettings] = {}
         self._students: dict[str, tuple[str, str]] = {}
 
     def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
@@ -131,6 +137,28 @@ class SweepCheckpoints:
                 loaded = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
                 self._teachers[key] = (exact, loaded.mirror_axes)
         return self._teachers[key]
+
+    def soft_labels(self, wanted: SoftSettings, student: Mapping[str, Any], fold: int | str) -> SoftSettings:
+        """Which maps are meant for a student's fold.
+
+        Raises:
+            DataError: see :func:`~nnunet_kd.distillation.soft_labels.choice.choose_maps`; or the dataset has no splits yet.
+        """
+        key = f"{fold} {wanted.model_dump_json()}"
+        if key not in self._soft_labels:
+            configuration = self._description.configuration
+            identifier = PlansManager(dict(student)).get_configuration(configuration).data_identifier
+            folder = required_folder("nnUNet_preprocessed") / str(student["dataset_name"])
+            if fold == "all":
+                training = validation = list(preprocessed_cases(folder / identifier).identifiers)
+            else:
+                splits = read_splits(folder / "splits_final.json")
+                training, validation = (sorted(fold_cases(splits, str(fold), part)) for part in ("train", "val"))
+            fitting = student_of(
+                folder / identifier, student, configuration, self._dataset_json, fold, training, validation
+            )
+            self._soft_labels[key] = choose_maps(wanted, fitting)[0]
+        return self._soft_labels[key]
 
     def student(self, start: str, fold: int | str) -> tuple[str, str]:
         """Path and hash of the student that the setting ``start`` names, see :func:`~.starts.student.pin_start`."""

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from filelock import FileLock, Timeout
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
@@ -204,10 +205,15 @@ def _plan_run(
     # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
     if settings.start not in (RANDOM, TEACHER):
         wanted["start"], wanted["start_sha256"] = checkpoints.student(settings.start, fold)
-    if settings.active_objectives() or settings.start == TEACHER or stage.previous_stage_name is not None:
+    if settings.runs_teacher() or settings.start == TEACHER or stage.previous_stage_name is not None:
         pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
-    if settings.mirror_axes is None and not settings.active_objectives():
+    soft = settings.active_objectives().get("soft")
+    if isinstance(soft, SoftSettings) and soft.reads_maps:
+        maps = checkpoints.soft_labels(soft, student, fold)
+        chosen = {"maps": maps.maps, "maps_sha256": maps.maps_sha256}
+        wanted = merge(wanted, {"objectives": {"soft": chosen}})
+    if settings.mirror_axes is None and not settings.runs_teacher():
         axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
         if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
             wanted["mirror_axes"] = list(axes)
@@ -283,9 +289,12 @@ def _contradictions(run: PlannedRun) -> Iterator[str]:
 def _flat(values: Mapping[str, Any], source: str) -> dict[str, str]:
     """Values by key; settings that an older version did not write yet have their defaults.
 
-    A teacher with a hash is known by it, wherever its folder was moved to.
+    A teacher with a hash, and maps with one, are known by it, wherever their folder was moved to.
     """
     settings = validate_settings(values, source)
     teachers = [one.model_copy(update={"path": None}) if one.sha256 else one for one in settings.teacher]
-    pairs = (line.partition("=") for line in _assignments(settings.model_copy(update={"teacher": teachers}).as_dict()))
+    plain = settings.model_copy(update={"teacher": teachers}).as_dict()
+    if (soft := plain["objectives"].get("soft")) and soft["maps_sha256"]:
+        soft["maps"] = None
+    pairs = (line.partition("=") for line in _assignments(plain))
     return {key: value for key, _, value in pairs}

@@ -26,6 +26,7 @@ SETTINGS: dict[str, list[dict[str, Any]]] = {
     "figkd": [{}, {"axis": "class"}],
     "cwd": [{}, {"maps": "features"}],
     "freekd": [{"prompt_iterations": 0}],
+    "soft": [{"alpha": 0.1}, {"alpha": 0.1, "source": "live", "where_ignored": False}],
 }
 VARIANTS = [(name, settings) for name in OBJECTIVES for settings in SETTINGS.get(name, [{}])]
 
@@ -71,6 +72,9 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
             task_loss=lambda own: nn.functional.cross_entropy(own, targets.classes),
             epoch=0,
             iteration=0,
+            all_logits=(torch.empty(2, HEADS, *SHAPE, device=DEVICE), torch.empty(2, HEADS, *HALF, device=DEVICE)),
+            scale_weights=(0.7, 0.3),
+            soft_labels=torch.empty(2, HEADS - 1, *SHAPE, device=DEVICE),
         )
         loss, terms = distillation(step)
         assert "it" in terms
@@ -82,7 +86,8 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
 @pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=[f"{name} {settings}" for name, settings in VARIANTS])
 def test_stays_on_its_device_in_float32(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
     kind = OBJECTIVES[name]
-    loss = loss_on_the_device(kind, kind.Settings(weight=0.1, **settings), monkeypatch)
+    weight = {} if name == "soft" else {"weight": 0.1}
+    loss = loss_on_the_device(kind, kind.Settings(**weight, **settings), monkeypatch)
     assert loss.device == DEVICE
     assert loss.dtype == torch.float32
 

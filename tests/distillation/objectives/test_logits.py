@@ -73,3 +73,27 @@ def test_a_patch_without_a_valid_voxel_gives_zero() -> None:
     step = make_step()
     nothing = torch.zeros(2, 1, *SHAPE, dtype=torch.bool)
     assert total(make("logits"), replace(step, targets=Targets(step.targets.classes, nothing, HEADS))).item() == 0
+
+
+@pytest.mark.parametrize("ignored", [False, True])
+@pytest.mark.parametrize("regions", [False, True])
+def test_balanced_over_the_teachers_classes(ignored: bool, regions: bool) -> None:
+    step = make_step()
+    valid = torch.rand(2, 1, *SHAPE) < 0.6 if ignored else torch.ones(2, 1, *SHAPE, dtype=torch.bool)
+    step = replace(step, targets=Targets(step.targets.classes, valid if ignored else None, HEADS))
+    by_class: dict[object, list[float]] = {}
+    for image, *place in np.argwhere(valid[:, 0].numpy()):
+        at = (image, slice(None), *place)
+        raw, student = step.teacher_logits[at].numpy(), step.student_logits[at].numpy() / 2
+        teacher = raw / 2
+        if regions:
+            pairs = [(expit(teacher), expit(student)), (expit(-teacher), expit(-student))]
+            by_class.setdefault(tuple(raw > 0), []).append(sum(rel_entr(p, q).sum() for p, q in pairs))
+        else:
+            by_class.setdefault(raw.argmax(), []).append(rel_entr(softmax(teacher), softmax(student)).sum())
+    assert len(by_class) > 1
+    objective = make(
+        "logits", REGIONS if regions else NetworkPair((4, 6), (2, 3), 3, 1, HEADS), temperature=2, balance="classes"
+    )
+    wanted = 4 * np.mean([np.mean(values) for values in by_class.values()])
+    assert total(objective, step).item() == pytest.approx(wanted, rel=1e-10)

@@ -1,0 +1,106 @@
+"""``nnunet-kd soften``."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import TYPE_CHECKING, Annotated, Optional
+
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+
+from nnunet_kd.cli import training_options as options
+from nnunet_kd.cli.options import option, parse_folds
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.environment import variables_set_to
+
+if TYPE_CHECKING:
+    from nnunet_kd.training.trainer import DistillationTrainer
+
+TRAINER = "nnUNetTrainerSoft"
+
+
+def soften(
+    dataset: options.Dataset,
+    configuration: options.Configuration,
+    fold: options.Fold,
+    teacher: Annotated[
+        Optional[str],  # noqa: UP045  typer on Python 3.10
+        option("teacher", "Model folder, checkpoint_*.pth or exported zip. Default: searched for."),
+    ] = None,
+    folds: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option("folds", "Folds of the teacher, whose logits are averaged. Default: the student's."),
+    ] = None,
+    mirroring: Annotated[
+        bool, typer.Option("--mirroring/--no-mirroring", help="Average over mirrored images, as nnU-Net predicts.")
+    ] = True,
+    out_of_fold: Annotated[
+        bool,
+        typer.Option(
+            "--out-of-fold", help="Every case by the fold that was not trained on it; for fold all, with -f 0 1 2 3 4."
+        ),
+    ] = False,
+    plans_name: options.PlansName = "nnUNetPlans",
+    device: options.Device = "cuda",
+    num_parts: Annotated[int, option("num-parts", "Share the cases among so many processes.", min=1)] = 1,
+    part_id: Annotated[int, option("part-id", "Which of them this is, from 0.", min=0)] = 0,
+) -> None:
+    """Compute once what a teacher says of a fold's training cases; nnUNetTrainerSoft learns from that. Trains nothing.
+
+    Run it again after a stop: what is there is kept. FOLD is the student's.
+    """
+    options.check_device(device)
+    options.check_fold(fold)
+    if part_id >= num_parts:
+        raise SettingsError(f"--part-id counts from 0, so it must be below --num-parts ({num_parts}), got {part_id}.")
+    chosen = parse_folds(folds or [])
+    options.pass_settings([], None, [])
+    options.check_settings(TRAINER, dataset, configuration, plans_name)
+
+    import torch
+
+    from nnunet_kd.distillation.settings import TeacherSettings
+    from nnunet_kd.nnunet.training import trainer_of_dataset
+    from nnunet_kd.workflows.soften import SoftenOptions
+    from nnunet_kd.workflows.soften import soften as run
+
+    own_fold: int | str = fold if fold == "all" else int(fold)
+
+    def make() -> DistillationTrainer:
+        made: DistillationTrainer = trainer_of_dataset(
+            dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device)
+        )
+        return made
+
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.completed} of {task.total}"),
+        TimeElapsedColumn(),
+        TextColumn("left:"),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as bar:
+        task = bar.add_task("looking for the teacher", total=None)
+
+        def show(done: int, total: int, case: str) -> None:
+            bar.update(task, completed=done, total=total, description=case or "done")
+
+        with variables_set_to({"nnUNet_compile": "f"}), contextlib.redirect_stdout(io.StringIO()):
+            found = run(
+                make,
+                TeacherSettings(path=teacher),
+                SoftenOptions(chosen, mirroring, out_of_fold, part_id, num_parts),
+                torch.device(device),
+                show,
+            )
+    console = Console()
+    count = len(found.written) + len(found.kept)
+    for line in (
+        f"{len(found.written)} cases written, {len(found.kept)} were there. {found.size / 2**20 / max(1, count):.2f} MiB a case.",
+        *([f"Left out, since every teacher was trained on them: {', '.join(found.unseen)}."] if found.unseen else []),
+        f"Soft labels: {found.folder}",
+    ):
+        console.print(line, soft_wrap=True, highlight=False)

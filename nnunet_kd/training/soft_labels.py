@@ -1,0 +1,93 @@
+"""Where a trainer's soft labels come from: chosen and checked before training, loaded with every patch."""
+
+from __future__ import annotations
+
+import math
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.distillation.objectives.soft import SoftSettings
+from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
+from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.nnunet.training import loader_processes, training_loader
+from nnunet_kd.system.memory import available_bytes
+from nnunet_kd.training.distributed import rank_zero_first
+from nnunet_kd.training.soft_label_loader import SoftLabelLoader
+from nnunet_kd.training.started import StartedTrainer
+
+
+class SoftLabelTrainer(StartedTrainer):
+    """Stored soft labels, where the objective ``soft`` reads them.
+
+    Attributes:
+        soft_labels: the folder of the maps; ``None``: none are read.
+        maps_in_batches: whoever makes the batches brings the maps too (benchmarks), so that none are looked for.
+    """
+
+    soft_labels: Path | None = None
+    maps_in_batches: bool = False
+
+    def reads_maps(self) -> bool:
+        """Whether an objective in use learns from stored maps."""
+        return any(objective.reads_maps for objective in self.settings.active_objectives().values())
+
+    def choose_soft_labels(self) -> None:
+        """Find and check the maps; the settings then say which they are, and what their teachers' training mirrored.
+
+        Raises:
+            DataError: see :func:`~nnunet_kd.distillation.soft_labels.choice.choose_maps`.
+            MissingRequirement: patches with maps of so many classes do not fit into memory.
+        """
+        wanted = self.settings.active_objectives().get("soft")
+        if not isinstance(wanted, SoftSettings) or not wanted.reads_maps or self.maps_in_batches:
+            return
+        if self.is_ddp:
+            with rank_zero_first():
+                training, validation = self.do_split()
+        else:
+            training, validation = self.do_split()
+        cases, plans = Path(self.preprocessed_dataset_folder), self.plans_manager.plans
+        student = student_of(cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation)
+        self._check_memory(len(student.heads))
+        pinned, description = choose_maps(wanted, student)
+        self.soft_labels = Path(str(pinned.maps))
+        objectives = self.settings.objectives.model_copy(update={"soft": pinned})
+        changes: dict[str, Any] = {"objectives": objectives}
+        if self.settings.mirror_axes is None and not self.settings.runs_teacher():
+            changes["mirror_axes"] = list(description.trained_mirror_axes)
+        self.settings = self.settings.model_copy(update=changes)
+        self.print_to_log_file(
+            f"Soft labels: {pinned.maps} (SHA-256 {pinned.maps_sha256}), {len(description.teachers)} teacher(s)"
+        )
+        if wanted.allow_leak:
+            self.print_to_log_file(
+                "WARNING: objectives.soft.allow_leak is set: teachers may have been trained on this fold's validation cases, and "
+                "validation may look better than it is."
+            )
+
+    def _check_memory(self, channels: int) -> None:
+        _, _, patch, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        workers, cached = loader_processes()
+        final = math.prod(self.configuration_manager.patch_size)
+        needed = (
+            4
+            * channels
+            * (
+                math.prod(patch) * max(1, workers)
+                + final * self.configuration_manager.batch_size * (cached + workers + 1)
+            )
+        )
+        available = available_bytes()
+        if available is not None and needed > available:
+            raise MissingRequirement(
+                f"soft labels of {channels} classes take about {needed / 2**30:.1f} GiB of memory in {workers} loader processes, "
+                f"and {available / 2**30:.1f} GiB are free. Lower nnUNet_n_proc_DA, or set objectives.soft.source=live."
+            )
+
+    def get_dataloaders(self) -> Any:
+        """nnU-Net's own, whose training patches bring their maps."""
+        if self.soft_labels is None:
+            return super().get_dataloaders()
+        with training_loader(partial(SoftLabelLoader, self.soft_labels)):
+            return super().get_dataloaders()

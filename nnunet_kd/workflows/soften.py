@@ -1,0 +1,260 @@
+"""Soft labels of a fold's training cases: what its teachers say of them, once, on disk."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from nnunet_kd.distillation.frozen_teacher import shared_axes
+from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.soft_labels.choice import foreground_heads, sets_folder
+from nnunet_kd.distillation.soft_labels.description import FILE, Description, SoftTeacher, data_of, read_description
+from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, write_map
+from nnunet_kd.distillation.teacher import found_teacher
+from nnunet_kd.distillation.teacher_source import TeacherSource
+from nnunet_kd.errors import DataError, MissingRequirement, TeacherError
+from nnunet_kd.models.folder import load_predictor, new_predictor
+from nnunet_kd.nnunet.datasets import case_shape
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
+from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.system.memory import available_bytes
+from nnunet_kd.training.gradient_shares import in_temporary_results
+from nnunet_kd.training.trainer import DistillationTrainer
+
+Progress = Callable[[int, int, str], object]
+"""Told how many cases are done, of how many, and which is next."""
+
+
+@dataclass(frozen=True)
+class SoftenOptions:
+    """How the teachers are run.
+
+    Attributes:
+        folds: the teacher's; empty: the student's own fold.
+        mirroring: average over the axes that every teacher's training mirrored.
+        out_of_fold: every case by the teacher that was not trained on it.
+        part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
+    """
+
+    folds: tuple[int | str, ...] = ()
+    mirroring: bool = True
+    out_of_fold: bool = False
+    part: int = 0
+    parts: int = 1
+
+
+@dataclass(frozen=True)
+class Softened:
+    """What :func:`soften` did.
+
+    Attributes:
+        folder: of the maps.
+        description: of the set.
+        written, kept: cases.
+        size: bytes of all maps in the folder.
+        unseen: cases that no teacher may speak on (``out_of_fold``), left out.
+    """
+
+    folder: Path
+    description: Description
+    written: list[str]
+    kept: list[str]
+    size: int
+    unseen: list[str] = field(default_factory=list)
+
+
+def soften(
+    make: Callable[[], DistillationTrainer],
+    wanted: TeacherSettings,
+    choices: SoftenOptions,
+    device: torch.device,
+    progress: Progress,
+) -> Softened:
+    """Predict every training case of a fold with nnU-Net's own predictor, and store the probabilities.
+
+    Safe to stop and to run again: a map is there whole or not at all, and one that fits is kept.
+
+    Args:
+        make: builds the student's trainer; its output folder is a temporary one.
+        wanted: the teacher; its ``fold`` is not used.
+        choices: see :class:`SoftenOptions`.
+        device: of the teachers.
+        progress: see :data:`Progress`.
+
+    Raises:
+        TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
+        MissingRequirement: memory or disk will not do; said before the first case.
+        DataError: a preprocessed case cannot be read.
+    """
+    with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
+        folds = choices.folds or (trainer.fold,)
+        sources = [_source(trainer, wanted, fold, opened) for fold in folds]
+        predictor = new_predictor(choices.mirroring, device.type)
+        predictor.device = device
+        parameters: list[Any] = []
+        teachers, axes = [], []
+        for source, pinned in sources:
+            load_predictor(source.model, predictor, pinned.trusted)
+            parameters += predictor.list_of_parameters
+            axes.append(tuple(predictor.allowed_mirroring_axes or ()))
+            teachers.append(_describe(trainer, source, pinned))
+        mirrored = shared_axes(axes)
+        predictor.allowed_mirroring_axes = mirrored or None
+        manager = trainer.label_manager
+        description = Description(
+            teachers=teachers,
+            out_of_fold=choices.out_of_fold,
+            mirror_axes=list(mirrored) if choices.mirroring else [],
+            trained_mirror_axes=list(mirrored),
+            step_size=DEFAULT_STEP,
+            heads=foreground_heads(manager),
+            has_regions=manager.has_regions,
+            data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
+        )
+        if choices.out_of_fold:
+            _check_out_of_fold(description, trainer)
+        folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
+        cases, dataset = _cases(trainer)
+        channels = len(description.heads)
+        shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
+        unseen = [case for case in cases if not description.teachers_of(case)]
+        kept = [case for case in cases if is_whole(folder, case, shapes[case])]
+        done = {*kept, *unseen}
+        todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
+        _check_memory(trainer, shapes)
+        check_space(folder, bytes_needed([shapes[case] for case in todo]))
+        _write_description(folder, description)
+
+        def load(case: str) -> torch.Tensor:
+            return network_input(trainer, dataset, case)
+
+        def write(case: str, logits: torch.Tensor) -> None:
+            probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
+            write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
+
+        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+            upcoming: Future[torch.Tensor] | None = reader.submit(load, todo[0]) if todo else None
+            behind: Future[None] | None = None
+            for place, case in enumerate(todo):
+                progress(place, len(todo), case)
+                assert upcoming is not None
+                image = upcoming.result()
+                upcoming = reader.submit(load, todo[place + 1]) if place + 1 < len(todo) else None
+                predictor.list_of_parameters = [parameters[one] for one in description.teachers_of(case)]
+                logits = predictor.predict_logits_from_preprocessed_data(image).cpu()
+                if behind is not None:
+                    behind.result()
+                behind = writer.submit(write, case, logits)
+            if behind is not None:
+                behind.result()
+        progress(len(todo), len(todo), "")
+        size = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
+        return Softened(folder, description, todo, kept, size, unseen)
+
+
+def _source(
+    trainer: DistillationTrainer, wanted: TeacherSettings, fold: int | str, opened: contextlib.ExitStack
+) -> tuple[TeacherSource, TeacherSettings]:
+    """A teacher of one fold, which stays unpacked as long as ``opened`` lasts."""
+    of_fold = wanted.model_copy(update={"fold": fold if fold == "all" else int(fold), "folds": None})
+    found = found_teacher(
+        of_fold,
+        optional_folder("nnUNet_results"),
+        trainer.plans_manager.plans,
+        trainer.configuration_name,
+        fold,
+        trainer.dataset_json,
+    )
+    return opened.enter_context(found)
+
+
+def _describe(trainer: DistillationTrainer, source: TeacherSource, pinned: TeacherSettings) -> SoftTeacher:
+    assert pinned.sha256 is not None
+    same_dataset = source.plans()["dataset_name"] == trainer.plans_manager.dataset_name
+    return SoftTeacher(
+        sha256=pinned.sha256,
+        model=source.model_folder.name,
+        fold="all" if source.fold == "all" else int(source.fold),
+        checkpoint=source.checkpoint,
+        trained_on=sorted(_training_cases(trainer, source.fold)) if same_dataset else None,
+    )
+
+
+def _training_cases(trainer: DistillationTrainer, fold: str) -> Sequence[str]:
+    """Of a fold, whichever the trainer's own is."""
+    own = trainer.fold
+    try:
+        trainer.fold = fold if fold == "all" else int(fold)
+        training, _ = trainer.do_split()
+    finally:
+        trainer.fold = own
+    return [str(case) for case in training]
+
+
+def _check_out_of_fold(description: Description, trainer: DistillationTrainer) -> None:
+    if len(description.teachers) < 2 or any(one.trained_on is None for one in description.teachers):
+        raise TeacherError(
+            "--out-of-fold needs several folds of one model of this dataset, whose splits say who was trained on what: for "
+            "example -f 0 1 2 3 4."
+        )
+    if trainer.fold != "all":
+        raise TeacherError(
+            f"--out-of-fold makes maps for a student of all cases, whose fold is all; fold {trainer.fold} validates on cases "
+            f"that some of these teachers were trained on. Use: fold all, or leave --out-of-fold and -f out."
+        )
+
+
+def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
+    """The fold's training cases, and nnU-Net's dataset of them."""
+    training, _ = trainer.do_split()
+    if trainer.is_cascaded:
+        trainer.folder_with_segs_from_previous_stage = str(trainer.previous_stage_segmentations())
+    dataset = trainer.dataset_class(
+        trainer.preprocessed_dataset_folder,
+        list(training),
+        folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
+    )
+    return sorted(map(str, training)), dataset
+
+
+def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:
+    """Logits of the largest case, twice while one is written, its probabilities and bytes."""
+    largest = max(shapes, key=lambda case: int(np.prod(shapes[case][1:])))
+    voxels = int(np.prod(shapes[largest][1:]))
+    needed = voxels * trainer.label_manager.num_segmentation_heads * (2 * 4 + 4 + 1)
+    available = available_bytes()
+    if available is not None and needed > available:
+        raise MissingRequirement(
+            f"case {largest} ({' x '.join(map(str, shapes[largest][1:]))} voxels, {trainer.label_manager.num_segmentation_heads} "
+            f"classes) takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free. Use a computer "
+            f"with more, or objectives.soft.source=live."
+        )
+
+
+def _write_description(folder: Path, description: Description) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if (folder / FILE).is_file():
+        there = read_description(folder)
+        if there == description:
+            return  # its hash, which trainings have saved, stays
+        if there.digest() == description.digest() and list(folder.glob("*.b2nd")):
+            raise DataError(
+                f"{folder} has maps of the same teachers, but the dataset's splits have changed since. Rename or delete that "
+                f"folder, then run this again."
+            )
+    text = description.model_dump_json(indent=2).encode()
+    write_atomically(folder / FILE, lambda file: file.write(text))
+
+
+def _foreground(probabilities: np.ndarray, manager: Any) -> np.ndarray:
+    """What is stored: regions, or all classes but the background."""
+    return probabilities if manager.has_regions else probabilities[1:]
