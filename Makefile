@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-b
 # tests start hundreds of processes; where bytecode is not kept, each compiles all of PyTorch and nnU-Net anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup test test-fast test-nightly lint demo bench clean
+.PHONY: setup test test-fast test-nightly lint prose demo bench clean
 
 setup: $(STAMP)
 
@@ -39,6 +39,10 @@ lint: $(STAMP)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# pages for readers in a hurry: sentence and page length
+prose: $(STAMP)
+	$(BIN)/python docs/check_prose.py
 
 demo: $(INSTALLED)
 	$(BIN)/nnunet-kd demo
