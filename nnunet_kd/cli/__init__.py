@@ -54,6 +54,7 @@ def _register() -> None:
         plan,
         predict,
         profile,
+        recipes,
         split,
         sweep,
         train,
@@ -66,6 +67,7 @@ def _register() -> None:
     app.command("train")(train.train)
     app.command("inherit")(inherit.inherit)
     app.command("weigh")(weigh.weigh)
+    app.add_typer(recipes.app, name="recipes")
     app.command("sweep", cls=SeveralFolds)(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)
