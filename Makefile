@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-b
 # tests start hundreds of processes; where bytecode is not kept, each compiles all of PyTorch and nnU-Net anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup test test-fast test-nightly lint prose demo bench clean
+.PHONY: setup test test-fast test-nightly lint prose docs demo bench clean
 
 setup: $(STAMP)
 
@@ -44,6 +44,11 @@ lint: $(STAMP)
 prose: $(STAMP)
 	$(BIN)/python docs/check_prose.py
 
+# the site, in build/site
+docs: $(STAMP)
+	$(BIN)/python docs/write_reference.py
+	$(BIN)/python docs/build_site.py
+
 demo: $(INSTALLED)
 	$(BIN)/nnunet-kd demo
 
@@ -52,4 +57,4 @@ bench: $(INSTALLED)
 	$(BIN)/nnunet-kd bench step
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) build dist demo-output .cache

@@ -24,9 +24,13 @@ LONGEST_SENTENCE = 35
 LONGEST_PAGE = 1500
 
 CHECKED = ("README.md", "CONTRIBUTING.md", "runtime/README.md", "docs/*.md")
-# Not checked at all. Pages that a script writes do not lie in the repository and need no entry.
+# not checked at all
 EXEMPT = frozenset(
     {
+        "docs/reference-api.md",  # written by docs/write_reference.py
+        "docs/reference-commands.md",  # likewise
+        "docs/reference-recipes.md",  # likewise
+        "docs/reference-settings.md",  # likewise
         "docs/results.md",  # until it is rewritten from the new measurements
         "docs/explanation-short-trainings.md",  # likewise
     }

@@ -1,8 +1,17 @@
 """Where a run's settings come from.
 
-Later ones win, key by key: the trainer's own recipe, ``nnunet_kd.yaml`` in the preprocessed dataset folder, the file or
-shipped recipe that ``NNUNET_KD_CONFIG`` names, ``--set key=value`` of the command line (handed on in ``NNUNET_KD_SET``, so
-that spawned workers see it).
+Later places win, key by key:
+
+1. the trainer's own recipe (``dcd`` for ``nnUNetTrainerDCD``; ``nnunet-kd recipes show dcd`` prints it);
+2. ``nnunet_kd.yaml`` in the preprocessed dataset folder. It may hold settings of several objectives; each trainer takes
+   those that it uses;
+3. ``NNUNET_KD_CONFIG``: a YAML file, or the name of a recipe. ``nnunet-kd train --recipe`` sets it;
+4. ``nnunet-kd train --set key=value``, repeatable. Values are YAML: ``--set ema=0.999 --set objectives.dcd.bands=S``.
+   ``NNUNET_KD_SET`` hands them on to spawned processes.
+
+With ``--c`` the settings that the run was started with take the recipe's place, and only ``--set`` may change them.
+
+Unknown keys are refused, with the nearest known one named. All problems of a file come in one message.
 """
 
 from __future__ import annotations

@@ -25,7 +25,7 @@ class FiGKDLoss(nn.Module):
         wavelet: any discrete wavelet of PyWavelets; default: ``db4`` over space, ``haar`` over classes.
         levels: of the transform over space; over classes there is one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import FiGKDLoss
         >>> teacher = torch.randn(1, 3, 16, 16)

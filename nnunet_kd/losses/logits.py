@@ -22,7 +22,7 @@ class LogitsLoss(nn.Module):
     Raises:
         ValueError: a temperature that is not above zero.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import LogitsLoss
         >>> teacher, student = torch.randn(1, 3, 8, 8), torch.zeros(1, 3, 8, 8, requires_grad=True)

@@ -16,7 +16,7 @@ class ChannelProjection(nn.Module):
         student_channels, teacher_channels: ``Cs`` and ``Ct``.
         learned: ``False`` keeps the random start, as the code that accompanies the DCD paper does.
 
-    Example:
+    Examples:
         >>> import torch
         >>> projection = ChannelProjection(4, 16)
         >>> projection(torch.randn(2, 4, 8, 8, 8)).shape
