@@ -35,7 +35,7 @@ test-fast: $(STAMP)
 test-nightly: $(STAMP)
 	-$(BIN)/python -m pytest -m nightly -W default --durations=20
 
-lint: $(STAMP)
+lint: $(STAMP) prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy

@@ -31,7 +31,7 @@ def linked(text: str) -> str:
     text = re.sub(r":\w+:`~?(?:[\w.]*\.)?(\w+)`", r"`\1`", text)
     text = re.sub(r"``(.+?)``", r"`\1`", text)
     # what Markdown would take for tags and emphasis, outside of code
-    text = re.sub(r"`[^`]*`|[<*]", lambda part: part[0] if part[0][0] == "`" else "\\" + part[0], text)
+    text = re.sub(r"`[^`]*`|[<*]", lambda part: {"<": "&lt;", "*": r"\*"}.get(part[0], part[0]), text)
     return re.sub(r"\bdocs/([\w-]+)\.md\b", lambda page: f"[{_subject(page[1])}]({page[1]}.md)", text)
 
 

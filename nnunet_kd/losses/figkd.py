@@ -46,7 +46,8 @@ class FiGKDLoss(nn.Module):
         """A scalar.
 
         Args:
-            student, teacher: logits ``(B, K, *spatial)``.
+            student: logits ``(B, K, *spatial)``.
+            teacher: likewise.
             valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
 
         Raises:

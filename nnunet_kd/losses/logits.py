@@ -42,7 +42,8 @@ class LogitsLoss(nn.Module):
         """A scalar.
 
         Args:
-            student, teacher: logits ``(B, K, *spatial)``.
+            student: logits ``(B, K, *spatial)``.
+            teacher: likewise.
             valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
 
         Raises:

@@ -13,7 +13,8 @@ class ChannelProjection(nn.Module):
     are blind to a constant.
 
     Args:
-        student_channels, teacher_channels: ``Cs`` and ``Ct``.
+        student_channels: ``Cs``.
+        teacher_channels: ``Ct``.
         learned: ``False`` keeps the random start, as the code that accompanies the DCD paper does.
 
     Examples:

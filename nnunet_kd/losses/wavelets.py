@@ -112,7 +112,8 @@ def idwt(
 
     Args:
         coefficients: as :func:`dwt` returns them.
-        wavelet, mode: those of the analysis.
+        wavelet: that of the analysis.
+        mode: likewise.
         shape: the spatial sizes to return. Coefficients of an odd axis and of the next even one have the same size, so
             without ``shape`` the even one is returned, as ``pywt.waverecn`` does.
 

@@ -69,5 +69,5 @@ def test_the_page_names_every_recipe_and_public_name() -> None:
 def test_docstrings_become_markdown() -> None:
     text = "Of :class:`~a.b.Loss`, ``x * y``, TR<METHOD> and checkpoint_*.pth (docs/explanation-security.md)."
     assert write_reference.linked(text) == (
-        r"Of `Loss`, `x * y`, TR\<METHOD> and checkpoint_\*.pth ([security](explanation-security.md))."
+        r"Of `Loss`, `x * y`, TR&lt;METHOD> and checkpoint_\*.pth ([security](explanation-security.md))."
     )
