@@ -10,7 +10,7 @@ INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-b
 # tests start hundreds of processes; where bytecode is not kept, each compiles all of PyTorch and nnU-Net anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup test test-fast test-nightly lint demo bench clean
+.PHONY: setup test test-fast test-nightly lint prose docs demo bench clean
 
 setup: $(STAMP)
 
@@ -35,10 +35,19 @@ test-fast: $(STAMP)
 test-nightly: $(STAMP)
 	-$(BIN)/python -m pytest -m nightly -W default --durations=20
 
-lint: $(STAMP)
+lint: $(STAMP) prose
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# pages for readers in a hurry: sentence and page length
+prose: $(STAMP)
+	$(BIN)/python docs/check_prose.py
+
+# the site, in build/site
+docs: $(STAMP)
+	$(BIN)/python docs/write_reference.py
+	$(BIN)/python docs/build_site.py
 
 demo: $(INSTALLED)
 	$(BIN)/nnunet-kd demo
@@ -48,4 +57,4 @@ bench: $(INSTALLED)
 	$(BIN)/nnunet-kd bench step
 
 clean:
-	rm -rf $(VENV) build dist demo-output
+	rm -rf $(VENV) build dist demo-output .cache

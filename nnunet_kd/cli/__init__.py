@@ -54,6 +54,7 @@ def _register() -> None:
         plan,
         predict,
         profile,
+        recipes,
         soften,
         split,
         sweep,
@@ -68,6 +69,7 @@ def _register() -> None:
     app.command("inherit")(inherit.inherit)
     app.command("soften", cls=SeveralFolds)(soften.soften)
     app.command("weigh")(weigh.weigh)
+    app.add_typer(recipes.app, name="recipes")
     app.command("sweep", cls=SeveralFolds)(sweep.sweep)
     app.command("evaluate")(evaluate.evaluate)
     app.command("compare")(compare.compare)

@@ -32,9 +32,9 @@ PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "
 
 def doctor(
     dataset: Annotated[Optional[str], typer.Argument(help="Dataset number or name to look at as well.")] = None,  # noqa: UP045
-    configuration: Annotated[str, option("configuration")] = "3d_fullres",
-    fold: Annotated[str, option("folds")] = "0",
-    plans_name: Annotated[str, option("plans")] = "nnUNetPlans",
+    configuration: Annotated[str, option("configuration", "Of the teacher.")] = "3d_fullres",
+    fold: Annotated[str, option("folds", "Of the teacher; one.")] = "0",
+    plans_name: Annotated[str, option("plans", "The teacher's plan.")] = "nnUNetPlans",
     teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""

@@ -17,21 +17,33 @@ from nnunet_kd.nnunet.checkpoints import FINAL
 
 
 class TeacherSettings(SettingsModel):
-    """Where the teacher is. Everything left out is searched for (docs/reference-settings.md)."""
+    """Where the teacher is. Everything left out is searched for."""
 
     path: str | None = Field(
-        None, description="model folder, checkpoint_*.pth or exported zip; default: found under nnUNet_results"
+        None,
+        description="model folder, `checkpoint_*.pth` or exported zip; default: found under `nnUNet_results`. `teacher: PATH` is "
+        "short for it",
     )
-    fold: int | Literal["all"] | None = Field(None, description="the teacher's fold; default: the student's")
-    checkpoint: str = Field(FINAL, description="which of the fold's checkpoints")
+    fold: int | Literal["all"] | None = Field(
+        None,
+        description="the teacher's fold; default: the student's. Another fold's teacher has seen the validation cases, which "
+        "is warned about",
+    )
+    checkpoint: str = Field(FINAL, description="file name in the fold's folder")
     sha256: str | None = Field(
-        None, pattern="^[0-9a-f]{64}$", description="hash the checkpoint must have; saved with every run"
+        None,
+        pattern="^[0-9a-f]{64}$",
+        description="SHA-256 that the checkpoint must have; every run saves its teacher's",
     )
     folds: list[int | Literal["all"]] | None = Field(
-        None, min_length=1, description="several teachers: one per fold of the same model; instead of `fold`"
+        None,
+        min_length=1,
+        description="several teachers, one per fold of the same model, for example `[0, 1, 2, 3, 4]`; instead of `fold`",
     )
     trusted: bool = Field(
-        False, description="load a checkpoint that holds more than data, which is running the code that it names"
+        False,
+        description="load a checkpoint that holds more than data, which is running the code that it names "
+        "(docs/explanation-security.md)",
     )
 
     @model_validator(mode="after")
@@ -56,30 +68,33 @@ _ObjectivesBase = create_model(  # type: ignore[call-overload]
 
 
 class Settings(SettingsModel):
-    """Everything that can be set about a distillation run; ``None`` keeps nnU-Net's own value."""
+    """Everything that can be set about a run. A key that is left out has its default, or keeps nnU-Net's own value."""
 
     teacher: list[TeacherSettings] = Field(
         default=[TeacherSettings()],
         min_length=1,
-        description="where the teacher is: one mapping (or a path alone), or a list of them for several",
+        description="where the teacher is: one mapping (or a path alone), or a list of them for several. Objectives on logits "
+        "use the mean probability of all",
     )
     feature_teacher: FeatureTeacher = Field(
-        "first", description="of several teachers, whose features are distilled: the first's, or one's per iteration"
+        "first",
+        description="of several teachers, whose features are distilled: those of the first one, or of one per iteration",
     )
-    reduction: float = Field(4.0, ge=1, description="r: the student has 1/r of the teacher's channels")
+    reduction: float = Field(4.0, ge=1, description="r: channels of every stage are divided by it and rounded down")
     start: str = Field(
         "random",
         min_length=1,
-        description="weights that a new training starts from: random; teacher: computed from the (first) teacher's; else the "
-        "path of a student, trained or not: model folder, checkpoint_*.pth or exported zip",
+        description="first weights of a new training. `random`; `teacher`: computed from the first teacher's "
+        "(docs/explanation-inheritance.md), as the recipes of most trainers with a teacher say; else the path of a student, "
+        "trained or not: model folder, `checkpoint_*.pth` or exported zip",
     )
     start_sha256: str | None = Field(
         None,
         pattern="^[0-9a-f]{64}$",
-        description="hash that the checkpoint of a student in `start` must have; saved with every run",
+        description="SHA-256 that the checkpoint of a student in `start` must have; every run saves it",
     )
     inheritance: InheritanceSettings = Field(
-        default=InheritanceSettings(), description="how weights are computed from the teacher's"
+        default=InheritanceSettings(), description="how `start: teacher` computes weights from the teacher's"
     )
     epochs: int | None = Field(None, ge=1, description="nnU-Net: 1000")
     iterations_per_epoch: int | None = Field(None, ge=1, description="nnU-Net: 250")
@@ -87,18 +102,28 @@ class Settings(SettingsModel):
     learning_rate: float | None = Field(None, gt=0, description="initial; nnU-Net: 0.01, polynomial decay")
     mirror_axes: list[Literal[0, 1, 2]] | None = Field(
         None,
-        description="spatial axes, from 0, that training and prediction mirror; []: none; default: those of the teacher's "
-        "training (of several, those they share), without a teacher nnU-Net's",
+        description="spatial axes, from 0, that training and prediction mirror; `[]`: none. Default: those of the teacher's "
+        "training (of several, those they share), without a teacher nnU-Net's. A teacher of `nnUNetTrainerNoMirroring` may know "
+        "left from right, and is wrong on mirrored images. Give a student to compare with the same axes: `nnunet-kd sweep` "
+        "does, `nnunet-kd doctor` says which they are",
     )
-    seed: int | None = Field(None, ge=0, description="of weights, patches and augmentation; default: not seeded")
+    seed: int | None = Field(
+        None,
+        ge=0,
+        description="of weights, patches and augmentation; default: not seeded. For identical batches also set "
+        "`nnUNet_n_proc_DA=0` (docs/how-to-resume-and-scale.md)",
+    )
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
+        None,
+        gt=0,
+        lt=1,
+        description="decay per iteration of an averaged student; the average is what is validated and saved",
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"
     )
     save_every: int | None = Field(
-        None, ge=1, description="epochs between two writings of checkpoint_latest.pth; nnU-Net: 50"
+        None, ge=1, description="epochs between two writings of `checkpoint_latest.pth`; nnU-Net: 50"
     )
     max_skipped_steps: int = Field(
         20,
@@ -106,7 +131,11 @@ class Settings(SettingsModel):
         description="stop after so many skipped steps in a row, whose loss or gradient was not finite; the gradient scaler of "
         "mixed precision halves its scale of 2^16 at most 16 times before it reaches 1",
     )
-    objectives: _ObjectivesBase = Field(default_factory=_ObjectivesBase, description="the objectives in use")
+    objectives: _ObjectivesBase = Field(
+        default_factory=_ObjectivesBase,
+        description="the objectives in use, by name; naming one uses it. A trainer takes its own; `nnUNetTrainerKD` takes "
+        "any mix: `--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1`",
+    )
 
     @field_validator("teacher", mode="before")
     @classmethod

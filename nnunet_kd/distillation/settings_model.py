@@ -18,6 +18,8 @@ class SettingsModel(BaseModel):
 class Schedule(SettingsModel):
     """How an objective's weight develops over epochs: a factor between 0 and 1.
 
+    While it is 0 the teacher does not run, so epochs cost what the student's own do.
+
     Attributes:
         kind: the curve of rise and fall.
         start, length: where the rise begins and how many epochs it takes.
@@ -26,14 +28,16 @@ class Schedule(SettingsModel):
 
     kind: Literal["constant", "linear", "cosine"] = Field(
         default="constant",
-        description="constant: 1 from `start` to `end`; linear and cosine: rise over `length` epochs, fall over `fall`",
+        description="`constant`: 1 from `start` to `end`; `linear` and `cosine`: rise over `length` epochs, fall over `fall`",
     )
     start: int = Field(
-        default=0, ge=0, description="first epoch with a weight above zero is the one after `start` in a ramp"
+        default=0,
+        ge=0,
+        description="epoch, from 0, in which the rise begins; its own weight is zero unless `length` is",
     )
-    length: int = Field(default=0, ge=0, description="epochs the ramp takes")
+    length: int = Field(default=0, ge=0, description="epochs of the rise")
     end: int | None = Field(
-        default=None, ge=1, description="from this epoch on the weight is zero and labels alone teach; none: never"
+        default=None, ge=1, description="from this epoch on the weight is zero and labels alone teach; default: never"
     )
     fall: int = Field(default=0, ge=0, description="epochs before `end` over which the weight falls")
 

@@ -1,8 +1,17 @@
 """Where a run's settings come from.
 
-Later ones win, key by key: the trainer's own recipe, ``nnunet_kd.yaml`` in the preprocessed dataset folder, the file or
-shipped recipe that ``NNUNET_KD_CONFIG`` names, ``--set key=value`` of the command line (handed on in ``NNUNET_KD_SET``, so
-that spawned workers see it).
+Later places win, key by key:
+
+1. the trainer's own recipe (``dcd`` for ``nnUNetTrainerDCD``; ``nnunet-kd recipes show dcd`` prints it);
+2. ``nnunet_kd.yaml`` in the preprocessed dataset folder. It may hold settings of several objectives; each trainer takes
+   those that it uses;
+3. ``NNUNET_KD_CONFIG``: a YAML file, or the name of a recipe. ``nnunet-kd train --recipe`` sets it;
+4. ``nnunet-kd train --set key=value``, repeatable. Values are YAML: ``--set ema=0.999 --set objectives.dcd.bands=S``.
+   ``NNUNET_KD_SET`` hands them on to spawned processes.
+
+With ``--c`` the settings that the run was started with take the recipe's place, and only ``--set`` may change them.
+
+Unknown keys are refused, with the nearest known one named. All problems of a file come in one message.
 """
 
 from __future__ import annotations
@@ -16,21 +25,16 @@ from typing import Any
 
 import yaml
 
+from nnunet_kd.distillation.recipes import recipe_names, recipe_path
 from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_model import did_you_mean
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.system.shipped import shipped_folder
 
 CONFIG_VARIABLE = "NNUNET_KD_CONFIG"
 SET_VARIABLE = "NNUNET_KD_SET"
 DATASET_FILE = "nnunet_kd.yaml"
 SETTINGS_FILE = "distillation_settings.yaml"
 """What a run writes beside its checkpoints; see :func:`saved_settings`."""
-
-
-def recipe_names() -> list[str]:
-    """The shipped recipes (``plans/recipes/*.yaml``), without their ending."""
-    return sorted(path.stem for path in (shipped_folder("plans") / "recipes").glob("*.yaml"))
 
 
 def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
@@ -41,13 +45,12 @@ def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
     """
     path = Path(name_or_path)
     if not path.is_file():
-        recipe = shipped_folder("plans") / "recipes" / f"{name_or_path}.yaml"
-        if not recipe.is_file():
+        if str(name_or_path) not in recipe_names():
             raise SettingsError(
                 f"{str(name_or_path)!r} is neither a file nor a shipped recipe{did_you_mean(str(name_or_path), recipe_names())}. "
                 f"Give the path of a YAML file, or one of the recipes: {', '.join(recipe_names())}."
             )
-        path = recipe
+        path = recipe_path(str(name_or_path))
     try:
         content = yaml.safe_load(path.read_text())
     except yaml.YAMLError as error:

@@ -158,7 +158,9 @@ def evaluate_folder(
     """Measure every case, with a progress bar.
 
     Args:
-        prediction_folder, reference_folder, cases: see :func:`find_pairs`.
+        prediction_folder: files named ``case + ending``.
+        reference_folder: likewise.
+        cases: the cases to evaluate; default: those of both folders, which must hold the same. See :func:`find_pairs`.
         dataset_json_path: nnU-Net's ``dataset.json``.
         options: default :class:`MetricOptions`.
         pool: of :func:`nnunet_kd.system.processes.worker_pool`; default: this process.

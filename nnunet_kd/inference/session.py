@@ -69,7 +69,8 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
     All that file names and headers can tell is checked before the network runs.
 
     Args:
-        inputs, output: see :func:`nnunet_kd.inference.cases.find_cases`.
+        inputs: a folder of ``CASE_0000.ending`` files, or one case's files in the channels' order.
+        output: a folder; for one case also a file. See :func:`nnunet_kd.inference.cases.find_cases`.
         model: model folder, checkpoint, exported zip, or ``.onnx`` with its JSON.
         options: how.
 

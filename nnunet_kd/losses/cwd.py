@@ -19,7 +19,7 @@ class CWDLoss(nn.Module):
     Raises:
         ValueError: a temperature that is not above zero.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import CWDLoss
         >>> teacher = torch.randn(2, 3, 8, 8, 8)

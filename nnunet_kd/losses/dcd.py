@@ -26,7 +26,7 @@ class DCDLoss(nn.Module):
     Raises:
         ValueError: unknown wavelet, mode or levels.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import ChannelProjection, DCDLoss
         >>> loss = DCDLoss(projection=ChannelProjection(2, 8), levels=2)

@@ -116,7 +116,7 @@ def detail_loss(
     Raises:
         ValueError: shapes that do not fit together; see also :func:`nnunet_kd.losses.wavelets.dwt`.
 
-    Example:
+    Examples:
         >>> teacher, weight = torch.randn(1, 4, 8, 8, 8), torch.eye(4)
         >>> detail_loss(teacher, teacher, weight).item()
         0.0

@@ -160,7 +160,7 @@ class FGBVDLoss(BiasAndVariance):
         dropped: share of frequencies hidden from the expectation.
         divergence: ``mse``, or ``kl`` of the softmax over channels at every voxel.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import ChannelProjection, ExpectationGenerator, FGBVDLoss
         >>> loss = FGBVDLoss(ExpectationGenerator(8, hidden=2, dimensions=3), ChannelProjection(2, 8))

@@ -25,7 +25,7 @@ class FiGKDLoss(nn.Module):
         wavelet: any discrete wavelet of PyWavelets; default: ``db4`` over space, ``haar`` over classes.
         levels: of the transform over space; over classes there is one.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import FiGKDLoss
         >>> teacher = torch.randn(1, 3, 16, 16)
@@ -46,7 +46,8 @@ class FiGKDLoss(nn.Module):
         """A scalar.
 
         Args:
-            student, teacher: logits ``(B, K, *spatial)``.
+            student: logits ``(B, K, *spatial)``.
+            teacher: likewise.
             valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
 
         Raises:

@@ -14,7 +14,7 @@ class FitNetLoss(nn.Module):
     Args:
         projection: ``phi``; ``None`` where channels agree, and the loss is then zero at agreement.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import ChannelProjection, FitNetLoss
         >>> loss = FitNetLoss(projection=ChannelProjection(2, 8))

@@ -48,7 +48,7 @@ class FreeKDLoss(nn.Module):
         apart: factor of the Dice term that keeps a band's prompts apart.
         learning_rate: of the prompts (Adam).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import FreeKDLoss
         >>> head = torch.nn.Conv2d(8, 3, 1)  # the teacher's decoder

@@ -14,7 +14,7 @@ class IFVDLoss(nn.Module):
     feature with the prototype of its own class. Maps have one channel, so nothing is projected. Labels are taken at the nearest
     voxel, the background is a class as any other (ours).
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import IFVDLoss
         >>> labels = torch.randint(0, 3, (1, 16, 16))

@@ -25,7 +25,7 @@ class LogitsLoss(nn.Module):
     Raises:
         ValueError: a temperature that is not above zero, or an unknown ``balance``.
 
-    Example:
+    Examples:
         >>> import torch
         >>> from nnunet_kd.losses import LogitsLoss
         >>> teacher, student = torch.randn(1, 3, 8, 8), torch.zeros(1, 3, 8, 8, requires_grad=True)
@@ -48,7 +48,8 @@ class LogitsLoss(nn.Module):
         """A scalar.
 
         Args:
-            student, teacher: logits ``(B, K, *spatial)``.
+            student: logits ``(B, K, *spatial)``.
+            teacher: likewise.
             valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
 
         Raises:

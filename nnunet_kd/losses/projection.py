@@ -13,10 +13,11 @@ class ChannelProjection(nn.Module):
     are blind to a constant.
 
     Args:
-        student_channels, teacher_channels: ``Cs`` and ``Ct``.
+        student_channels: ``Cs``.
+        teacher_channels: ``Ct``.
         learned: ``False`` keeps the random start, as the code that accompanies the DCD paper does.
 
-    Example:
+    Examples:
         >>> import torch
         >>> projection = ChannelProjection(4, 16)
         >>> projection(torch.randn(2, 4, 8, 8, 8)).shape

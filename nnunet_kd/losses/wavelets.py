@@ -78,7 +78,7 @@ def dwt(x: torch.Tensor, wavelet: str = "db4", levels: int = 3, mode: str = "per
     Raises:
         ValueError: for an unknown wavelet or mode, fewer than one level, or a tensor of another rank.
 
-    Example:
+    Examples:
         >>> approximation, details = dwt(torch.ones(1, 1, 4, 4, 4), "haar", levels=1)
         >>> tuple(approximation.shape), len(details)
         ((1, 1, 2, 2, 2), 7)
@@ -112,7 +112,8 @@ def idwt(
 
     Args:
         coefficients: as :func:`dwt` returns them.
-        wavelet, mode: those of the analysis.
+        wavelet: that of the analysis.
+        mode: likewise.
         shape: the spatial sizes to return. Coefficients of an odd axis and of the next even one have the same size, so
             without ``shape`` the even one is returned, as ``pywt.waverecn`` does.
 
@@ -299,7 +300,7 @@ def detail_projection(
     Raises:
         ValueError: see :func:`dwt`.
 
-    Example:
+    Examples:
         >>> x = torch.randn(1, 2, 16, 16, 16)
         >>> bool(torch.allclose(sum(detail_projection(x, bands=b) for b in "DSA"), x, atol=1e-5))
         True

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nnunet_kd.distillation.recipes import recipe_names
 from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_model import Schedule
 from nnunet_kd.distillation.settings_sources import (
@@ -15,7 +16,6 @@ from nnunet_kd.distillation.settings_sources import (
     SET_VARIABLE,
     parse_assignments,
     read_settings_file,
-    recipe_names,
     resolve_settings,
 )
 from nnunet_kd.errors import SettingsError

@@ -39,7 +39,8 @@ def test_the_same_weights_after_three_iterations(folders: Path, monkeypatch: pyt
 
 
 def test_the_papers_recipe_says_random_itself() -> None:
-    from nnunet_kd.distillation.settings_sources import read_settings_file, recipe_names
+    from nnunet_kd.distillation.recipes import recipe_names
+    from nnunet_kd.distillation.settings_sources import read_settings_file
 
     random = {"paper", "short", "student", "brats2024-released", "isles2022-released"}
     random |= {name for name in recipe_names() if name.startswith("ablation-")}

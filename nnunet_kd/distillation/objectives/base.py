@@ -28,8 +28,9 @@ class ObjectiveSettings(SettingsModel):
     schedule: Schedule = Field(default=Schedule(), description="the weight's course over epochs")
     learns_at_full_weight: bool = Field(
         False,
-        description="true: weight and schedule hold for the student only, and what the objective itself learns follows its "
-        "loss as if the weight were 1",
+        description="true: weight and schedule hold for the student only. What the objective itself learns, projections for "
+        "example, follows its loss as if the weight were 1. No gain for the segmentation is shown yet "
+        "(docs/explanation-short-trainings.md)",
     )
     every: int = Field(
         1, ge=1, description="the objective counts in every so many iterations, and its teacher runs in those alone"

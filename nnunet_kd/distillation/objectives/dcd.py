@@ -15,7 +15,7 @@ from nnunet_kd.losses.wavelets import Bands, detail_projection
 
 
 class DCDSettings(ProjectingSettings):
-    """Defaults are the paper's; where it is silent, ours (docs/methods.md)."""
+    """Defaults are the paper's; where it is silent, ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="mu of Eq. 8")
     wavelet: str = Field("db4", description="any discrete wavelet of PyWavelets")

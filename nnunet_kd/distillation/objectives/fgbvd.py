@@ -14,7 +14,7 @@ from nnunet_kd.losses.fgbvd import BiasAndVariance, ExpectationGenerator
 
 
 class FGBVDSettings(ProjectingSettings):
-    """The paper's text gives no values; all are ours (docs/methods.md)."""
+    """The paper's text gives no values; all are ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
     alpha: float = Field(0.5, ge=0, le=1, description="share of the bias that counts whatever the variance")

@@ -17,7 +17,7 @@ from nnunet_kd.losses.self_trained import SelfTrained
 
 
 class FoProSettings(ProjectingSettings):
-    """The papers' values are for 2D classification; all are ours (docs/methods.md)."""
+    """The papers' values are for 2D classification; all are ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="lambda_f, factor of EKD in the student's loss")
     explore_every: int = Field(5, ge=1, description="k: iterations between two exploration steps")

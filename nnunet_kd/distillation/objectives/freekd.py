@@ -15,7 +15,7 @@ from nnunet_kd.losses.self_trained import SelfTrained
 
 
 class FreeKDSettings(ProjectingSettings):
-    """The paper's values are for detectors; all are ours (docs/methods.md)."""
+    """The paper's values are for detectors; all are ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
     prompts: int = Field(2, ge=1, description="prompts per band")

@@ -17,7 +17,7 @@ class ProjectingSettings(ObjectiveSettings):
 
     projection_start: Literal["fitted", "random"] = Field(
         "random",
-        description="of phi: fitted by least squares on training patches before the first iteration, or random",
+        description="of phi. `fitted`: by least squares on training patches before the first iteration; or `random`",
     )
 
 

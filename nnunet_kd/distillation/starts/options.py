@@ -14,23 +14,25 @@ class InheritanceSettings(SettingsModel):
     """Defaults are what measured best (docs/explanation-inheritance.md); the other values are for comparison."""
 
     voxels: int = Field(
-        2_000_000, ge=1, description="voxels of training patches that the teacher looks at; at least four patches"
+        2_000_000, ge=1, description="voxels of training patches that the teacher looks at, in 4 to 512 patches"
     )
     ridge: float = Field(
-        1e-3, gt=0, description="pull towards the prior weights, as a share of the mean diagonal of the Gram matrix"
+        1e-3, gt=0, description="strength of the ridge regression, as a share of the mean diagonal of the Gram matrix"
     )
     prior: Literal["interpolated", "teacher", "zero"] = Field(
         "interpolated",
-        description="what the ridge pulls to: the teacher's kernel at the chosen outputs, its other inputs replaced by what the "
-        "chosen ones say of them; its kernel at the chosen outputs and inputs; or zero",
+        description="weights that the ridge regression stays near. `interpolated`: the teacher's kernel at the chosen outputs, "
+        "its other inputs replaced by what the chosen ones say of them; `teacher`: its kernel at the chosen outputs and inputs; "
+        "`zero`",
     )
     channels: ChannelChoice = Field(
         "spanning",
-        description="which of the teacher's channels are kept: those that span the others best, random ones, or every r-th",
+        description="which of the teacher's channels are kept. `spanning`: those that span the others best; `random` ones; "
+        "`regular`: every r-th",
     )
     heads: Literal["probabilities", "logits"] = Field(
         "probabilities",
-        description="what segmentation heads are fitted to: the teacher's probabilities (convex, iterative) or its logits",
+        description="what segmentation heads are fitted to: the teacher's `probabilities` (convex, iterative) or its `logits`",
     )
     refit: bool = Field(True, description="false: the teacher's kernels at the chosen channels, as they are")
     rescale: bool = Field(True, description="false: kernels keep the norm that the fit gives them")
