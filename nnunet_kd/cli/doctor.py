@@ -23,6 +23,7 @@ from nnunet_kd.nnunet.environment import (
     required_folder,
     trainer_names,
 )
+from nnunet_kd.system.cores import usable_cores
 
 if TYPE_CHECKING:
     from torch import nn
@@ -77,7 +78,7 @@ def _device() -> str:
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
         return f"{len(names)} CUDA device(s): {', '.join(names)}"
-    return f"CPU only, {os.cpu_count()} cores; train with -device cpu"
+    return f"CPU only, {usable_cores()} cores; train with -device cpu"
 
 
 def _folder(variable: str) -> str:

@@ -21,6 +21,7 @@ from nnunet_kd.errors import TrainingStopped
 from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
 from nnunet_kd.nnunet.checkpoints import LATEST, as_file, trained_plans
 from nnunet_kd.nnunet.training import wrapped_for
+from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.training.distributed import (
     check_batch_size,
@@ -100,6 +101,9 @@ class ResumableTrainer(nnUNetTrainer):
         if self.is_ddp:
             with rank_zero_first():
                 self.do_split()  # which writes the splits if there are none yet
+        if self.device.type == "cpu":
+            # nnUNetv2_train takes every core of the machine, so that two trainings beside each other wait for one another
+            torch.set_num_threads(computing_threads())
         super().on_train_start()
         if self.local_rank == 0:
             remove_leftovers(Path(self.output_folder))

@@ -6,11 +6,11 @@ Its command line does not offer one.
 from __future__ import annotations
 
 import argparse
-import os
 
 import torch
 
 from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.system.cores import computing_threads
 
 
 def main() -> None:
@@ -23,7 +23,7 @@ def main() -> None:
     parser.add_argument("--device", required=True)
     arguments = parser.parse_args()
     if arguments.device == "cpu":
-        torch.set_num_threads(os.cpu_count() or 1)
+        torch.set_num_threads(computing_threads())
     torch.manual_seed(0)
     trainer = trainer_of_dataset(
         arguments.dataset, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", torch.device(arguments.device)
