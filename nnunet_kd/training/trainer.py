@@ -119,7 +119,8 @@ class DistillationTrainer(StartedTrainer):
             self.folder_with_segs_from_previous_stage = str(self._previous_stage_segmentations())
         super().initialize()
         if self.device.type == "cpu" and not self.is_ddp:
-            # a student's few channels do not fill oneDNN's blocked layouts (docs/reference-performance.md); DDP has seen them
+            # a student's few channels do not fill oneDNN's blocked layouts (docs/reference-performance.md);
+            # DDP has seen the old layout
             convert_conv2d_weight_memory_format(self.network, torch.channels_last)
             convert_conv3d_weight_memory_format(self.network, torch.channels_last_3d)
         if self.settings.seed is not None and self.local_rank > 0:
