@@ -23,10 +23,8 @@ def list_recipes() -> None:
     table = Table("recipe", "what it is")
     for name in recipe_names():
         about, _ = recipe_header(name)
-        table.add_row(name, f"{about.partition('. ')[0].rstrip('.')}.")
-    console = Console(highlight=False, markup=False, emoji=False)
-    console.print(table)
-    console.print("all of one: nnunet-kd recipes show NAME")
+        table.add_row(name, about)
+    Console(highlight=False, markup=False, emoji=False).print(table)
 
 
 @app.command("show")
