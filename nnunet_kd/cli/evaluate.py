@@ -49,9 +49,16 @@ def evaluate(
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,
     output: Annotated[Path | None, option("output", "Files without ending; default: PRED/evaluation.")] = None,
+    probabilities: Annotated[
+        bool,
+        typer.Option(
+            "--probabilities", help="Also Brier score and calibration error, from --save_probabilities files."
+        ),
+    ] = False,
     workers: Workers = None,
 ) -> None:
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
+    from nnunet_kd.evaluation.calibration import MEASURES, evaluate_probabilities
     from nnunet_kd.evaluation.folders import evaluate_folder
     from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
     from nnunet_kd.evaluation.references import find_dataset_json
@@ -76,6 +83,9 @@ def evaluate(
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
     with worker_pool(workers or default_processes()) as pool:
         evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
+        calibration = (
+            evaluate_probabilities(predictions, reference, labels_from, cases, pool) if probabilities else None
+        )
     csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
     evaluation.write_csv(csv_path)
     evaluation.write_json(json_path)
@@ -92,4 +102,13 @@ def evaluate(
         counts = {name.replace("_", " "): n for name, n in evaluation.empty_counts(class_name).items() if n}
         if counts:
             console.print(f"{class_name}: " + ", ".join(f"{name} in {n} cases" for name, n in counts.items()))
-    console.print(f"Written: {csv_path}, {json_path}", soft_wrap=True, highlight=False)
+    written = [csv_path, json_path]
+    if calibration is not None:
+        table = Table("class", *(measure.heading for measure in MEASURES), title="Probabilities, mean ± standard error")
+        for name in (None, *calibration.classes):
+            cells = [mean_and_error(calibration.summary(measure.name, name), measure) for measure in MEASURES]
+            table.add_row(name or OVERALL, *cells)
+        console.print(table)
+        written.append(target.with_name(f"{target.name}_probabilities.csv"))
+        calibration.write_csv(written[-1])
+    console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)

@@ -87,7 +87,7 @@ class Evaluation:
         for row, case in enumerate(self.cases):
             for column, class_name in enumerate(self.classes):
                 cells = [self.values[name][row, column] for name in CASE_COLUMNS[2:]]
-                yield [case, class_name, *map(_csv_number, cells)]
+                yield [case, class_name, *map(csv_number, cells)]
 
     def write_csv(self, path: Path) -> None:
         """One row per case and class, all metrics and counts as columns, with all digits; undefined values are left blank."""
@@ -156,7 +156,7 @@ def summarise(values: Values) -> Summary:
     return Summary(mean, error, n, values.size - n)
 
 
-def _csv_number(value: float) -> str:
+def csv_number(value: float) -> str:
     """The shortest text that gives back the very number: rounding would break ties, which rank tests count."""
     return "" if math.isnan(value) else repr(float(value)).removesuffix(".0")
 
