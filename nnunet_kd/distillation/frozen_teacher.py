@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -62,13 +63,13 @@ class FrozenTeacher:
     def _autocast(self) -> AbstractContextManager[object]:
         return torch.autocast("cuda") if self._device.type == "cuda" else contextlib.nullcontext()
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features of ``image (B, C, *spatial)``, finest first; only the encoder runs."""
         with self._autocast():
             return list(self._encoder(image))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def outputs(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass."""
         assert self._decoder is not None
@@ -142,26 +143,35 @@ class Teachers:
         if not logits:
             return (chosen.features(image) if features else []), None
         stages: list[torch.Tensor] = []
-        each = []
-        for member in self.members:
-            own_stages, own_logits = member.outputs(image)
-            each.append(own_logits.float())
-            if features and member is chosen:
-                stages = own_stages
-        return stages, each[0] if len(each) == 1 else self.combine(torch.stack(each))
 
-    @torch.inference_mode()
-    def combine(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits ``(teachers, B, K, *spatial)`` of the mean probability, ``(B, K, *spatial)``.
+        def each() -> Iterator[torch.Tensor]:
+            nonlocal stages
+            for member in self.members:
+                own_stages, own_logits = member.outputs(image)
+                if features and member is chosen:
+                    stages = own_stages
+                yield own_logits.float()
+
+        combined = next(each()) if len(self.members) == 1 else self.combine(each())
+        return stages, combined
+
+    @torch.no_grad()
+    def combine(self, each: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Logits of the mean probability, ``(B, K, *spatial)``, of each teacher's, which are taken in one by one.
 
         Regions: the logit of the mean sigmoid. Otherwise the logarithm of the mean softmax, to which the mean over teachers of
         each voxel's log-partition is added (ours): softmax does not see it, and teachers that agree give back their own
         logits, which objectives on raw logits need.
         """
-        count = torch.tensor(float(len(logits))).log().item()
-        if self._has_regions:
-            inside = functional.logsigmoid(logits).logsumexp(0) - count
-            outside = functional.logsigmoid(-logits).logsumexp(0) - count
-            return inside - outside
-        partition = logits.logsumexp(2, keepdim=True)
-        return (logits - partition).logsumexp(0) - count + partition.mean(0)
+        count = len(self.members)
+        sums: tuple[torch.Tensor, torch.Tensor] | None = None
+        for logits in each:
+            if self._has_regions:
+                new = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+                sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), torch.logaddexp(sums[1], new[1]))
+            else:
+                partition = logits.logsumexp(1, keepdim=True)
+                new = logits - partition, partition
+                sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), sums[1] + new[1])
+        assert sums is not None
+        return sums[0] - sums[1] if self._has_regions else sums[0] - math.log(count) + sums[1] / count

@@ -1,8 +1,9 @@
 """nnU-Net's trainer with a smaller network whose loss a frozen teacher adds to.
 
 Every hook calls nnU-Net's own first or last and adds to it. The training step itself is nnU-Net's: the student's features
-are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling,
-clipping and synchronisation hold for both.
+are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling
+and synchronisation hold for both. Clipped are the student's gradients, of both losses together; those of what objectives
+learn are not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_w
 import nnunet_kd
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
+from nnunet_kd.distillation.objectives.projection import PROJECTIONS
+from nnunet_kd.distillation.saved_state import LEARNED, STATE, learned_names, take_over
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
 from nnunet_kd.distillation.starts.student import TEACHER
@@ -212,13 +215,18 @@ class DistillationTrainer(StartedTrainer):
         ):
             for member in teachers.members:
                 member.check_decodes()
-        if "distillation" in self.restored:
-            distillation.load_state_dict(self.restored["distillation"])
-        elif self.local_rank == 0:
-            self.fit_projections(distillation.all_objectives(), teachers)
+        new, momentum = distillation.all_objectives(), None
+        if STATE in self.restored:
+            taken = take_over(distillation, self.restored, networks)
+            momentum = taken.optimizer
+            new = {name: objective for name, objective in new.items() if PROJECTIONS in taken.anew.get(name, ())}
+            for line in taken.describe():
+                self.print_to_log_file(line)
+        if self.local_rank == 0:
+            self.fit_projections(new, teachers)
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
-            add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
+            add_learned_parameters(self.optimizer, learned, momentum)
         # before the network is first called: compiled code would not see a later hook
         self.supervision = TeacherSupervision(
             self.network,
@@ -312,7 +320,8 @@ class DistillationTrainer(StartedTrainer):
             "history": self.history.epochs,
         }
         if self.supervision is not None:
-            entry["distillation"] = self.supervision.distillation.state_dict()
+            distillation = self.supervision.distillation
+            entry |= {STATE: distillation.state_dict(), LEARNED: learned_names(distillation)}
         return entry
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
