@@ -92,7 +92,10 @@ class Settings(SettingsModel):
     )
     seed: int | None = Field(None, ge=0, description="of weights, patches and augmentation; default: not seeded")
     ema: float | None = Field(
-        None, gt=0, lt=1, description="decay per iteration of an averaged student, which is then what is saved"
+        None,
+        gt=0,
+        lt=1,
+        description="decay per iteration of an averaged student, which is then what is saved; smaller at first",
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"

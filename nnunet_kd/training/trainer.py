@@ -34,7 +34,7 @@ from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
 from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.nnunet.training import compiles
+from nnunet_kd.nnunet.training import compile_backend
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import nan_unless_finite
@@ -176,7 +176,7 @@ class DistillationTrainer(StartedTrainer):
                 self.fold,
                 self.dataset_json,
                 self.device,
-                compiles(self),
+                compile_backend(self),
                 self.print_to_log_file,
             )
         if not self.was_initialized:

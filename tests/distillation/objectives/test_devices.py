@@ -51,7 +51,7 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
     monkeypatch.setitem(OBJECTIVES, "it", kind)
     with FakeTensorMode():
         with DEVICE:
-            teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE, compiled=False)
+            teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE)
             distillation = Distillation({"it": settings}, NETWORKS)
         image, target = (torch.empty(2, 1, *SHAPE, device=DEVICE) for _ in range(2))
         features, logits = teacher.outputs(image)
