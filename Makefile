@@ -5,16 +5,21 @@ BIN := $(VENV)/bin
 # what users install, and what tests need besides; bytecode of gigabytes of packages is left to the first import of each
 INSTALLED := $(VENV)/.installed
 STAMP := $(VENV)/.installed-dev
-INSTALL := $(BIN)/python -m pip install --disable-pip-version-check --progress-bar off --no-compile
+PIP_INSTALL := -m pip install --disable-pip-version-check --progress-bar off --no-compile
+INSTALL := $(BIN)/python $(PIP_INSTALL) --constraint constraints.txt
+# where make test-nightly asks other releases: the newest of everything, and the lowest bounds of pyproject.toml that matter most
+OTHERS := .venv-newest .venv-lowest
+.venv-newest: RELEASES := --upgrade --upgrade-strategy eager nnunetv2 torch
+.venv-lowest: RELEASES := nnunetv2==2.8.0 'torch==2.6.*'
 
 # tests start hundreds of processes; where bytecode is not kept, each compiles all of PyTorch and nnU-Net anew
 unexport PYTHONDONTWRITEBYTECODE
 
-.PHONY: setup test test-fast test-nightly lint prose docs demo bench clean
+.PHONY: setup test test-fast test-nightly lint prose docs demo bench clean $(OTHERS)
 
 setup: $(STAMP)
 
-$(INSTALLED): pyproject.toml
+$(INSTALLED): pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(0 if sys.version_info >= (3, 10) else "nnunet-kd needs Python >= 3.10; set PYTHON=/path/to/python3.10 or newer.")'
 	test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(INSTALL) -e .
@@ -31,9 +36,16 @@ test: lint
 test-fast: $(STAMP)
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not nightly"
 
-# other releases of nnU-Net, installed beside, fresh environments, many real cases; reports, and stops nobody
+# long tests, many real cases, fresh environments, and the fast tests on other releases; reports, and stops nobody
 test-nightly: $(STAMP)
 	-$(BIN)/python -m pytest -m nightly -W default --durations=20
+	-$(MAKE) --keep-going $(OTHERS)
+
+$(OTHERS):
+	$(PYTHON) -m venv --clear $@
+	$@/bin/python $(PIP_INSTALL) $(RELEASES) -e ./runtime -e '.[dev]'
+	$@/bin/python -m pip list
+	$@/bin/python -m pytest -m "not slow and not nightly" -W default
 
 lint: $(STAMP) prose
 	$(BIN)/ruff check .
@@ -57,4 +69,4 @@ bench: $(INSTALLED)
 	$(BIN)/nnunet-kd bench step
 
 clean:
-	rm -rf $(VENV) build dist demo-output .cache
+	rm -rf $(VENV) $(OTHERS) build dist demo-output .cache

@@ -60,7 +60,7 @@ def parse() -> argparse.Namespace:
 def write_cases(folder: Path, shape: Shape, count: int) -> dict[str, int]:
     """Made-up preprocessed cases of the plan's median size and their split; returns bytes by case."""
     plan = shape.plans["configurations"][CONFIGURATION]
-    size = tuple(int(round(edge)) for edge in plan["median_image_size_in_voxels"])
+    size = tuple(round(edge) for edge in plan["median_image_size_in_voxels"])
     channels = len(shape.dataset_json["channel_names"])
     labels = [value for value in shape.dataset_json["labels"].values() if value]
     random = np.random.default_rng(0)

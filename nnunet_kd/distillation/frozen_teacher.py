@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+import math
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Literal
 
@@ -12,6 +13,7 @@ from torch import nn
 from torch.nn import functional
 
 from nnunet_kd.distillation.features import find_encoder
+from nnunet_kd.distillation.lighter_networks import half_precision_copy, recomputing_copy
 from nnunet_kd.errors import PlanError, TeacherError
 
 FeatureTeacher = Literal["first", "in_turn"]
@@ -23,10 +25,15 @@ class FrozenTeacher:
     It is no module on purpose: nothing that holds it can save, train or synchronise it.
 
     Attributes:
+        network: the plain network, not compiled, in float32.
         channels: of every encoder stage, finest first.
         mirror_axes: spatial axes, from 0, that its training mirrored.
         plans_name: of its plan.
-        network: the plain network, not compiled.
+
+    Args:
+        network, channels, mirror_axes, plans_name: see there.
+        device: the student's.
+        compile_backend: of ``torch.compile``, such as ``inductor``; ``None``: not compiled.
     """
 
     def __init__(
@@ -34,7 +41,7 @@ class FrozenTeacher:
         network: nn.Module,
         channels: tuple[int, ...],
         device: torch.device,
-        compiled: bool,
+        compile_backend: str | None = None,
         mirror_axes: tuple[int, ...] = (),
         plans_name: str = "",
     ) -> None:
@@ -43,32 +50,41 @@ class FrozenTeacher:
         self.plans_name = plans_name
         self.network = network.to(device).eval().requires_grad_(False)
         self._device = device
-        self._plain_encoder = find_encoder(self.network)
-        self._plain_decoder = getattr(self.network, "decoder", None)
-        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = self._plain_encoder
-        self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = self._plain_decoder
-        if compiled:
-            self._encoder = torch.compile(self._plain_encoder)
-            self._decoder = torch.compile(self._plain_decoder) if self._plain_decoder is not None else None
+        called = self.network
+        if (precision := self._autocast_precision()) is not None:
+            called = half_precision_copy(self.network, precision)
+        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = find_encoder(called)
+        self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = getattr(called, "decoder", None)
+        if compile_backend is not None:
+            self._encoder = torch.compile(self._encoder, backend=compile_backend)
+            self._decoder = None if self._decoder is None else torch.compile(self._decoder, backend=compile_backend)
+        with_gradient = recomputing_copy(self.network)
+        self._encoder_with_gradient = find_encoder(with_gradient)
+        self._decoder_with_gradient = getattr(with_gradient, "decoder", None)
 
     def check_decodes(self) -> None:
         """Raise a PlanError unless the network's decoder turns encoder features into logits."""
-        if self._plain_decoder is None:
+        if self._decoder is None:
             raise PlanError(
                 f"the teacher's network {type(self.network).__name__} has no decoder that turns stage features into logits, "
                 f"which objectives on logits need. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
             )
 
-    def _autocast(self) -> AbstractContextManager[object]:
-        return torch.autocast("cuda") if self._device.type == "cuda" else contextlib.nullcontext()
+    def _autocast_precision(self) -> torch.dtype | None:
+        """nnU-Net's: mixed precision on GPUs, none elsewhere."""
+        return torch.get_autocast_dtype("cuda") if self._device.type == "cuda" else None
 
-    @torch.inference_mode()
+    def _autocast(self) -> AbstractContextManager[object]:
+        precision = self._autocast_precision()
+        return contextlib.nullcontext() if precision is None else torch.autocast(self._device.type, precision)
+
+    @torch.no_grad()
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features of ``image (B, C, *spatial)``, finest first; only the encoder runs."""
         with self._autocast():
             return list(self._encoder(image))
 
-    @torch.inference_mode()
+    @torch.no_grad()
     def outputs(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
         """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass."""
         assert self._decoder is not None
@@ -77,13 +93,16 @@ class FrozenTeacher:
             return features, self._decoder(features)
 
     def encode_with_gradient(self, image: torch.Tensor) -> list[torch.Tensor]:
-        """Stage features through which gradients reach ``image``; not compiled, in ``image``'s own precision."""
-        return list(self._plain_encoder(image))
+        """Stage features through which gradients reach ``image``; not compiled, in ``image``'s own precision.
+
+        What lies between two stages is computed again for the backward pass instead of kept.
+        """
+        return list(self._encoder_with_gradient(image))
 
     def decode_with_gradient(self, features: Sequence[torch.Tensor]) -> torch.Tensor:
-        """Logits through which gradients reach ``features``; not compiled, in their own precision."""
-        assert self._plain_decoder is not None
-        logits: torch.Tensor = self._plain_decoder(list(features))
+        """Logits through which gradients reach ``features``; otherwise as :meth:`encode_with_gradient`."""
+        assert self._decoder_with_gradient is not None
+        logits: torch.Tensor = self._decoder_with_gradient(list(features))
         return logits
 
 
@@ -142,26 +161,35 @@ class Teachers:
         if not logits:
             return (chosen.features(image) if features else []), None
         stages: list[torch.Tensor] = []
-        each = []
-        for member in self.members:
-            own_stages, own_logits = member.outputs(image)
-            each.append(own_logits.float())
-            if features and member is chosen:
-                stages = own_stages
-        return stages, each[0] if len(each) == 1 else self.combine(torch.stack(each))
 
-    @torch.inference_mode()
-    def combine(self, logits: torch.Tensor) -> torch.Tensor:
-        """Logits ``(teachers, B, K, *spatial)`` of the mean probability, ``(B, K, *spatial)``.
+        def each() -> Iterator[torch.Tensor]:
+            nonlocal stages
+            for member in self.members:
+                own_stages, own_logits = member.outputs(image)
+                if features and member is chosen:
+                    stages = own_stages
+                yield own_logits.float()
+
+        combined = next(each()) if len(self.members) == 1 else self.combine(each())
+        return stages, combined
+
+    @torch.no_grad()
+    def combine(self, each: Iterable[torch.Tensor]) -> torch.Tensor:
+        """Logits of the mean probability, ``(B, K, *spatial)``, of each teacher's, which are taken in one by one.
 
         Regions: the logit of the mean sigmoid. Otherwise the logarithm of the mean softmax, to which the mean over teachers of
         each voxel's log-partition is added (ours): softmax does not see it, and teachers that agree give back their own
         logits, which objectives on raw logits need.
         """
-        count = torch.tensor(float(len(logits))).log().item()
-        if self._has_regions:
-            inside = functional.logsigmoid(logits).logsumexp(0) - count
-            outside = functional.logsigmoid(-logits).logsumexp(0) - count
-            return inside - outside
-        partition = logits.logsumexp(2, keepdim=True)
-        return (logits - partition).logsumexp(0) - count + partition.mean(0)
+        count = len(self.members)
+        sums: tuple[torch.Tensor, torch.Tensor] | None = None
+        for logits in each:
+            if self._has_regions:
+                new = functional.logsigmoid(logits), functional.logsigmoid(-logits)
+                sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), torch.logaddexp(sums[1], new[1]))
+            else:
+                partition = logits.logsumexp(1, keepdim=True)
+                new = logits - partition, partition
+                sums = new if sums is None else (torch.logaddexp(sums[0], new[0]), sums[1] + new[1])
+        assert sums is not None
+        return sums[0] - sums[1] if self._has_regions else sums[0] - math.log(count) + sums[1] / count

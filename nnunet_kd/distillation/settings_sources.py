@@ -158,6 +158,7 @@ def resolve_settings(
             )
     if saved is not None:
         _refuse_changes(start, merged, assignments)
+        _refuse_another_network(start, assignments)
     return validate_settings(merge(merged, assignments), "the settings together")
 
 
@@ -204,6 +205,15 @@ def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dic
         raise SettingsError(
             f"the run to continue was started with other settings than the files give now ({differences}). "
             f"Restore the files, or say what you want with --set, for example --set {changed[0]}={before.get(changed[0])}."
+        )
+
+
+def _refuse_another_network(saved: dict[str, Any], assignments: dict[str, Any]) -> None:
+    before = validate_settings(saved, "settings").reduction
+    if assignments.get("reduction", before) != before:
+        raise SettingsError(
+            f"--set reduction={assignments['reduction']}: the run to continue has a student of reduction {before:g}, whose "
+            f"weights another network cannot take. Leave it out, or start a new run (without --c)."
         )
 
 

@@ -15,7 +15,7 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_kd.distillation.features import EncoderCapture
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import Objective, StepOutputs
-from nnunet_kd.distillation.targets import read_targets
+from nnunet_kd.distillation.targets import TargetsOnDemand, read_targets
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.nnunet.training import loss_of_one_output, scale_weights
 
@@ -123,7 +123,9 @@ class TeacherSupervision:
             student_logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
             teacher_features=features,
             teacher_logits=teacher_logits,
-            targets=read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1]),
+            targets=TargetsOnDemand(
+                lambda: read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1])
+            ),
             teacher=None if self.teachers is None else self.teachers.feature_teacher(self._iteration),
             task_loss=lambda own: self._task_loss(own, finest),
             epoch=self._epoch,

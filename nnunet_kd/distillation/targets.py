@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import torch
 
@@ -22,6 +25,27 @@ class Targets:
     classes: torch.Tensor
     valid: torch.Tensor | None
     count: int
+
+
+class TargetsOnDemand(Targets):
+    """Targets that are read when they are first looked at: an objective on features alone never does.
+
+    Args:
+        read: makes them.
+    """
+
+    def __init__(self, read: Callable[[], Targets]) -> None:
+        object.__setattr__(self, "_read", read)
+
+    @cached_property
+    def _found(self) -> Targets:
+        found: Targets = self.__dict__["_read"]()
+        return found
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("classes", "valid", "count"):
+            return getattr(self._found, name)
+        raise AttributeError(name)
 
 
 def read_targets(target: torch.Tensor, has_regions: bool, ignore_label: int | None, heads: int) -> Targets:

@@ -117,14 +117,14 @@ def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettin
 
 
 def load_teacher(
-    source: TeacherSource, device: torch.device, compiled: bool = False, trusted: bool = False
+    source: TeacherSource, device: torch.device, compile_backend: str | None = None, trusted: bool = False
 ) -> FrozenTeacher:
     """Build and freeze the teacher, with strictly matching weights.
 
     Args:
         source: from :func:`~nnunet_kd.distillation.teacher_source.locate_teacher`.
         device: the student's.
-        compiled: use ``torch.compile``, as nnU-Net does for the student.
+        compile_backend: of ``torch.compile``, which nnU-Net uses for the student; ``None``: not compiled.
         trusted: load the checkpoint even if it holds more than data (docs/explanation-security.md).
 
     Raises:
@@ -143,7 +143,7 @@ def load_teacher(
     channels = stage_channels(plans, source.configuration)
     mirror_axes = tuple(predictor.allowed_mirroring_axes or ())
     return FrozenTeacher(
-        plain_module(predictor.network), channels, device, compiled, mirror_axes, plans_name=plans["plans_name"]
+        plain_module(predictor.network), channels, device, compile_backend, mirror_axes, plans_name=plans["plans_name"]
     )
 
 
@@ -155,7 +155,7 @@ def load_teachers(
     fold: int | str,
     dataset_json: Mapping[str, Any],
     device: torch.device,
-    compiled: bool,
+    compile_backend: str | None,
     log: Callable[[str], Any],
 ) -> tuple[Teachers, Settings]:
     """Find, check and load every teacher that the settings name.
@@ -163,7 +163,7 @@ def load_teachers(
     Args:
         settings: the run's.
         results_folder, student_plans, configuration, fold, dataset_json: see :func:`found_teacher`.
-        device, compiled: see :func:`load_teacher`.
+        device, compile_backend: see :func:`load_teacher`.
         log: told which teachers these are, and what a reader of the log must know of them.
 
     Returns:
@@ -176,7 +176,7 @@ def load_teachers(
     for wanted in settings.teachers():
         found = found_teacher(wanted, results_folder, student_plans, configuration, fold, dataset_json)
         with found as (source, exact):
-            members.append(load_teacher(source, device, compiled, wanted.trusted))
+            members.append(load_teacher(source, device, compile_backend, wanted.trusted))
         pinned.append(exact)
         log(f"Teacher: {source} (SHA-256 {exact.sha256})")
         if wanted.trusted:

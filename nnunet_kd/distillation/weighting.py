@@ -107,6 +107,14 @@ class Distillation(nn.Module):
             found: dict[str, torch.Tensor] = self.all_objectives()[name](step)
         return found
 
+    def prepare(self, step: StepOutputs) -> bool:
+        """Let objectives that have no loss yet explore once, whatever their weight; whether one still has none."""
+        with torch.autocast(step.student_logits.device.type, enabled=False):
+            for objective in self.all_objectives().values():
+                if objective.is_preparing():
+                    objective.explore(step.detached())
+        return any(objective.is_preparing() for objective in self.all_objectives().values())
+
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """Let objectives train what is theirs alone, after the student's step; returns values for the log."""
         log = {}

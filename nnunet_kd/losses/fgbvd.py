@@ -106,9 +106,9 @@ class BiasAndVariance(nn.Module):
         for of_teacher, of_low, *of_student in zip(
             *(one.flatten(2).split(block, 2) for one in (teacher, low, student, hidden)), strict=True
         ):
-            # bound, because arguments are saved for backward, which a teacher's features (inference tensors) cannot be
-            block_sums = partial(self._block_sums, projection, generator, of_teacher, of_low)
-            sums = sums + checkpoint(block_sums, *of_student, use_reentrant=False, preserve_rng_state=False)
+            block_sums = partial(self._block_sums, projection, generator)
+            pairs = of_teacher, of_low, *of_student
+            sums = sums + checkpoint(block_sums, *pairs, use_reentrant=False, preserve_rng_state=False)
         maps = teacher.numel() if self.divergence == "mse" else teacher[:, 0].numel()
         bias, variance = sums / maps
         return bias, variance
@@ -127,13 +127,15 @@ class BiasAndVariance(nn.Module):
         bias = self._divergence(low, expected)
         own = student if projection is None else projection(student)
         variance = self._divergence(teacher - low, own - expected)
-        certain = self.alpha + (1 - self.alpha) * torch.exp(-variance)
+        # a weight and no way out: with its gradient, variance would be rewarded where the bias is large (docs/reference-methods.md)
+        certain = self.alpha + (1 - self.alpha) * torch.exp(-variance.detach())
         return torch.stack([(bias * certain).sum(), variance.sum()])
 
     def _with_frequencies_hidden(self, student: torch.Tensor, random: torch.Generator | None) -> torch.Tensor:
         spectrum = half_spectrum(student)
-        kept = torch.rand((len(student), 1, *spectrum.shape[2:]), generator=random) >= self.dropped
-        return back_to_space(spectrum * kept.to(student.device), tuple(student.shape[2:]))
+        shape = (len(student), 1, *spectrum.shape[2:])
+        kept = torch.rand(shape, generator=random, device=student.device) >= self.dropped
+        return back_to_space(spectrum * kept, tuple(student.shape[2:]))
 
     def _divergence(self, teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:
         """Per voxel and channel (mse), or per voxel (kl)."""
@@ -148,7 +150,8 @@ class FGBVDLoss(BiasAndVariance):
 
     ``E`` estimates the student's expected prediction: from ``phi(S)`` with a random share of frequencies set to zero (FFEE).
     Bias ``b`` is the divergence of ``E`` from the teacher's low band, variance ``v`` that of ``phi(S) - E`` from its high
-    band (FID). The same frequencies are hidden in all channels of an image (ours).
+    band (FID). The same frequencies are hidden in all channels of an image, and ``exp(-v)`` weighs the bias without a gradient
+    of its own (ours).
 
     Args:
         generator: makes ``E``; its parameters are learned with the student.
@@ -194,7 +197,7 @@ class FGBVDLoss(BiasAndVariance):
         Args:
             student: ``(B, Cs, *spatial)``.
             teacher: ``(B, Ct, *spatial)``.
-            random: on the CPU, chooses the hidden frequencies; default: PyTorch's own.
+            random: on the features' device, chooses the hidden frequencies; default: PyTorch's own.
 
         Raises:
             ValueError: shapes that do not fit together.

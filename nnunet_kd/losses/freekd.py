@@ -1,51 +1,69 @@
-"""FreeKD: points of interest in the frequency bands, found by prompts."""
+"""FreeKD: points of interest in the frequency bands, found by prompts.
+
+As its authors released it (github.com/Gumpest/FreeKD), which differs from the paper's text, in 2D and 3D. The paper's
+position-aware relational term is not in it.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import product
 
 import torch
 from torch import nn
 
 from nnunet_kd.losses.projection import ChannelProjection, projected
 from nnunet_kd.losses.self_trained import SelfTrained
-from nnunet_kd.losses.wavelets import dwt, idwt
+from nnunet_kd.losses.wavelets import Coefficients, dwt, idwt
 
-WAVELET, MODE = "haar", "periodization"
+WAVELET, MODE = "haar", "zero"
 
 
 class FrequencyPrompts(nn.Module):
-    """Prompts of one stage: per band ``(prompts, Ct)``, a sigmoid of whose product with the band is the mask.
+    """Prompts of one stage ``(levels + 1, prompts, Ct)``: the approximation's, then those of each level, the coarsest first.
 
     They start small and random: equal ones would stay equal.
     """
 
-    def __init__(self, channels: int, dimensions: int, prompts: int) -> None:
+    def __init__(self, channels: int, prompts: int, levels: int) -> None:
         super().__init__()
-        self.weight = nn.Parameter(0.01 * torch.randn(2**dimensions, prompts, channels))
+        self.levels = levels
+        self.weight = nn.Parameter(0.01 * torch.randn(levels + 1, prompts, channels))
 
-    def forward(self, bands: torch.Tensor) -> torch.Tensor:
-        """Bands ``(bands, B, Ct, *half)`` to masks ``(bands, B, prompts, *half)`` between 0 and 1."""
-        return torch.einsum("npc,nbc...->nbp...", self.weight.to(bands.dtype), bands).sigmoid()
+    def forward(self, place: int, bands: torch.Tensor) -> torch.Tensor:
+        """Masks ``(B, prompts, *size)`` between 0 and 1, shared by a level's orientations: sigmoid of prompt times their sum.
 
-    def masked(self, bands: torch.Tensor, shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
-        """What a decoder would see through the masks ``(B, Ct, *shape)``, and how much a band's masks overlap (scalar)."""
-        masks = self(bands)
-        return from_bands(masks.mean(2, keepdim=True) * bands, shape), overlap(masks)
+        Args:
+            place: 0: the approximation, then the levels of details, the coarsest first.
+            bands: there, ``(orientations, B, Ct, *size)``.
+        """
+        return torch.einsum("pc,bc...->bp...", self.weight[place].to(bands.dtype), bands.sum(0)).sigmoid()
+
+    def masked(self, levels: list[torch.Tensor], shape: tuple[int, ...]) -> tuple[torch.Tensor, torch.Tensor]:
+        """What a decoder would see through the masks ``(B, Ct, *shape)``, and how much they overlap (scalar).
+
+        Args:
+            levels: from :func:`bands_by_level`.
+            shape: the features' spatial one.
+        """
+        masks = [self(place, bands) for place, bands in enumerate(levels)]
+        seen = [mask.sum(1)[None, :, None] * bands for mask, bands in zip(masks, levels, strict=True)]
+        return from_levels(seen, shape), torch.stack([overlap(mask) for mask in masks]).sum()
 
 
 class FreeKDLoss(nn.Module):
-    """``sum over bands of mean(m |W(T) - W(phi(S))|)``, Haar bands, one level (Zhang et al., FreeKD, 2024; our 3D form).
+    """``sum over levels of mean(m |W(T) - W(phi(S))|)``, Haar details, zero padding (FreeKD, 2024, as released).
 
-    The mask ``m (B, 1, *half)`` is the mean of a band's prompt masks (ours). :meth:`tune` the prompts first, some hundred times;
-    the student's optimizer does not touch them.
+    The mask ``m (B, 1, *size)`` of a level is the mean of its prompts' masks: the mean absolute difference of what each prompt
+    lets through. The approximation is left out. :meth:`tune` the prompts first, some hundred times; the student's optimizer
+    does not touch them.
 
     Args:
         channels: of the teacher, ``Ct``.
-        dimensions: 2 or 3.
         projection: ``phi``; ``None`` where channels agree, and the loss is then zero at agreement.
-        prompts: per band.
-        apart: factor of the Dice term that keeps a band's prompts apart.
+        prompts: for the approximation and for every level.
+        levels: of the transform.
+        apart: factor of the Dice term that keeps a level's prompts apart.
         learning_rate: of the prompts (Adam).
 
     Examples:
@@ -53,7 +71,7 @@ class FreeKDLoss(nn.Module):
         >>> from nnunet_kd.losses import FreeKDLoss
         >>> head = torch.nn.Conv2d(8, 3, 1)  # the teacher's decoder
         >>> teacher, labels = torch.randn(1, 8, 16, 16), torch.randint(0, 3, (1, 16, 16))
-        >>> loss = FreeKDLoss(8, dimensions=2)
+        >>> loss = FreeKDLoss(8)
         >>> for _ in range(3):
         ...     values = loss.tune(teacher, head, lambda logits: torch.nn.functional.cross_entropy(logits, labels))
         >>> sorted(values)
@@ -65,16 +83,16 @@ class FreeKDLoss(nn.Module):
     def __init__(
         self,
         channels: int,
-        dimensions: int = 3,
         projection: ChannelProjection | None = None,
         *,
         prompts: int = 2,
+        levels: int = 3,
         apart: float = 1.0,
         learning_rate: float = 1e-2,
     ) -> None:
         super().__init__()
         self.projection = projection
-        self.prompts = SelfTrained(FrequencyPrompts(channels, dimensions, prompts), learning_rate)
+        self.prompts = SelfTrained(FrequencyPrompts(channels, prompts, levels), learning_rate)
         self.apart = apart
 
     def forward(self, student: torch.Tensor, teacher: torch.Tensor) -> torch.Tensor:
@@ -87,7 +105,7 @@ class FreeKDLoss(nn.Module):
         Raises:
             ValueError: shapes that do not fit together.
         """
-        return masked_difference(student, teacher, self.prompts, self.projection)
+        return masked_difference(student, teacher, self.prompts.module, self.projection)
 
     def tune(
         self,
@@ -105,22 +123,31 @@ class FreeKDLoss(nn.Module):
         Returns:
             ``task`` and ``overlap``, both detached.
         """
-        features = teacher.clone().float()
         return tune_prompts(
-            self.prompts, [features], lambda masked: decode(masked[0]), task_loss, self.apart, [self.prompts.module]
+            self.prompts,
+            [teacher.float()],
+            lambda masked: decode(masked[0]),
+            task_loss,
+            self.apart,
+            [self.prompts.module],
         )
 
 
 def masked_difference(
     student: torch.Tensor, teacher: torch.Tensor, prompts: nn.Module, projection: ChannelProjection | None
 ) -> torch.Tensor:
-    """See :class:`FreeKDLoss`; prompts and projection may be kept elsewhere."""
+    """See :class:`FreeKDLoss`; prompts (:class:`FrequencyPrompts`) and projection may be kept elsewhere."""
+    assert isinstance(prompts, FrequencyPrompts)
     own = projected(student, teacher, projection)
     with torch.no_grad():
-        mask = prompts(stacked_bands(teacher)).mean(2, keepdim=True)
-    difference = stacked_bands(own - teacher)
-    loss: torch.Tensor = (mask * difference.abs()).flatten(1).mean(1).sum()
-    return loss
+        masks = [
+            prompts(place, bands).mean(1)[None, :, None]
+            for place, bands in enumerate(bands_by_level(teacher, prompts.levels))
+            if place
+        ]
+    _, *differences = bands_by_level(own - teacher, prompts.levels)
+    terms = [(mask * bands.abs()).mean() for mask, bands in zip(masks, differences, strict=True)]
+    return torch.stack(terms).sum()
 
 
 def tune_prompts(
@@ -141,14 +168,17 @@ def tune_prompts(
         apart: factor of the overlap.
         stages: the prompts within ``trained``, as :class:`FrequencyPrompts`.
     """
-    bands = [stacked_bands(feature) for feature in features]
+    transformed = []
+    for prompts, feature in zip(stages, features, strict=True):
+        assert isinstance(prompts, FrequencyPrompts)
+        transformed.append(bands_by_level(feature, prompts.levels))
     log: dict[str, torch.Tensor] = {}
 
     def loss() -> torch.Tensor:
         masked, overlaps = [], []
-        for prompts, stage, feature in zip(stages, bands, features, strict=True):
+        for prompts, bands, feature in zip(stages, transformed, features, strict=True):
             assert isinstance(prompts, FrequencyPrompts)
-            seen, shared = prompts.masked(stage, tuple(feature.shape[2:]))
+            seen, shared = prompts.masked(bands, tuple(feature.shape[2:]))
             masked.append(seen)
             overlaps.append(shared)
         log["task"] = task_loss(decode(masked))
@@ -159,33 +189,40 @@ def tune_prompts(
     return {name: value.detach() for name, value in log.items()}
 
 
-def stacked_bands(features: torch.Tensor) -> torch.Tensor:
-    """One level of Haar bands of ``(B, C, *spatial)`` as ``(bands, B, C, *half)``, the approximation first."""
-    approximation, details = dwt(features, WAVELET, 1, MODE)
+def bands_by_level(features: torch.Tensor, levels: int) -> list[torch.Tensor]:
+    """Haar bands of ``(B, C, *spatial)``: the approximation, then the details of each level, the coarsest first.
+
+    Returns:
+        Of each ``(orientations, B, C, *size)``, the orientations in the order of their letters.
+    """
+    approximation, *details = dwt(features, WAVELET, levels, MODE)
     assert isinstance(approximation, torch.Tensor)
-    assert isinstance(details, dict)
-    return torch.stack([approximation, *(details[name] for name in sorted(details))])
+    stacked = [approximation[None]]
+    for bands in details:
+        assert isinstance(bands, dict)
+        stacked.append(torch.stack([bands[name] for name in sorted(bands)]))
+    return stacked
 
 
-def from_bands(bands: torch.Tensor, shape: tuple[int, ...]) -> torch.Tensor:
-    """Inverse of :func:`stacked_bands` for features of spatial ``shape``."""
-    dimensions = bands.ndim - 3
-    letters = ["".join("ad"[place >> axis & 1] for axis in reversed(range(dimensions))) for place in range(len(bands))]
-    details = {name: bands[place] for place, name in enumerate(letters) if place}
-    return idwt([bands[0], details], WAVELET, MODE, shape)
+def from_levels(levels: list[torch.Tensor], shape: tuple[int, ...]) -> torch.Tensor:
+    """Inverse of :func:`bands_by_level` for features of spatial ``shape``."""
+    names = ["".join(letters) for letters in product("ad", repeat=len(shape))][1:]
+    coefficients: Coefficients = [levels[0][0]]
+    coefficients += [dict(zip(names, bands, strict=True)) for bands in levels[1:]]
+    return idwt(coefficients, WAVELET, MODE, shape)
 
 
 def overlap(masks: torch.Tensor) -> torch.Tensor:
-    """Mean Dice overlap ``2 sum(p q) / (sum(p^2) + sum(q^2))`` of all pairs of a band's masks ``(bands, B, prompts, *half)``.
+    """Mean Dice overlap ``2 sum(p q) / (sum(p^2) + sum(q^2))`` of all pairs of masks ``(B, prompts, *size)`` of an image.
 
     Zero for a single prompt.
     """
-    count = masks.shape[2]
+    count = masks.shape[1]
     if count == 1:
         return masks.new_zeros(())
-    voxels = masks.flatten(3)
-    products = torch.matmul(voxels, voxels.transpose(2, 3))
-    squares = products.diagonal(dim1=2, dim2=3)
+    voxels = masks.flatten(2)
+    products = torch.matmul(voxels, voxels.transpose(1, 2))
+    squares = products.diagonal(dim1=1, dim2=2)
     dice = 2 * products / (squares[..., :, None] + squares[..., None, :])
     pairs = torch.triu_indices(count, count, offset=1, device=masks.device)
     return dice[..., pairs[0], pairs[1]].mean()

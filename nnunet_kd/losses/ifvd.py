@@ -43,37 +43,37 @@ class IFVDLoss(nn.Module):
         """
         count = int(labels.max()) + 1 if classes is None else classes
         members = class_members(labels, valid, count, tuple(student.shape[2:])).to(student.device)
-        difference = variation(student, members) - variation(teacher, members)
+        belongs = members.to(torch.promote_types(student.dtype, torch.float32))
+        difference = variation(student, belongs) - variation(teacher, belongs)
         return difference.square().sum() / members.sum().clamp(min=1)
 
 
 def class_members(labels: torch.Tensor, valid: torch.Tensor | None, count: int, shape: tuple[int, ...]) -> torch.Tensor:
-    """One-hot classes ``(B, K, N)`` at another resolution; voxels that do not count belong to none.
+    """Which voxels belong to which class at another resolution, ``(B, K, N)``, bool; those that do not count belong to none.
 
     Args:
         labels, valid: see :class:`IFVDLoss`.
         count: ``K``.
         shape: spatial, of ``N`` voxels.
     """
-    nearest = functional.interpolate(labels[:, None].float(), shape, mode="nearest")
-    members = functional.one_hot(nearest.flatten(1).long(), count).movedim(2, 1)
+    nearest = functional.interpolate(labels[:, None].float(), shape, mode="nearest").flatten(2)
+    members = nearest == torch.arange(count, device=labels.device)[:, None]
     if valid is not None:
-        members = members * functional.interpolate(valid.float(), shape, mode="nearest").flatten(2).long()
+        members &= functional.interpolate(valid.float(), shape, mode="nearest").flatten(2) > 0
     return members
 
 
-def variation(features: torch.Tensor, members: torch.Tensor) -> torch.Tensor:
+def variation(features: torch.Tensor, belongs: torch.Tensor) -> torch.Tensor:
     """Cosine similarity of every voxel with the prototype of its class.
 
     Args:
         features: ``(B, C, *spatial)``.
-        members: one-hot classes ``(B, K, N)``, ``N`` voxels.
+        belongs: 1 for the class of a voxel, ``(B, K, N)``, ``N`` voxels, of the features' type or a wider one.
 
     Returns:
         ``(B, N)``; 0 where a voxel belongs to no class.
     """
-    voxels = features.flatten(2).to(torch.promote_types(features.dtype, torch.float32))
-    belongs = members.to(voxels.dtype)
+    voxels = features.flatten(2).to(belongs.dtype)
     # the sum instead of the mean: cosine similarity does not see the difference
     prototypes = functional.normalize(torch.matmul(belongs, voxels.transpose(1, 2)), dim=2, eps=1e-8)
     similarity = torch.matmul(prototypes, functional.normalize(voxels, dim=1, eps=1e-8))

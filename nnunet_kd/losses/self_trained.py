@@ -59,5 +59,5 @@ class SelfTrained(nn.Module):
         return self._optimizer.state_dict()
 
     def set_extra_state(self, state: dict[str, Any]) -> None:
-        """Counterpart of :meth:`get_extra_state`."""
-        self._optimizer.load_state_dict(state)
+        """Counterpart of :meth:`get_extra_state`; the learning rate stays the one given here."""
+        self._optimizer.load_state_dict({**state, "param_groups": self._optimizer.state_dict()["param_groups"]})

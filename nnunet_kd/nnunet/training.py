@@ -20,6 +20,9 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+COMPILE_BACKEND = "inductor"
+"""PyTorch's default, which nnU-Net leaves as it is."""
+
 
 def trainer_of_dataset(
     dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str, device: torch.device
@@ -87,9 +90,9 @@ def wrapped_for(device: torch.device) -> Iterator[None]:
         nnunet_module.DDP = original
 
 
-def compiles(trainer: nnUNetTrainer) -> bool:
-    """Whether the trainer compiles its network."""
-    return bool(trainer._do_i_compile())
+def compile_backend(trainer: nnUNetTrainer) -> str | None:
+    """What the trainer's network is compiled with by ``torch.compile``; ``None``: it is not compiled."""
+    return COMPILE_BACKEND if trainer._do_i_compile() else None
 
 
 def deep_supervision_scales(trainer: nnUNetTrainer) -> list[list[float]]:

@@ -78,7 +78,7 @@ class AveragedTrainer(ResumableTrainer):
         """nnU-Net's step, which the average takes in unless it was skipped."""
         result = super().train_step(batch)
         if self.average is not None and not result["skipped"]:
-            self.average.update()
+            self.average.update(self.current_epoch * self.num_iterations_per_epoch + self._steps_in_epoch - 1)
         return result
 
     def on_validation_epoch_start(self) -> None:

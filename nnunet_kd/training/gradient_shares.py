@@ -7,6 +7,7 @@ times the labels' gradient, and nothing in the loss curves shows it. What comes 
 from __future__ import annotations
 
 import contextlib
+import itertools
 import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -16,6 +17,7 @@ from typing import Any
 import torch
 
 from nnunet_kd.distillation.features import find_encoder, plain_module
+from nnunet_kd.distillation.objectives.base import StepOutputs
 from nnunet_kd.distillation.weighting import sum_of
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
@@ -24,8 +26,8 @@ from nnunet_kd.training.trainer import DistillationTrainer
 
 HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
 """Ratios below the one: the objective hardly counts; above the other: the labels hardly do."""
-ITERATION = 10**6
-"""Behind whatever objectives do first, such as FreeKD's tuning of its masks."""
+ITERATION = 0
+"""Of the run, which a new student has not begun."""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,7 @@ def encoder_gradients(
     """Gradients to all of the student's encoder for one batch, float32.
 
     Args:
-        trainer: after ``prepare_distillation``; its networks are not compiled.
+        trainer: after ``prepare_distillation``; its networks are not compiled, and its objectives have losses.
         batch: of nnU-Net's loader.
 
     Returns:
@@ -90,22 +92,41 @@ def encoder_gradients(
     distillation = trainer.supervision.distillation
     network = plain_module(trainer.network).train()
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
-
-    image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
-    maps = batch.get(KEY)
-    maps = None if maps is None else _on(trainer.device, maps)
-    trainer.supervision.start_step(trainer.current_epoch, ITERATION, distillation.all_objectives(), maps)
-    try:
-        output = network(image)
-        step = trainer.supervision.outputs(output, target)
+    with _step(trainer, batch) as (step, output, target):
         labels = flat_gradient(trainer.loss.segmentation(output, target), parameters)
         found = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):
                 found[name] = flat_gradient(settings.full_weight() * sum_of(terms), parameters)
+    return labels, found
+
+
+@contextlib.contextmanager
+def _step(trainer: DistillationTrainer, batch: dict[str, Any]) -> Iterator[tuple[StepOutputs, Any, Any]]:
+    """What every objective sees of a batch, with the student's output and the target."""
+    assert trainer.supervision is not None
+    image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
+    objectives = trainer.supervision.distillation.all_objectives()
+    maps = batch.get(KEY)
+    maps = None if maps is None else _on(trainer.device, maps)
+    trainer.supervision.start_step(trainer.current_epoch, ITERATION, objectives, maps)
+    try:
+        output = plain_module(trainer.network)(image)
+        yield trainer.supervision.outputs(output, target), output, target
     finally:
         trainer.supervision.finish_step()
-    return labels, found
+
+
+def prepare_objectives(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> None:
+    """Let objectives that have no loss at first, as FreeKD while it tunes its prompts, get so far, on the batches in turn."""
+    assert trainer.supervision is not None
+    distillation = trainer.supervision.distillation
+    if not any(objective.is_preparing() for objective in distillation.all_objectives().values()):
+        return
+    for batch in itertools.cycle(batches):
+        with torch.no_grad(), _step(trainer, batch) as (step, _, _):
+            if not distillation.prepare(step):
+                return
 
 
 def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
@@ -127,7 +148,9 @@ def ratio_and_cosine(objective: torch.Tensor, labels: torch.Tensor) -> tuple[flo
 
 
 def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any]]) -> list[GradientShare]:
-    """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients`."""
+    """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients` and :func:`prepare_objectives`."""
+    batches = list(batches)
+    prepare_objectives(trainer, batches)
     found: dict[str, list[tuple[float, float]]] = {}
     for batch in batches:
         labels, gradients = encoder_gradients(trainer, batch)

@@ -1,8 +1,9 @@
 """nnU-Net's trainer with a smaller network whose loss a frozen teacher adds to.
 
 Every hook calls nnU-Net's own first or last and adds to it. The training step itself is nnU-Net's: the student's features
-are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling,
-clipping and synchronisation hold for both.
+are caught by a hook, and the distillation loss is added where nnU-Net computes its own, so that autocast, gradient scaling
+and synchronisation hold for both. Clipped are the student's gradients, of both losses together; those of what objectives
+learn are not.
 """
 
 from __future__ import annotations
@@ -20,6 +21,8 @@ from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_w
 import nnunet_kd
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
+from nnunet_kd.distillation.objectives.projection import PROJECTIONS
+from nnunet_kd.distillation.saved_state import LEARNED, STATE, learned_names, take_over
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
 from nnunet_kd.distillation.starts.student import TEACHER
@@ -32,7 +35,7 @@ from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
 from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.nnunet.training import compiles, sum_over_processes
+from nnunet_kd.nnunet.training import compile_backend, sum_over_processes
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import nan_unless_finite
@@ -177,7 +180,7 @@ class DistillationTrainer(SoftLabelTrainer):
                 self.fold,
                 self.dataset_json,
                 self.device,
-                compiles(self),
+                compile_backend(self),
                 self.print_to_log_file,
             )
         if not self.was_initialized:
@@ -218,13 +221,18 @@ class DistillationTrainer(SoftLabelTrainer):
         ):
             for member in () if teachers is None else teachers.members:
                 member.check_decodes()
-        if "distillation" in self.restored:
-            distillation.load_state_dict(self.restored["distillation"])
-        elif self.local_rank == 0 and teachers is not None:
-            self.fit_projections(distillation.all_objectives(), teachers)
+        new, momentum = distillation.all_objectives(), None
+        if STATE in self.restored:
+            taken = take_over(distillation, self.restored, networks)
+            momentum = taken.optimizer
+            new = {name: objective for name, objective in new.items() if PROJECTIONS in taken.anew.get(name, ())}
+            for line in taken.describe():
+                self.print_to_log_file(line)
+        if self.local_rank == 0 and teachers is not None:
+            self.fit_projections(new, teachers)
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:
-            add_learned_parameters(self.optimizer, learned, self.restored.get("optimizer"))
+            add_learned_parameters(self.optimizer, learned, momentum)
         # before the network is first called: compiled code would not see a later hook
         self.supervision = TeacherSupervision(
             self.network,
@@ -324,7 +332,8 @@ class DistillationTrainer(SoftLabelTrainer):
             "history": self.history.epochs,
         }
         if self.supervision is not None:
-            entry["distillation"] = self.supervision.distillation.state_dict()
+            distillation = self.supervision.distillation
+            entry |= {STATE: distillation.state_dict(), LEARNED: learned_names(distillation)}
         return entry
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:

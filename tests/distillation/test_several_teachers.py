@@ -25,7 +25,7 @@ def members(count: int) -> list[FrozenTeacher]:
     made = []
     for seed in range(count):
         torch.manual_seed(seed)
-        made.append(FrozenTeacher(TinyNetwork(), (4, 6), torch.device("cpu"), compiled=False))
+        made.append(FrozenTeacher(TinyNetwork(), (4, 6), torch.device("cpu")))
     return made
 
 

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import pytest
 import torch
 
-from nnunet_kd.distillation.targets import read_targets
+from nnunet_kd.distillation.targets import Targets, TargetsOnDemand, read_targets
+from nnunet_kd.workflows.bench.pair import random_batch
+from tests.training.tiny_trainer import ready
 
 
 def test_labels_with_and_without_ignored_voxels() -> None:
@@ -24,3 +27,32 @@ def test_regions_become_the_last_region_that_contains_the_voxel() -> None:
         assert found.classes.tolist() == [[0, 1, 2, 0]]
         assert found.valid.tolist() == [[[True, True, True, False]]]
         assert found.count == 3
+
+
+def test_targets_are_read_once_and_only_when_looked_at() -> None:
+    read = []
+
+    def find() -> Targets:
+        read.append(1)
+        return Targets(torch.zeros(1, 2, dtype=torch.long), None, 4)
+
+    targets = TargetsOnDemand(find)
+    assert read == []
+    assert (targets.classes.shape, targets.valid, targets.count) == ((1, 2), None, 4)
+    assert read == [1]
+    with pytest.raises(AttributeError, match="labels"):
+        _ = targets.labels
+
+
+@pytest.mark.parametrize(("name", "expected"), [("nnUNetTrainerDCD", 0), ("nnUNetTrainerIFVD", 1)])
+def test_objectives_on_features_alone_read_none(
+    tiny: dict, name: str, expected: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read = []
+    real = read_targets
+    monkeypatch.setattr(
+        "nnunet_kd.distillation.supervision.read_targets", lambda *given: read.append(1) or real(*given)
+    )
+    made = ready(name, tiny)
+    made.train_step(random_batch(made))
+    assert len(read) == expected

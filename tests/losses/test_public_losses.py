@@ -33,7 +33,7 @@ ON_FEATURES = {
     "DCDLoss": lambda projection: DCDLoss(projection),
     "CWDLoss": lambda projection: CWDLoss(projection),
     "FitNetLoss": lambda projection: FitNetLoss(projection),
-    "FreeKDLoss": lambda projection: FreeKDLoss(6, 3, projection),
+    "FreeKDLoss": lambda projection: FreeKDLoss(6, projection),
 }
 
 
@@ -64,7 +64,7 @@ def test_importing_them_loads_no_nnunet() -> None:
 @pytest.mark.parametrize("name", ON_FEATURES)
 @pytest.mark.parametrize("shape", [(9, 8), (7, 8, 6)])
 def test_without_projection_agreement_is_zero(name: str, shape: tuple[int, ...]) -> None:
-    loss = FreeKDLoss(6, len(shape)) if name == "FreeKDLoss" else ON_FEATURES[name](None)
+    loss = ON_FEATURES[name](None)
     features = torch.randn(2, 6, *shape)
     assert loss(features, features).item() == pytest.approx(0, abs=1e-10)
     assert loss(features + torch.randn_like(features), features).item() > 1e-3
@@ -87,7 +87,7 @@ def test_a_projection_is_learned_with_the_student(name: str) -> None:
     assert values[-1] < values[0]
     assert not torch.equal(before, loss.projection.weight)
     with pytest.raises(ValueError, match=r"give projection=ChannelProjection\(3, 6\)"):
-        (FreeKDLoss(6) if name == "FreeKDLoss" else ON_FEATURES[name](None))(student(image), teacher)
+        ON_FEATURES[name](None)(student(image), teacher)
     with pytest.raises(ValueError, match="differ in batch or spatial size"):
         loss(student(image)[..., :4], teacher)
     with pytest.raises(ValueError, match="from 3 to 6 channels"):
@@ -126,7 +126,7 @@ def test_fgbvd_draws_from_the_given_generator() -> None:
 def test_freekd_tunes_its_prompts_alone() -> None:
     head = nn.Conv2d(6, 3, 1).requires_grad_(False)
     teacher, labels = torch.randn(2, 6, 8, 8), torch.randint(0, 3, (2, 8, 8))
-    loss = FreeKDLoss(6, 2, ChannelProjection(3, 6), learning_rate=0.05)
+    loss = FreeKDLoss(6, ChannelProjection(3, 6), learning_rate=0.05)
     before = {name: value.clone() for name, value in loss.named_parameters()}
     values = [
         loss.tune(teacher, head, lambda logits: nn.functional.cross_entropy(logits, labels))["task"].item()

@@ -53,6 +53,20 @@ def test_an_objective_is_weighed_at_its_schedules_height(tiny: dict) -> None:
     assert later == always
 
 
+def test_an_objective_with_a_phase_of_its_own_gets_through_it_first(tiny: dict) -> None:
+    batches = [random_batch(ready("nnUNetTrainerFreeKD", tiny), seed) for seed in range(2)]
+    made = ready("nnUNetTrainerFreeKD", tiny, "objectives.freekd.prompt_iterations=5")
+    objective = made.supervision.distillation.all_objectives()["freekd"]
+    network = {name: value.clone() for name, value in made.network.state_dict().items()}
+    masks = [parameter.clone() for parameter in objective.prompts.parameters()]
+    (share,) = measure_shares(made, batches)
+    assert (share.objective, len(share.ratios)) == ("freekd", 2)
+    assert 0 < share.ratio < 100
+    assert not objective.is_preparing()
+    assert not any(torch.equal(*pair) for pair in zip(masks, objective.prompts.parameters(), strict=True))
+    assert all(torch.equal(value, network[name]) for name, value in made.network.state_dict().items())
+
+
 def test_objectives_of_a_mix_are_told_apart(tiny: dict) -> None:
     batch = random_batch(ready("nnUNetTrainerDCD", tiny))
     mix = ("objectives.logits.weight=1", "objectives.cwd.weight=0.05")

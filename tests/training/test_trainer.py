@@ -231,7 +231,8 @@ def test_ema_is_what_is_saved_and_deployed(tiny: dict) -> None:
     for index in range(2):
         steps(made, 1, index)
         trajectory.append(made.network.state_dict()[name].clone())
-    expected = 0.5 * (0.5 * trajectory[0] + 0.5 * trajectory[1]) + 0.5 * trajectory[2]
+    first, second = 1 / 10, 2 / 11  # the warm-up's decays
+    expected = second * (first * trajectory[0] + (1 - first) * trajectory[1]) + (1 - second) * trajectory[2]
     made.on_validation_epoch_start()
     checkpoint = torch.load(save(made), weights_only=False)
     torch.testing.assert_close(checkpoint["network_weights"][name], expected)

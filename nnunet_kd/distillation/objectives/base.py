@@ -83,9 +83,8 @@ class StepOutputs:
         image: the networks' input ``(B, C, *spatial)``.
         student_features: one ``(B, Cs_i, *spatial_i)`` per encoder stage, finest first.
         student_logits: ``(B, K, *spatial)`` at full resolution.
-        teacher_features: as the student's; empty unless an objective needs them. They are inference tensors: clone them
-            before an operation that would save them for a backward pass.
-        teacher_logits: as the student's, float32; ``None`` unless an objective needs them. Inference tensors too.
+        teacher_features: as the student's; empty unless an objective needs them. They carry no gradient.
+        teacher_logits: as the student's, float32, without gradient; ``None`` unless an objective needs them.
         targets: the reference at full resolution.
         teacher: the network that ``teacher_features`` come from, for objectives that run it themselves; ``None`` if none of the
             objectives in use needs one.
@@ -114,8 +113,9 @@ class StepOutputs:
     soft_labels: torch.Tensor | None = None
 
     def generator(self, purpose: str) -> torch.Generator:
-        """A CPU generator for this iteration; another one for every purpose."""
-        return torch.Generator().manual_seed((self.seed * 0x9E3779B1 + zlib.crc32(purpose.encode())) % 2**63)
+        """A generator for this iteration on the networks' device, so that nothing is copied there; another for every purpose."""
+        generator = torch.Generator(device=self.image.device)
+        return generator.manual_seed((self.seed * 0x9E3779B1 + zlib.crc32(purpose.encode())) % 2**63)
 
     def detached(self) -> StepOutputs:
         """The same without the student's graph."""
@@ -145,6 +145,10 @@ class Objective(nn.Module):
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """Named scalar loss terms, float32; the objective's loss is their sum. None yet: an empty dictionary."""
         raise NotImplementedError  # pragma: no cover
+
+    def is_preparing(self) -> bool:
+        """Whether :meth:`forward` has no terms yet, because :meth:`explore` must be called some times first."""
+        return False
 
     def compared(self, features: torch.Tensor) -> list[torch.Tensor]:
         """What of a stage's features ``(B, C, *spatial)`` a projection is fitted to, in the same shape: the features themselves.

@@ -30,7 +30,8 @@ class FGBVD(Objective):
 
     ``E`` estimates the student's expected prediction: from ``phi(S)`` with a random share of frequencies set to zero (FFEE).
     Bias ``b`` is the divergence of ``E`` from the teacher's low band, variance ``v`` that of ``phi(S) - E`` from its high
-    band (FID). The same frequencies are hidden in all channels of an image (ours).
+    band (FID). The same frequencies are hidden in all channels of an image, and ``exp(-v)`` weighs the bias without a gradient
+    of its own (ours).
     Terms: ``stage0_bias``, ``stage0_variance``, ...
     """
 

@@ -132,14 +132,15 @@ class FoPro(Objective):
         }
 
     def _latents(self, step: StepOutputs, purpose: str) -> torch.Tensor:
-        latents = torch.randn(len(step.image), self.settings.latent, generator=step.generator(purpose))
-        return latents.to(step.image.device)
+        shape = (len(step.image), self.settings.latent)
+        return torch.randn(shape, generator=step.generator(purpose), device=step.image.device)
 
     @torch.no_grad()
     def _diversity(self, image: torch.Tensor) -> torch.Tensor:
         generator = self.prompts.module
         assert isinstance(generator, FourierPromptGenerator)
-        latents = torch.randn(8, self.settings.latent, generator=torch.Generator().manual_seed(0)).to(image.device)
+        random = torch.Generator(device=image.device).manual_seed(0)
+        latents = torch.randn(8, self.settings.latent, generator=random, device=image.device)
         gains = generator.log_gains(latents).flatten(1)
         diversity: torch.Tensor = torch.pdist(gains).mean() / gains.shape[1] ** 0.5
         return diversity

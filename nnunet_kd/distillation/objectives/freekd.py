@@ -18,19 +18,21 @@ class FreeKDSettings(ProjectingSettings):
     """The paper's values are for detectors; all are ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="factor of the objective in the total loss")
-    prompts: int = Field(2, ge=1, description="prompts per band")
+    prompts: int = Field(2, ge=1, description="prompts for the approximation and for each level of details")
+    levels: int = Field(3, ge=1, description="levels of the Haar transform")
     prompt_iterations: int = Field(250, ge=0, description="iterations that tune the prompts before distillation starts")
-    apart: float = Field(1.0, ge=0, description="factor of the Dice term that keeps a band's prompts apart")
+    apart: float = Field(1.0, ge=0, description="factor of the Dice term that keeps a level's prompts apart")
     learning_rate: float = Field(1e-2, gt=0, description="of the prompts (Adam)")
 
 
 class FreeKD(Objective):
-    """``sum_i sum_bands mean(m |W(T_i) - W(phi_i(S_i))|)``, 3D Haar bands, one level (Zhang et al., FreeKD, 2024; our 3D form).
+    """``sum_i sum_levels mean(m |W(T_i) - W(phi_i(S_i))|)``, Haar details of three levels (FreeKD, 2024, as released; 3D ours).
 
-    The mask ``m (B, 1, *half)`` is the mean of a band's prompt masks (ours). First the prompts alone are tuned, for
-    ``prompt_iterations``, by nnU-Net's loss of the frozen teacher whose stage features were masked in the bands and
-    inverse-transformed, plus the mean pairwise Dice overlap of a band's masks; meanwhile the objective has no terms and
-    the student trains on its own. Then the prompts stay fixed and the student is distilled.
+    A level's mask ``m (B, 1, *size)`` is the mean of its prompts' masks; the approximation is left out. First the prompts alone
+    are tuned, for ``prompt_iterations``, by nnU-Net's loss of the frozen teacher whose stage features were masked in all bands
+    (summed over prompts) and inverse-transformed, plus the pairwise Dice overlap of masks, summed over approximation and levels
+    and averaged over stages; meanwhile the objective has no terms and the student trains on its own. Then the prompts stay
+    fixed and the student is distilled.
 
     Terms: ``stage0`` (finest), ... Logged while tuning: ``task``, ``overlap``.
     """
@@ -42,7 +44,7 @@ class FreeKD(Objective):
         super().__init__(settings, networks)
         self.settings = settings
         self.projections = stage_projections(networks)
-        stages = [FrequencyPrompts(c, networks.dimensions, settings.prompts) for c in networks.teacher_channels]
+        stages = [FrequencyPrompts(c, settings.prompts, settings.levels) for c in networks.teacher_channels]
         self.prompts = SelfTrained(nn.ModuleList(stages), settings.learning_rate)
         # a number of Python's: asking a GPU for it would wait for all that the step has queued there
         self._tuned_iterations = 0
@@ -55,8 +57,9 @@ class FreeKD(Objective):
         """Counterpart of :meth:`get_extra_state`."""
         self._tuned_iterations = state["tuned_iterations"]
 
-    def _is_tuned(self) -> bool:
-        return self._tuned_iterations >= self.settings.prompt_iterations
+    def is_preparing(self) -> bool:
+        """While prompts are being tuned."""
+        return self._tuned_iterations < self.settings.prompt_iterations
 
     def _stage_prompts(self) -> nn.ModuleList:
         stages = self.prompts.module
@@ -65,7 +68,7 @@ class FreeKD(Objective):
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One scalar per stage; none while prompts are being tuned."""
-        if not self._is_tuned():
+        if self.is_preparing():
             return {}
         stages = zip(
             step.student_features, step.teacher_features, self._stage_prompts(), each(self.projections), strict=True
@@ -74,9 +77,9 @@ class FreeKD(Objective):
 
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
         """One step of tuning, until there were ``prompt_iterations`` of them."""
-        if self._is_tuned():
+        if not self.is_preparing():
             return {}
-        features = [feature.clone().float() for feature in step.teacher_features]
+        features = [feature.float() for feature in step.teacher_features]
         assert step.teacher is not None
         decode, stages = step.teacher.decode_with_gradient, list(self._stage_prompts())
         log = tune_prompts(self.prompts, features, decode, step.task_loss, self.settings.apart, stages)

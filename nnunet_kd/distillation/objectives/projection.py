@@ -11,6 +11,9 @@ from torch import nn
 from nnunet_kd.distillation.objectives.base import NetworkPair, ObjectiveSettings
 from nnunet_kd.losses.projection import ChannelProjection
 
+PROJECTIONS = "projections"
+"""The attribute of objectives that holds what :func:`stage_projections` makes."""
+
 
 class ProjectingSettings(ObjectiveSettings):
     """Settings of objectives that compare features of a student's stage with those of its teacher's."""

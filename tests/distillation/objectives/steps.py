@@ -49,7 +49,7 @@ class TinyDecoder(nn.Module):
 
 def tiny_teacher() -> FrozenTeacher:
     torch.manual_seed(11)
-    return FrozenTeacher(TinyNetwork(), (4, 6), torch.device("cpu"), compiled=False)
+    return FrozenTeacher(TinyNetwork(), (4, 6), torch.device("cpu"))
 
 
 def make_step(seed: int = 0, **changes: Any) -> StepOutputs:

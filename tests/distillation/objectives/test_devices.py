@@ -3,21 +3,23 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import nn
-from torch._subclasses.fake_tensor import FakeTensorMode
+from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTensorMode
+from torch.utils._python_dispatch import TorchDispatchMode
 
-from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.objectives.base import Objective, ObjectiveSettings, StepOutputs
 from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.losses.fourier import butterworth
 from nnunet_kd.losses.wavelets import _level_matrices, band_projection
-from tests.distillation.objectives.steps import HALF, HEADS, NETWORKS, SHAPE, TinyNetwork
+from tests.distillation.objectives.steps import HALF, HEADS, NETWORKS, SHAPE, TinyNetwork, make_step
 
 DEVICE = torch.device("cuda", 0)
 SETTINGS: dict[str, list[dict[str, Any]]] = {
@@ -38,10 +40,42 @@ class Mixing(Objective):
         return {"loss": (step.student_logits * torch.ones(SHAPE)).sum()}
 
 
+class Asking(Objective):
+    """What must not be: a number that Python waits for."""
+
+    def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        return {"loss": step.student_logits.sum() * step.student_logits.max().item()}
+
+
+class Copying(Objective):
+    """What must not be: random numbers that are drawn on the CPU."""
+
+    def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
+        return {"loss": (step.student_logits * torch.rand(SHAPE).to(step.student_logits.device)).sum()}
+
+
+class NoCopies(TorchDispatchMode):
+    """Refuses copies from the CPU to another device."""
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        tensors = [value for value in args if isinstance(value, torch.Tensor)]
+        written = result if isinstance(result, torch.Tensor) else None
+        if func.overloadpacket in (torch.ops.aten._to_copy, torch.ops.aten.copy_) and written is not None:
+            sources = tensors[-1:] if func.overloadpacket is torch.ops.aten.copy_ else tensors
+            if written.device.type != "cpu" and any(source.device.type == "cpu" for source in sources):
+                raise RuntimeError("copied from the CPU within a step")
+        return result
+
+
 @pytest.fixture
 def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Modules are made on the fake device, since PyTorch cannot move fake ones; no fake matrix outlives a test."""
+    """Modules are made on the fake device, since PyTorch cannot move fake ones; no fake matrix outlives a test.
+
+    Without a GPU PyTorch makes no generator of one; its own stands in, on the device where the numbers are asked for.
+    """
     monkeypatch.setattr(nn.Module, "to", lambda module, *arguments, **options: module)
+    monkeypatch.setattr(StepOutputs, "generator", lambda step, purpose: None)
     yield
     for cached in (_level_matrices, band_projection, butterworth):
         cached.cache_clear()
@@ -52,7 +86,7 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
     monkeypatch.setitem(OBJECTIVES, "it", kind)
     with FakeTensorMode():
         with DEVICE:
-            teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE, compiled=False)
+            teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE)
             distillation = Distillation({"it": settings}, NETWORKS)
         image, target = (torch.empty(2, 1, *SHAPE, device=DEVICE) for _ in range(2))
         features, logits = teacher.outputs(image)
@@ -76,7 +110,10 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
             scale_weights=(0.7, 0.3),
             soft_labels=torch.empty(2, HEADS - 1, *SHAPE, device=DEVICE),
         )
-        loss, terms = distillation(step)
+        distillation(step)  # constants such as the matrices of wavelets are made, and kept, in the first step
+        with NoCopies():
+            teacher.outputs(image)
+            loss, terms = distillation(step)
         assert "it" in terms
         return loss
 
@@ -97,3 +134,36 @@ def test_stays_on_its_device_in_float32(name: str, settings: dict[str, Any], mon
 def test_a_constant_on_the_cpu_is_seen(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(RuntimeError, match="same device"):
         loss_on_the_device(Mixing, ObjectiveSettings(), monkeypatch)
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")
+def test_waiting_for_a_number_and_copies_are_seen(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(DataDependentOutputException):
+        loss_on_the_device(Asking, ObjectiveSettings(), monkeypatch)
+    with pytest.raises(RuntimeError, match="copied from the CPU within a step"):
+        loss_on_the_device(Copying, ObjectiveSettings(), monkeypatch)
+
+
+@pytest.mark.usefixtures("no_gpu_needed")
+@pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")
+@pytest.mark.parametrize("regions", [False, True])
+def test_logits_of_several_teachers_stay_there(regions: bool) -> None:
+    with FakeTensorMode():
+        with DEVICE:
+            each = [FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE) for _ in range(2)]
+        image = torch.empty(2, 1, *SHAPE, device=DEVICE)
+        with NoCopies():
+            _, logits = Teachers(each, "first", regions).outputs(image, 0, features=True, logits=True)
+    assert logits is not None
+    assert (logits.device, logits.dtype) == (DEVICE, torch.float32)
+
+
+def test_random_numbers_are_drawn_where_the_networks_are() -> None:
+    step = make_step()
+    generator = step.generator("a")
+    assert generator.device == step.image.device
+    first = torch.rand(3, generator=generator)
+    assert torch.equal(first, torch.rand(3, generator=make_step().generator("a")))
+    assert not torch.equal(first, torch.rand(3, generator=step.generator("b")))
+    assert not torch.equal(first, torch.rand(3, generator=replace(step, seed=4).generator("a")))

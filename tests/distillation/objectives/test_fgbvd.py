@@ -10,7 +10,7 @@ from scipy.special import rel_entr, softmax
 
 from nnunet_kd.distillation.objectives.base import Objective
 from nnunet_kd.distillation.objectives.fgbvd import FGBVD
-from nnunet_kd.losses.fgbvd import low_band
+from nnunet_kd.losses.fgbvd import BiasAndVariance, ExpectationGenerator, low_band
 from tests.distillation.objectives.steps import HALF, SHAPE, check_gradients, make, make_step
 
 
@@ -70,9 +70,27 @@ def test_equals_a_slow_form(divergence: str) -> None:
         assert terms[f"stage{index}_variance"].item() == pytest.approx(np.mean(variances), rel=1e-6)
 
 
-def test_gradients() -> None:
-    check_gradients(make("fgbvd"), make_step())
-    check_gradients(make("fgbvd", divergence="kl"), make_step())
+@pytest.mark.parametrize("divergence", ["mse", "kl"])
+def test_gradients(divergence: str) -> None:
+    """By finite differences of the same loss with its weights ``exp(-v)`` held fast."""
+    # with alpha = 1 there are none, and the loss itself is what is differentiated
+    check_gradients(make("fgbvd", divergence=divergence, alpha=1.0), make_step())
+
+
+def test_variance_is_never_rewarded() -> None:
+    """Where the bias exceeds 2, the gradient of ``(1 - a) b exp(-v) + beta v`` would be down with ``v`` up."""
+    loss = BiasAndVariance(alpha=0.5, beta=1.0)
+    teacher, low = torch.zeros(1, 1, 1), torch.full((1, 1, 1), 4.0)  # b = 16, since E = 0
+    own = torch.full((1, 1, 1), -4.3, requires_grad=True)  # v = (own - E - T_high)^2 = 0.09, T_high = -4
+    bias, variance = loss._block_sums(None, _Nothing(1, 1, 3), teacher, low, own, torch.zeros(1, 1, 1))
+    assert bias.item() == pytest.approx(16 * (0.5 + 0.5 * np.exp(-0.09)), rel=1e-5)
+    ((gradient,),) = (torch.autograd.grad(bias + variance, own)[0].flatten().tolist(),)
+    assert gradient == pytest.approx(2 * -0.3, rel=1e-4)  # beta dv/d own alone: towards the teacher
+
+
+class _Nothing(ExpectationGenerator):
+    def expected(self, hidden: torch.Tensor) -> torch.Tensor:
+        return torch.zeros_like(hidden)
 
 
 def test_blocks_change_nothing(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -11,7 +11,7 @@ import torch
 from scipy.special import expit
 
 from nnunet_kd.distillation.objectives.freekd import FreeKD
-from nnunet_kd.losses.freekd import from_bands, overlap, stacked_bands
+from nnunet_kd.losses.freekd import FrequencyPrompts, bands_by_level, from_levels, overlap
 from tests.distillation.objectives.steps import (
     check_gradients,
     identical_networks,
@@ -30,24 +30,54 @@ def tuned(**settings: int) -> FreeKD:
     return objective
 
 
-def test_equals_pywavelets_and_loops() -> None:
-    step, objective = make_step(), tuned(prompts=3)
+@pytest.mark.parametrize("levels", [1, 3])
+def test_equals_pywavelets_and_loops(levels: int) -> None:
+    """What each prompt lets through, kept apart, by level; nothing of the approximation."""
+    step, objective = make_step(), tuned(prompts=3, levels=levels)
     terms = objective(step)
     for index, (teacher, student) in enumerate(zip(step.teacher_features, step.student_features, strict=True)):
         phi = objective.projections[index].weight.detach().double().numpy()
         projected = np.einsum("ts,bs...->bt...", phi, student.numpy())
-        theirs = pywt.dwtn(teacher.numpy(), "haar", "periodization", axes=(2, 3, 4))
-        ours = pywt.dwtn(projected, "haar", "periodization", axes=(2, 3, 4))
+        theirs, ours = (
+            pywt.wavedecn(values, "haar", "zero", levels, axes=(2, 3, 4)) for values in (teacher.numpy(), projected)
+        )
         prompts = objective.prompts.module[index].weight.detach().numpy()
+        assert prompts.shape == (levels + 1, 3, teacher.shape[1])
         expected = 0.0
-        for band, name in enumerate(sorted(theirs)):
+        for place in range(1, levels + 1):
+            orientations = sorted(theirs[place])
             values = []
-            for image, *place in np.ndindex(2, *theirs[name].shape[2:]):
-                at = (image, slice(None), *place)
-                mask = np.mean([expit(prompt @ theirs[name][at]) for prompt in prompts[band]])
-                values.append(mask * np.abs(theirs[name][at] - ours[name][at]))
+            for image, *at in np.ndindex(2, *theirs[place][orientations[0]].shape[2:]):
+                voxel = (image, slice(None), *at)
+                seen = np.sum([theirs[place][name][voxel] for name in orientations], axis=0)
+                for prompt in prompts[place]:
+                    mask = expit(prompt @ seen)
+                    values += [
+                        np.abs(mask * theirs[place][name][voxel] - mask * ours[place][name][voxel])
+                        for name in orientations
+                    ]
             expected += np.mean(values)
         assert terms[f"stage{index}"].item() == pytest.approx(expected, rel=1e-9)
+
+
+def test_what_the_decoder_sees_equals_pywavelets() -> None:
+    prompts = FrequencyPrompts(3, prompts=2, levels=2).double()
+    torch.nn.init.normal_(prompts.weight)
+    features = torch.randn(2, 3, 6, 7, 5, dtype=torch.float64)
+    seen, shared = prompts.masked(bands_by_level(features, 2), (6, 7, 5))
+    coefficients = pywt.wavedecn(features.numpy(), "haar", "zero", 2, axes=(2, 3, 4))
+    coefficients[0] = {"": coefficients[0]}
+    overlaps = 0.0
+    for place, bands in enumerate(coefficients):
+        total = sum(bands.values())
+        masks = expit(np.einsum("pc,bc...->bp...", prompts.weight[place].detach().numpy(), total))
+        overlaps += overlap(torch.from_numpy(masks)).item()
+        for name in bands:
+            bands[name] = bands[name] * masks.sum(1)[:, None]
+    coefficients[0] = coefficients[0][""]
+    expected = pywt.waverecn(coefficients, "haar", "zero", axes=(2, 3, 4))[:, :, :6, :7, :5]
+    np.testing.assert_allclose(seen.detach().numpy(), expected, atol=1e-12)
+    assert shared.item() == pytest.approx(overlaps)
 
 
 def test_gradients() -> None:
@@ -64,19 +94,20 @@ def test_zero_where_the_two_agree() -> None:
 @pytest.mark.parametrize("shape", [(6, 7, 5), (4, 4), (1, 3, 2)])
 def test_bands_and_back(shape: tuple[int, ...]) -> None:
     features = torch.randn(2, 3, *shape)
-    torch.testing.assert_close(from_bands(stacked_bands(features), shape), features)
+    for levels in (1, 3):
+        torch.testing.assert_close(from_levels(bands_by_level(features, levels), shape), features)
 
 
 def test_overlap_equals_a_loop() -> None:
-    masks = torch.rand(8, 2, 3, 2, 2, 2, dtype=torch.float64)
+    masks = torch.rand(2, 3, 2, 2, 2, dtype=torch.float64)
     dice = []
-    for band, image in np.ndindex(8, 2):
+    for image in range(2):
         for one, other in ((0, 1), (0, 2), (1, 2)):
-            p, q = masks[band, image, one].numpy(), masks[band, image, other].numpy()
+            p, q = masks[image, one].numpy(), masks[image, other].numpy()
             dice.append(2 * (p * q).sum() / ((p**2).sum() + (q**2).sum()))
     assert overlap(masks).item() == pytest.approx(np.mean(dice))
-    assert overlap(masks[:, :, :1]).item() == 0
-    assert overlap(masks[:, :, :1].expand(-1, -1, 2, -1, -1, -1)).item() == pytest.approx(1)
+    assert overlap(masks[:, :1]).item() == 0
+    assert overlap(masks[:, :1].expand(-1, 2, -1, -1, -1)).item() == pytest.approx(1)
 
 
 def test_prompts_are_tuned_first_and_then_stay() -> None:

@@ -1,0 +1,82 @@
+"""Mixed precision as on a GPU, on the CPU: float16 autocast around nnU-Net's step, and PyTorch's own gradient scaler."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from typing import Any
+
+import pytest
+import torch
+from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
+
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
+from nnunet_kd.distillation.objectives import OBJECTIVES
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
+from tests.conftest import make_plans
+from tests.distillation.objectives.test_every_objective import TRAINERS
+from tests.training.tiny_trainer import steps, trainer
+
+
+@pytest.fixture(scope="module")
+def plans(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    made = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
+    with nnunet_folders(tmp_path_factory.mktemp("nnunet")):
+        write_untrained_teacher(made, "3d_fullres", DATASET_JSON)
+        yield made
+
+
+@pytest.fixture
+def half(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where nnU-Net asks for autocast on GPUs alone, it gets the CPU's."""
+    monkeypatch.setattr(nnunet_module, "dummy_context", lambda: torch.autocast("cpu", torch.float16))
+    monkeypatch.setattr(FrozenTeacher, "_autocast_precision", lambda self: torch.float16)
+
+
+def ready(plans: dict, name: str, scale: float) -> DistillationTrainer:
+    kind, *assignments = TRAINERS[name]
+    made = trainer(kind, plans, "seed=1", *assignments)
+    made.grad_scaler = torch.amp.GradScaler("cpu", init_scale=scale)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made.prepare_distillation()
+        made.on_train_epoch_start()
+    return made
+
+
+@pytest.mark.usefixtures("half")
+@pytest.mark.parametrize("name", OBJECTIVES)
+def test_every_trainer_steps(plans: dict, name: str) -> None:
+    made = ready(plans, name, 2.0**10)
+    seen: set[torch.dtype] = set()
+    made.network.encoder.register_forward_hook(lambda module, inputs, output: seen.update(one.dtype for one in output))
+    before = {key: value.clone() for key, value in made.network.state_dict().items()}
+    learned = [value.clone() for value in made.supervision.distillation.parameters()]
+    losses = steps(made, 3)
+    assert torch.float16 in seen
+    assert all(torch.isfinite(torch.tensor(losses)))
+    assert (made.skipped_steps.taken, made.skipped_steps.consecutive) == (3, 0)
+    after = made.network.state_dict()
+    assert any(not torch.equal(value, before[key]) for key, value in after.items() if key.startswith("encoder"))
+    assert all(value.isfinite().all() and value.dtype == torch.float32 for value in after.values())
+    for old, new in zip(learned, made.supervision.distillation.parameters(), strict=True):
+        assert not torch.equal(old, new)
+    means = made.history.close_epoch(0)
+    assert means[name] > 0
+
+
+@pytest.mark.usefixtures("half")
+def test_a_step_that_overflows_is_skipped_and_the_next_are_not(plans: dict) -> None:
+    made = ready(plans, "dcd", 2.0**40)
+    before = {key: value.clone() for key, value in made.network.state_dict().items()}
+    learned = [value.clone() for value in made.supervision.distillation.parameters()]
+    steps(made, 1)
+    assert made.skipped_steps.consecutive == 1
+    assert made.grad_scaler.get_scale() == 2.0**39
+    assert all(torch.equal(value, before[key]) for key, value in made.network.state_dict().items())
+    assert all(torch.equal(*pair) for pair in zip(learned, made.supervision.distillation.parameters(), strict=True))
+    made.grad_scaler.update(2.0**10)
+    steps(made, 1)
+    assert (made.skipped_steps.consecutive, made.skipped_steps.taken) == (0, 1)
+    assert not any(torch.equal(*pair) for pair in zip(learned, made.supervision.distillation.parameters(), strict=True))
+    assert made.skipped_steps.close_epoch() == (1, "the gradient alone (1)")
