@@ -5,15 +5,17 @@ Arguments in, one call, output; nothing else imports it.
 
 from __future__ import annotations
 
+import os
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import NnunetKdError
+from nnunet_kd.errors import DataError, NnunetKdError, NnunetKdWarning
 
 app = typer.Typer(
     name="nnunet-kd",
@@ -81,10 +83,48 @@ def _register() -> None:
 
 
 def main() -> None:
-    """Entry point: errors made for people are printed as one paragraph and become exit codes."""
+    """Entry point: errors and warnings made for people are printed as one paragraph; errors become exit codes."""
     _register()
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except NnunetKdError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        _stop(error)
+    except UnicodeEncodeError as error:
+        if not any(0xDC80 <= ord(letter) <= 0xDCFF for letter in str(error.object)):
+            raise
+        _stop(_undecodable(str(error.object)))
+
+
+def _undecodable(name: str) -> DataError:
+    """Python keeps bytes of a name that are no text as such letters; libraries that want text then fail."""
+    told = os.fsencode(name).decode(sys.getfilesystemencoding(), "backslashreplace")
+    return DataError(
+        f"the name {told} holds bytes that are not {sys.getfilesystemencoding()}, so it cannot be passed on. "
+        f"Rename that file or folder."
+    )
+
+
+def _stop(error: NnunetKdError) -> None:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, NnunetKdWarning):
+        Console(stderr=True, highlight=False).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+    else:
+        _show_other_warning(message, category, filename, lineno, file, line)

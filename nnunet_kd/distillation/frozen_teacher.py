@@ -11,7 +11,7 @@ import torch
 from torch import nn
 from torch.nn import functional
 
-from nnunet_kd.distillation.features import find_encoder
+from nnunet_kd.distillation.features import find_encoder, has_encoder
 from nnunet_kd.errors import PlanError, TeacherError
 
 FeatureTeacher = Literal["first", "in_turn"]
@@ -26,6 +26,7 @@ class FrozenTeacher:
         channels: of every encoder stage, finest first.
         mirror_axes: spatial axes, from 0, that its training mirrored.
         plans_name: of its plan.
+        warnings: what a user must know of how it was loaded.
         network: the plain network, not compiled.
     """
 
@@ -37,26 +38,36 @@ class FrozenTeacher:
         compiled: bool,
         mirror_axes: tuple[int, ...] = (),
         plans_name: str = "",
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self.channels = channels
         self.mirror_axes = mirror_axes
         self.plans_name = plans_name
+        self.warnings = warnings
         self.network = network.to(device).eval().requires_grad_(False)
         self._device = device
-        self._plain_encoder = find_encoder(self.network)
-        self._plain_decoder = getattr(self.network, "decoder", None)
-        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = self._plain_encoder
+        # networks without stage features, as Primus, give logits only
+        self._plain_encoder = find_encoder(self.network) if has_encoder(self.network) else None
+        self._plain_decoder = getattr(self.network, "decoder", None) if self._plain_encoder is not None else None
+        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] | None = self._plain_encoder
         self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = self._plain_decoder
+        self._whole: Callable[[torch.Tensor], torch.Tensor] = self.network
         if compiled:
-            self._encoder = torch.compile(self._plain_encoder)
+            self._encoder = torch.compile(self._plain_encoder) if self._plain_encoder is not None else None
             self._decoder = torch.compile(self._plain_decoder) if self._plain_decoder is not None else None
+            self._whole = torch.compile(self.network)
+
+    def check_features(self) -> None:
+        """Raise a PlanError unless the network has an encoder that returns stage features."""
+        find_encoder(self.network)
 
     def check_decodes(self) -> None:
         """Raise a PlanError unless the network's decoder turns encoder features into logits."""
+        self.check_features()
         if self._plain_decoder is None:
             raise PlanError(
                 f"the teacher's network {type(self.network).__name__} has no decoder that turns stage features into logits, "
-                f"which objectives on logits need. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
+                f"which this objective needs. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
             )
 
     def _autocast(self) -> AbstractContextManager[object]:
@@ -65,19 +76,20 @@ class FrozenTeacher:
     @torch.inference_mode()
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features of ``image (B, C, *spatial)``, finest first; only the encoder runs."""
+        assert self._encoder is not None
         with self._autocast():
             return list(self._encoder(image))
 
     @torch.inference_mode()
     def outputs(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass."""
-        assert self._decoder is not None
+        """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass; no features where it has no stages."""
         with self._autocast():
-            features = list(self._encoder(image))
-            return features, self._decoder(features)
+            features = [] if self._encoder is None else list(self._encoder(image))
+            return features, self._whole(image) if self._decoder is None else self._decoder(features)
 
     def encode_with_gradient(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features through which gradients reach ``image``; not compiled, in ``image``'s own precision."""
+        assert self._plain_encoder is not None
         return list(self._plain_encoder(image))
 
     def decode_with_gradient(self, features: Sequence[torch.Tensor]) -> torch.Tensor:

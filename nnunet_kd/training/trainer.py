@@ -207,11 +207,12 @@ class DistillationTrainer(StartedTrainer):
             has_regions=self.label_manager.has_regions,
         )
         distillation = Distillation(self.settings.active_objectives(), networks).to(self.device)
-        if any(
-            objective.needs_teacher_logits or objective.explores for objective in distillation.all_objectives().values()
-        ):
-            for member in teachers.members:
+        objectives = distillation.all_objectives().values()
+        for member in teachers.members:
+            if any(objective.explores for objective in objectives):
                 member.check_decodes()
+            elif any(objective.needs_teacher_features for objective in objectives):
+                member.check_features()
         if "distillation" in self.restored:
             distillation.load_state_dict(self.restored["distillation"])
         elif self.local_rank == 0:
