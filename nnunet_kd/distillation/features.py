@@ -40,7 +40,8 @@ def find_encoder(network: nn.Module) -> nn.Module:
             f"needs. PlainConvUNet, ResidualEncoderUNet and their relatives have one. Any teacher can teach by its logits: "
             f"-m logits or -m figkd."
         )
-    encoder: nn.Module = plain.encoder
+    encoder = plain.encoder
+    assert isinstance(encoder, nn.Module)
     return encoder
 
 

@@ -44,7 +44,7 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
         raise ModelError(
             f"{model.folder}: the trainer {name} builds another network than the plan describes, so nnU-Net cannot predict "
             f"with it where {name} is not installed. Install the trainer's code there and copy the folder as it is. "
-            f"({str(error).strip().splitlines()[0]})"
+            f"({' '.join(str(error).split())[:200]})"
         ) from error
     try:
         trainer = find_trainer(name)

@@ -37,7 +37,9 @@ from nnunet_kd.nnunet.training import build_network
 
 FURTHEST_FIRST = (FINAL, BEST, LATEST)
 
-_NEEDED = "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth; nnUNetv2_train writes it."
+_NEEDED = (
+    "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth, as nnUNetv2_train writes them."
+)
 
 
 @dataclass(frozen=True)
@@ -142,7 +144,9 @@ def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
     except OSError as error:
         raise ModelError(f"{what}, {path}, cannot be read: {error.strerror or error}.") from error
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{what}, {path}, is not valid JSON: {error}. Correct it there. Or else: {advice}") from error
+        raise ModelError(
+            f"{what}, {path}, is not valid JSON: {error}. Correct it there, or restore the file."
+        ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{what}, {path}, holds no JSON object. {advice}")
     return content

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,6 +80,12 @@ def dataset_name(name_or_id: str) -> str:
     return names.pop()
 
 
+def dataset_number(name: str) -> str:
+    """``4`` of ``Dataset004_Hippocampus``, which nnU-Net's commands take whatever else the name holds."""
+    number = name.removeprefix("Dataset").partition("_")[0]
+    return str(int(number)) if number.isdigit() else shlex.quote(name)
+
+
 def preprocessed_dataset(name_or_id: str) -> tuple[Path, dict[str, Any]]:
     """The preprocessed dataset's folder and its ``dataset.json``.
 
@@ -90,7 +97,7 @@ def preprocessed_dataset(name_or_id: str) -> tuple[Path, dict[str, Any]]:
     if not (folder / "dataset.json").is_file():
         raise DataError(
             f"{folder} has no dataset.json, so the dataset has not been preprocessed. "
-            f"Run `nnUNetv2_plan_and_preprocess -d {name_or_id}` first."
+            f"Run `nnUNetv2_plan_and_preprocess -d {dataset_number(folder.name)}` first."
         )
     return folder, _read_description(folder / "dataset.json")
 

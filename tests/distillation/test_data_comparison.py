@@ -316,8 +316,7 @@ def test_the_table_knows_every_key_that_nnunet_writes(tmp_path: Path) -> None:
         assert set(plans) <= set(PLAN)
         assert {key for inner in plans["configurations"].values() for key in inner} <= set(CONFIGURATION)
     generate_dataset_json(
-        str(tmp_path), {0: "CT"}, {"background": 0, "whole": [1, 2], "core": 2}, 1, ".nii.gz", "a licence",
-        "a converter", (1, 2), "a name", "a reference", "a release", "a description", "SimpleITKIO",
-        citation="a citation",
+        str(tmp_path), {0: "CT"}, {"background": 0, "whole": [1, 2], "core": 2}, 1, ".nii.gz", "a citation", (1, 2),
+        "a name", "a reference", "a release", "a description", "SimpleITKIO",
     )  # fmt: skip
     assert set(json.loads((tmp_path / "dataset.json").read_text())) <= set(DATASET)

@@ -239,7 +239,7 @@ def test_teacher_of_other_data(tiny: dict, change: dict, message: str) -> None:
 def test_everything_that_differs_is_named_at_once(tiny: dict) -> None:
     other: dict[str, Any] = make_plans(patch=(32, 16, 16), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)))
     other["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
-    with pytest.raises(TeacherError, match=r"(?s)patch size.*strides per stage.*spacing.*same dataset and plan"):
+    with pytest.raises(TeacherError, match=r"(?s)patch size.*spacing.*strides per stage.*same dataset and plan"):
         check_teacher(locate(), reduce_plans(other, 4), "3d_fullres", DATASET_JSON)
     check_teacher(locate(), reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON)
 
