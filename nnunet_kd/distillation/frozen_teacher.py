@@ -57,13 +57,18 @@ class FrozenTeacher:
             self._decoder = torch.compile(self._plain_decoder) if self._plain_decoder is not None else None
             self._whole = torch.compile(self.network)
 
-    def check_features(self) -> None:
-        """Raise a PlanError unless the network has an encoder that returns stage features."""
+    def check_features(self, stages: int) -> None:
+        """Raise a PlanError unless the network has an encoder that returns features of as many stages as the student's."""
         find_encoder(self.network)
+        if len(self.channels) != stages:
+            raise PlanError(
+                f"the teacher's network has {len(self.channels)} stages, the student's {stages}, so their features cannot be "
+                f"compared. Any teacher can teach by its logits: -m logits or -m figkd."
+            )
 
-    def check_decodes(self) -> None:
-        """Raise a PlanError unless the network's decoder turns encoder features into logits."""
-        self.check_features()
+    def check_decodes(self, stages: int) -> None:
+        """Raise a PlanError unless, besides, the network's decoder turns encoder features into logits."""
+        self.check_features(stages)
         if self._plain_decoder is None:
             raise PlanError(
                 f"the teacher's network {type(self.network).__name__} has no decoder that turns stage features into logits, "

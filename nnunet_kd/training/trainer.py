@@ -198,9 +198,12 @@ class DistillationTrainer(StartedTrainer):
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
 
     def _start_distillation(self, teachers: Teachers) -> None:
+        student_channels = stage_channels(self.plans_manager.plans, self.configuration_name)
+        comparable = len(teachers.channels) == len(student_channels)
         networks = NetworkPair(
-            teacher_channels=teachers.channels,
-            student_channels=stage_channels(self.plans_manager.plans, self.configuration_name),
+            # objectives on logits do not look at them; others are refused below
+            teacher_channels=teachers.channels if comparable else student_channels,
+            student_channels=student_channels,
             dimensions=len(self.configuration_manager.patch_size),
             image_channels=self.num_input_channels,
             heads=self.label_manager.num_segmentation_heads,
@@ -210,9 +213,9 @@ class DistillationTrainer(StartedTrainer):
         objectives = distillation.all_objectives().values()
         for member in teachers.members:
             if any(objective.explores for objective in objectives):
-                member.check_decodes()
+                member.check_decodes(len(student_channels))
             elif any(objective.needs_teacher_features for objective in objectives):
-                member.check_features()
+                member.check_features(len(student_channels))
         if "distillation" in self.restored:
             distillation.load_state_dict(self.restored["distillation"])
         elif self.local_rank == 0:
