@@ -297,7 +297,7 @@ def test_command_line(student: Path, tmp_path: Path) -> None:
     install = output.partition("Install with: ")[2].splitlines()[0]
     assert shlex.split(install) == ["nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "a.zip")]
     spaced = tmp_path / "to ship"
-    code, output, errors = run_command("export", str(student), str(spaced), "--to", "nnunet", "-f", "0")
+    _, output, _ = run_command("export", str(student), str(spaced), "--to", "nnunet", "-f", "0")
     predict = shlex.split(output.partition("Predict with: ")[2])
     assert predict[:5] == ["nnUNetv2_predict_from_modelfolder", "-m", str(spaced), "-f", "0"]
     for arguments, expected, message in (
