@@ -5,7 +5,6 @@ Arguments in, one call, output; nothing else imports it.
 
 from __future__ import annotations
 
-import os
 import sys
 import warnings
 from typing import Annotated, TextIO
@@ -16,6 +15,7 @@ from rich.markup import escape
 
 from nnunet_kd import __version__
 from nnunet_kd.errors import DataError, NnunetKdError, NnunetKdWarning
+from nnunet_kd.system.names import name_as_text, name_problem
 
 app = typer.Typer(
     name="nnunet-kd",
@@ -94,18 +94,10 @@ def main() -> None:
     except NnunetKdError as error:
         _stop(error)
     except UnicodeEncodeError as error:
-        if not any(0xDC80 <= ord(letter) <= 0xDCFF for letter in str(error.object)):
+        problem = name_problem(str(error.object))
+        if problem is None:
             raise
-        _stop(_undecodable(str(error.object)))
-
-
-def _undecodable(name: str) -> DataError:
-    """Python keeps bytes of a name that are no text as such letters; libraries that want text then fail."""
-    told = os.fsencode(name).decode(sys.getfilesystemencoding(), "backslashreplace")
-    return DataError(
-        f"the name {told} holds bytes that are not {sys.getfilesystemencoding()}, so it cannot be passed on. "
-        f"Rename that file or folder."
-    )
+        _stop(DataError(f"{name_as_text(str(error.object))} {problem}."))
 
 
 def _stop(error: NnunetKdError) -> None:
