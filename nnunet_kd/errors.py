@@ -13,6 +13,10 @@ class NnunetKdError(Exception):
     exit_code = 2
 
 
+class NnunetKdWarning(UserWarning):
+    """What a user must know although the work goes on; the command line prints the message alone."""
+
+
 class SettingsError(NnunetKdError):
     """A settings file, recipe or ``--set`` does not hold."""
 

@@ -6,14 +6,16 @@ Arguments in, one call, output; nothing else imports it.
 from __future__ import annotations
 
 import sys
-from typing import Annotated
+import warnings
+from typing import Annotated, TextIO
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import NnunetKdError
+from nnunet_kd.errors import DataError, NnunetKdError, NnunetKdWarning
+from nnunet_kd.system.names import name_as_text, name_problem
 
 app = typer.Typer(
     name="nnunet-kd",
@@ -85,10 +87,40 @@ def _register() -> None:
 
 
 def main() -> None:
-    """Entry point: errors made for people are printed as one paragraph and become exit codes."""
+    """Entry point: errors and warnings made for people are printed as one paragraph; errors become exit codes."""
     _register()
+    warnings.showwarning = _show_warning
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):  # names of files may hold bytes that are no text
+            stream.reconfigure(errors="backslashreplace")
     try:
         app()
     except NnunetKdError as error:
-        Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
-        sys.exit(error.exit_code)
+        _stop(error)
+    except UnicodeEncodeError as error:
+        problem = name_problem(str(error.object))
+        if problem is None:
+            raise
+        _stop(DataError(f"{name_as_text(str(error.object))} {problem}."))
+
+
+def _stop(error: NnunetKdError) -> None:
+    Console(stderr=True, highlight=False).print(f"[bold red]error:[/] {escape(str(error))}", soft_wrap=True)
+    sys.exit(error.exit_code)
+
+
+_show_other_warning = warnings.showwarning
+
+
+def _show_warning(
+    message: Warning | str,
+    category: type[Warning],
+    filename: str,
+    lineno: int,
+    file: TextIO | None = None,
+    line: str | None = None,
+) -> None:
+    if issubclass(category, NnunetKdWarning):
+        Console(stderr=True, highlight=False).print(f"[bold yellow]warning:[/] {escape(str(message))}", soft_wrap=True)
+    else:
+        _show_other_warning(message, category, filename, lineno, file, line)

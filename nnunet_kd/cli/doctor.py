@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import shlex
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -84,7 +85,7 @@ def _device() -> str:
 def _folder(variable: str) -> str:
     folder = required_folder(variable)
     if not folder.is_dir():
-        raise MissingRequirement(f"{folder} does not exist; create it with `mkdir -p {folder}`.")
+        raise MissingRequirement(f"{folder} does not exist; create it with `mkdir -p {shlex.quote(str(folder))}`.")
     if not os.access(folder, os.W_OK):
         raise MissingRequirement(
             f"{folder} cannot be written to; change its permissions or set {variable} to another folder."
@@ -122,6 +123,7 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     import torch
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+    from nnunet_kd.distillation.features import has_encoder
     from nnunet_kd.distillation.settings import TeacherSettings
     from nnunet_kd.distillation.settings_sources import resolve_settings
     from nnunet_kd.distillation.teacher import found_teacher, load_teacher
@@ -137,12 +139,17 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     found: list[str] = []
     start = ""
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
-        with found_teacher(chosen, results, student, configuration, fold, dataset_json) as (source, exact):
-            loaded = load_teacher(source, torch.device("cpu"), trusted=chosen.trusted)
+        with found_teacher(chosen, results, student, configuration, fold, dataset_json) as teacher:
+            loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
             axes = loaded.mirror_axes
             if not found:
                 start = _start(loaded.network, build_meta_network(student, configuration, *sizes))
-            found.append(f"{source}, SHA-256 {exact.sha256}")
+            found.append(f"{teacher.source}, SHA-256 {teacher.settings.sha256}")
+            found[-1] += "".join(f", WARNING: {told}" for told in (*loaded.warnings, *teacher.warnings))
+            if not has_encoder(loaded.network):
+                found[-1] += (
+                    f", a {type(loaded.network).__name__} without stage features, which teaches by its logits alone"
+                )
             if len(axes) < dimensions:
                 found[-1] += (
                     f", mirrors {'axes ' + ', '.join(map(str, axes)) if axes else 'no axis'}, as its students will; for "

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
@@ -61,6 +62,7 @@ def export(
     from nnunet_kd.export.folder_export import FolderOptions, export_folder
     from nnunet_kd.export.weights import CHECKPOINT_OF
     from nnunet_kd.models.folder import open_model
+    from nnunet_kd.nnunet.checkpoints import FINAL
 
     _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
     console = Console(highlight=False, markup=False, emoji=False)
@@ -71,10 +73,13 @@ def export(
             console.print(f"Wrote {written} (folds {', '.join(found.folds)}).", soft_wrap=True)
             if written.suffix == ".zip":
                 console.print(
-                    f"Install with: nnUNetv2_install_pretrained_model_from_zip {written.name}", soft_wrap=True
+                    f"Install with: {shlex.join(['nnUNetv2_install_pretrained_model_from_zip', str(written)])}",
+                    soft_wrap=True,
                 )
             else:
-                console.print("Predict with: nnUNetv2_predict_from_modelfolder -m FOLDER", soft_wrap=True)
+                command = ["nnUNetv2_predict_from_modelfolder", "-m", str(written), "-f", *found.folds]
+                command += [] if found.checkpoint == FINAL else ["-chk", found.checkpoint]
+                console.print(f"Predict with: {shlex.join(command)} -i IN -o OUT", soft_wrap=True)
             return
         from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from typing import Annotated
 
 import typer
@@ -54,9 +55,14 @@ def plan(
     console.print(table)
     if skipped:
         console.print(f"Left as they are, without features_per_stage: {', '.join(skipped)}.")
-    console.print(
-        f"Wrote {target}\nTrain with: "
-        f"nnUNetv2_train {dataset} CONFIGURATION FOLD -tr nnUNetTrainerDCD -p {student['plans_name']}",
-        soft_wrap=True,
-        highlight=False,
-    )
+    command = [
+        "nnUNetv2_train",
+        dataset,
+        "CONFIGURATION",
+        "FOLD",
+        "-tr",
+        "nnUNetTrainerDCD",
+        "-p",
+        student["plans_name"],
+    ]
+    console.print(f"Wrote {target}\nTrain with: {shlex.join(command)}", soft_wrap=True, highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
@@ -140,7 +141,8 @@ def _print_end(console: Console, end: SweepEnd, reference: str) -> None:
     if left["failed"]:
         _say(console, f"Failed in other processes: {left['failed']}. The same command again tries them once more.")
     elif end.states:
-        _say(console, f"Compare them: nnunet-kd compare --sweep {end.folder} --reference {reference}")
+        command = ["nnunet-kd", "compare", "--sweep", str(end.folder), "--reference", reference]
+        _say(console, f"Compare them: {shlex.join(command)}")
 
 
 def _print_table(console: Console, states: Mapping[PlannedRun, State], folder: Path) -> None:

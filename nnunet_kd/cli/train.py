@@ -48,7 +48,13 @@ def train(
     if gpus > 1 and device != "cuda":
         raise SettingsError("-num_gpus needs CUDA devices; for several processes on the CPU use torchrun.")
     options.pass_settings(teachers or [], recipe, assignments or [])
-    options.check_settings(trainer, dataset, configuration, plans_name)
+    if pretrained_weights is not None and continue_training:
+        raise SettingsError(
+            "--c continues with the weights of the training's own checkpoint. Leave --c or -pretrained_weights out."
+        )
+    _, pretrained_weights = options.check_settings(
+        trainer, dataset, configuration, plans_name, fold, pretrained_weights
+    )
 
     from nnunet_kd.nnunet.training import run_training
 

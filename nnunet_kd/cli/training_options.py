@@ -67,18 +67,38 @@ def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequ
     os.environ[SET_VARIABLE] = json.dumps(given)
 
 
-def check_settings(trainer: str, dataset: str, configuration: str, plans_name: str) -> Settings:
+def check_settings(
+    trainer: str,
+    dataset: str,
+    configuration: str,
+    plans_name: str,
+    fold: str = "0",
+    pretrained_weights: str | None = None,
+) -> tuple[Settings, str | None]:
     """The settings as the trainer will resolve them, with everything that can be wrong before it is built.
 
+    Args:
+        trainer: its name.
+        dataset, configuration, plans_name, fold: as given.
+        pretrained_weights: a checkpoint or model folder to start from; see
+            :func:`~nnunet_kd.distillation.starts.pretrained.find_pretrained`.
+
+    Returns:
+        The settings, and the path of the checkpoint to start from.
+
     Raises:
-        NnunetKdError: folders, dataset, settings or plan.
+        NnunetKdError: folders, dataset, settings, plan or pretrained weights.
     """
     from nnunet_kd.distillation.settings_sources import resolve_settings
     from nnunet_kd.models.plans import read_plans, reduce_plans
 
     required_folder("nnUNet_results")
-    folder, _ = preprocessed_dataset(dataset)
+    folder, dataset_json = preprocessed_dataset(dataset)
     trainer_class = find_trainer(trainer)
     settings = resolve_settings(trainer_class.recipe, trainer_class.objectives, folder)
-    reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
-    return settings
+    student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
+    if pretrained_weights is None:
+        return settings, None
+    from nnunet_kd.distillation.starts.pretrained import find_pretrained
+
+    return settings, str(find_pretrained(pretrained_weights, student, configuration, dataset_json, fold).path)

@@ -36,7 +36,7 @@ def weigh(
     options.check_device(device)
     options.check_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
-    if not options.check_settings(trainer, dataset, configuration, plans_name).active_objectives():
+    if not options.check_settings(trainer, dataset, configuration, plans_name)[0].active_objectives():
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 
     import torch

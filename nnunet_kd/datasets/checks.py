@@ -20,6 +20,7 @@ from rich.table import Table
 from nnunet_kd.datasets.case import LABEL, Case, DatasetDescription, Volume
 from nnunet_kd.datasets.geometry import Grid
 from nnunet_kd.errors import DataError
+from nnunet_kd.system.names import name_as_text, name_problem
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,8 @@ class _Unreadable(Exception):
 
 def _grid_and_volumes(path: Path) -> tuple[Grid, int]:
     """The grid by SimpleITK, which is what nnU-Net reads with, and the number of volumes."""
+    if (problem := name_problem(path)) is not None:
+        raise _Unreadable(f"{name_as_text(path.name)} {problem}")
     reader = sitk.ImageFileReader()
     reader.SetFileName(str(path))
     try:

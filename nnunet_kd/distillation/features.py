@@ -22,6 +22,11 @@ def plain_module(network: nn.Module) -> nn.Module:
     return network
 
 
+def has_encoder(network: nn.Module) -> bool:
+    """Whether a network has an encoder, which returns one feature per stage."""
+    return isinstance(getattr(plain_module(network), "encoder", None), nn.Module)
+
+
 def find_encoder(network: nn.Module) -> nn.Module:
     """The part of an nnU-Net that returns one feature per stage.
 
@@ -29,13 +34,21 @@ def find_encoder(network: nn.Module) -> nn.Module:
         PlanError: the network has no ``encoder``.
     """
     plain = plain_module(network)
-    encoder = getattr(plain, "encoder", None)
-    if not isinstance(encoder, nn.Module):
+    if not has_encoder(plain):
         raise PlanError(
             f"the network {type(plain).__name__} has no encoder that returns stage features, which distillation of features "
-            f"needs. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
+            f"needs. PlainConvUNet, ResidualEncoderUNet and their relatives have one. Any teacher can teach by its logits: "
+            f"-m logits or -m figkd."
         )
+    encoder = plain.encoder
+    assert isinstance(encoder, nn.Module)
     return encoder
+
+
+def encoder_channels(network: nn.Module) -> tuple[int, ...] | None:
+    """Channels of every encoder stage, finest first, as the encoder itself says; ``None`` if it does not."""
+    said = getattr(getattr(plain_module(network), "encoder", None), "output_channels", None)
+    return tuple(map(int, said)) if isinstance(said, list | tuple) else None
 
 
 class EncoderCapture:

@@ -6,13 +6,14 @@ import contextlib
 import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
+from functools import partial
 from typing import Literal
 
 import torch
 from torch import nn
 from torch.nn import functional
 
-from nnunet_kd.distillation.features import find_encoder
+from nnunet_kd.distillation.features import find_encoder, has_encoder
 from nnunet_kd.distillation.lighter_networks import half_precision_copy, recomputing_copy
 from nnunet_kd.errors import PlanError, TeacherError
 
@@ -29,9 +30,10 @@ class FrozenTeacher:
         channels: of every encoder stage, finest first.
         mirror_axes: spatial axes, from 0, that its training mirrored.
         plans_name: of its plan.
+        warnings: what a user must know of how it was loaded.
 
     Args:
-        network, channels, mirror_axes, plans_name: see there.
+        network, channels, mirror_axes, plans_name, warnings: see there.
         device: the student's.
         compile_backend: of ``torch.compile``, such as ``inductor``; ``None``: not compiled.
     """
@@ -44,30 +46,49 @@ class FrozenTeacher:
         compile_backend: str | None = None,
         mirror_axes: tuple[int, ...] = (),
         plans_name: str = "",
+        warnings: tuple[str, ...] = (),
     ) -> None:
         self.channels = channels
         self.mirror_axes = mirror_axes
         self.plans_name = plans_name
+        self.warnings = warnings
         self.network = network.to(device).eval().requires_grad_(False)
         self._device = device
         called = self.network
         if (precision := self._autocast_precision()) is not None:
             called = half_precision_copy(self.network, precision)
-        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] = find_encoder(called)
-        self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = getattr(called, "decoder", None)
-        if compile_backend is not None:
-            self._encoder = torch.compile(self._encoder, backend=compile_backend)
-            self._decoder = None if self._decoder is None else torch.compile(self._decoder, backend=compile_backend)
         with_gradient = recomputing_copy(self.network)
-        self._encoder_with_gradient = find_encoder(with_gradient)
-        self._decoder_with_gradient = getattr(with_gradient, "decoder", None)
+        # networks without stage features, as Primus, give logits only
+        staged = has_encoder(self.network)
+        self._encoder: Callable[[torch.Tensor], list[torch.Tensor]] | None = find_encoder(called) if staged else None
+        self._decoder: Callable[[list[torch.Tensor]], torch.Tensor] | None = None
+        if staged:
+            self._decoder = getattr(called, "decoder", None)
+        self._whole: Callable[[torch.Tensor], torch.Tensor] = called
+        self._encoder_with_gradient = find_encoder(with_gradient) if staged else None
+        self._decoder_with_gradient = getattr(with_gradient, "decoder", None) if staged else None
+        if compile_backend is not None:
+            compiled = partial(torch.compile, backend=compile_backend)
+            self._encoder = None if self._encoder is None else compiled(self._encoder)
+            self._decoder = None if self._decoder is None else compiled(self._decoder)
+            self._whole = compiled(self._whole)
 
-    def check_decodes(self) -> None:
-        """Raise a PlanError unless the network's decoder turns encoder features into logits."""
+    def check_features(self, stages: int) -> None:
+        """Raise a PlanError unless the network has an encoder that returns features of as many stages as the student's."""
+        find_encoder(self.network)
+        if len(self.channels) != stages:
+            raise PlanError(
+                f"the teacher's network has {len(self.channels)} stages, the student's {stages}, so their features cannot be "
+                f"compared. Any teacher can teach by its logits: -m logits or -m figkd."
+            )
+
+    def check_decodes(self, stages: int) -> None:
+        """Raise a PlanError unless, besides, the network's decoder turns encoder features into logits."""
+        self.check_features(stages)
         if self._decoder is None:
             raise PlanError(
                 f"the teacher's network {type(self.network).__name__} has no decoder that turns stage features into logits, "
-                f"which objectives on logits need. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
+                f"which this objective needs. PlainConvUNet, ResidualEncoderUNet and their relatives have one."
             )
 
     def _autocast_precision(self) -> torch.dtype | None:
@@ -81,22 +102,23 @@ class FrozenTeacher:
     @torch.no_grad()
     def features(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features of ``image (B, C, *spatial)``, finest first; only the encoder runs."""
+        assert self._encoder is not None
         with self._autocast():
             return list(self._encoder(image))
 
     @torch.no_grad()
     def outputs(self, image: torch.Tensor) -> tuple[list[torch.Tensor], torch.Tensor]:
-        """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass."""
-        assert self._decoder is not None
+        """Stage features and full-resolution logits ``(B, K, *spatial)``, in one pass; no features where it has no stages."""
         with self._autocast():
-            features = list(self._encoder(image))
-            return features, self._decoder(features)
+            features = [] if self._encoder is None else list(self._encoder(image))
+            return features, self._whole(image) if self._decoder is None else self._decoder(features)
 
     def encode_with_gradient(self, image: torch.Tensor) -> list[torch.Tensor]:
         """Stage features through which gradients reach ``image``; not compiled, in ``image``'s own precision.
 
         What lies between two stages is computed again for the backward pass instead of kept.
         """
+        assert self._encoder_with_gradient is not None
         return list(self._encoder_with_gradient(image))
 
     def decode_with_gradient(self, features: Sequence[torch.Tensor]) -> torch.Tensor:

@@ -19,6 +19,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -204,7 +205,8 @@ def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dic
         differences = "; ".join(f"{key}: was {before.get(key)}, now {after.get(key)}" for key in changed)
         raise SettingsError(
             f"the run to continue was started with other settings than the files give now ({differences}). "
-            f"Restore the files, or say what you want with --set, for example --set {changed[0]}={before.get(changed[0])}."
+            f"Restore the files, or say what you want with --set, for example --set "
+            f"{shlex.quote(f'{changed[0]}={json.dumps(before.get(changed[0]))}')}."
         )
 
 

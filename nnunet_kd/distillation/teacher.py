@@ -6,23 +6,40 @@ Everything that can be wrong with a teacher is found here, before training start
 from __future__ import annotations
 
 import contextlib
-import json
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+import warnings
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.distillation.data_comparison import DataDescription, Difference, Verdict, compare_data
+from nnunet_kd.distillation.features import encoder_channels, has_encoder, plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.settings import Settings, TeacherSettings
 from nnunet_kd.distillation.teacher_source import HOW_TO_POINT, TeacherSource, locate_teacher
-from nnunet_kd.errors import ModelError, TeacherError
+from nnunet_kd.errors import ModelError, NnunetKdWarning, TeacherError
 from nnunet_kd.models.folder import load_predictor, new_predictor
-from nnunet_kd.models.plans import inputs_and_heads, provenance, stage_channels
+from nnunet_kd.models.plans import provenance, stage_channels
 from nnunet_kd.system.files import sha256
+
+
+@dataclass(frozen=True)
+class FoundTeacher:
+    """A teacher that fits the student.
+
+    Attributes:
+        source: where it lies.
+        settings: that say exactly which it is.
+        warnings: in what it differs from the student, where that may matter.
+    """
+
+    source: TeacherSource
+    settings: TeacherSettings
+    warnings: tuple[str, ...]
 
 
 @contextlib.contextmanager
@@ -33,8 +50,8 @@ def found_teacher(
     configuration: str,
     fold: int | str,
     dataset_json: Mapping[str, Any],
-) -> Iterator[tuple[TeacherSource, TeacherSettings]]:
-    """The teacher of a student's fold, which fits the student, and settings that say exactly which it is.
+) -> Iterator[FoundTeacher]:
+    """The teacher of a student's fold, which fits the student.
 
     An exported zip is unpacked for as long as the context lasts.
 
@@ -48,51 +65,55 @@ def found_teacher(
     """
     with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked:
         source = locate_teacher(wanted, results_folder, student_plans, configuration, fold, Path(unpacked))
-        check_teacher(source, student_plans, configuration, dataset_json)
-        yield source, pin_teacher(source, wanted)
+        told = check_teacher(source, student_plans, configuration, dataset_json)
+        yield FoundTeacher(source, pin_teacher(source, wanted), told)
 
 
 def check_teacher(
     source: TeacherSource, student_plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
-) -> None:
-    """Compare what teacher and student expect of their data and how their encoders shrink it.
+) -> tuple[str, ...]:
+    """Compare what decides which numbers teacher and student see, and what their heads mean.
+
+    :mod:`nnunet_kd.distillation.data_comparison` says what counts.
+
+    Returns:
+        Differences that may matter, one sentence each.
 
     Raises:
-        TeacherError: names everything that differs.
+        TeacherError: names everything that differs and must not.
     """
     plans, teacher_dataset = source.plans(), source.dataset_json()
     if source.configuration not in plans["configurations"]:
-        raise TeacherError(f"the plan in {source.model_folder} has no configuration {source.configuration!r}.")
-    if provenance(plans, source.configuration) is not None:
-        raise TeacherError(f"{source.model_folder} holds a student, which cannot be a teacher. {HOW_TO_POINT}")
-    comparisons: list[tuple[str, Callable[[Mapping[str, Any], str, Mapping[str, Any]], Any]]] = [
-        ("input channels", lambda p, c, d: inputs_and_heads(p, c, d)[0]),
-        ("labels", lambda p, c, d: list(d["labels"].items())),
-        ("regions_class_order", lambda p, c, d: d.get("regions_class_order")),
-        ("patch size", lambda p, c, d: _configuration(p, c).patch_size),
-        ("strides per stage", lambda p, c, d: _configuration(p, c).pool_op_kernel_sizes),
-        ("spacing", lambda p, c, d: _configuration(p, c).spacing),
-        ("axis order (transpose_forward)", lambda p, c, d: p["transpose_forward"]),
-        ("normalization", lambda p, c, d: _configuration(p, c).normalization_schemes),
-    ]
-    differences = []
-    for what, read in comparisons:
-        teacher, student = (
-            read(plans, source.configuration, teacher_dataset),
-            read(student_plans, configuration, dataset_json),
+        raise TeacherError(
+            f"the checkpoint {source} is of the configuration {source.configuration}, but the plans.json in its folder has "
+            f"{', '.join(plans['configurations'])}. Put the plans.json of that training there."
         )
-        if json.dumps(teacher) != json.dumps(student):
-            differences.append(f"{what}: teacher {teacher}, student {student}")
-    if differences:
+    if provenance(plans, source.configuration) is not None:
+        raise TeacherError(
+            f"{source.model_folder} holds a student of this package, which cannot be a teacher. {HOW_TO_POINT}"
+        )
+    teacher = DataDescription(plans, source.configuration, teacher_dataset)
+    found = compare_data(teacher, DataDescription(student_plans, configuration, dataset_json))
+    refused = [difference for difference in found if difference.verdict is Verdict.REFUSED]
+    if refused:
         raise TeacherError(
             f"the teacher {source} (trained on {plans['dataset_name']}) does not fit the student's "
-            f"{student_plans['dataset_name']}, {configuration}. What differs: {'; '.join(differences)}. "
-            f"Teacher and student must see the same data in the same way: take a teacher trained with the same dataset and plan."
+            f"{student_plans['dataset_name']}, {configuration}. What differs: {'; '.join(map(str, refused))}. {_way_out(refused)}"
         )
+    return tuple(f"teacher and student differ in {difference}. {difference.aspect.why}" for difference in found)
 
 
-def _configuration(plans: Mapping[str, Any], configuration: str) -> Any:
-    return PlansManager(dict(plans)).get_configuration(configuration)
+def _way_out(refused: Sequence[Difference]) -> str:
+    keys = {difference.key for difference in refused}
+    if keys <= {"channel_names", "labels"}:
+        return (
+            "If they mean the same, write the same names in the same order into both dataset.json. Otherwise take a teacher of "
+            "the same channels and labels."
+        )
+    return (
+        "Teacher and student must see the same data in the same way: take a teacher trained with the same dataset and plan, or "
+        "give the student's dataset the teacher's plan (nnUNetv2_move_plans_between_datasets, then nnUNetv2_preprocess)."
+    )
 
 
 def pin_teacher(source: TeacherSource, wanted: TeacherSettings) -> TeacherSettings:
@@ -129,22 +150,23 @@ def load_teacher(
 
     Raises:
         TeacherError: the checkpoint is damaged, incomplete or of another network, holds more than data, or its trainer class
-            is not found.
+            is not found and the plan alone does not build its network.
     """
     predictor = new_predictor()
     try:
-        load_predictor(source.model, predictor, trusted)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NnunetKdWarning)
+            load_predictor(source.model, predictor, trusted)
     except ModelError as error:
-        raise TeacherError(
-            f"the teacher {source} cannot be loaded: {error} For a damaged one, copy it again or take another one; if it "
-            f"is whole and you know who made it, `--set teacher.trusted=true` loads whatever it holds. {HOW_TO_POINT}"
-        ) from error
+        raise TeacherError(f"the teacher cannot be loaded: {error}") from error
     plans = source.plans()
-    channels = stage_channels(plans, source.configuration)
+    network = plain_module(predictor.network)
+    channels: tuple[int, ...] = ()
+    if has_encoder(network):  # whose trainer may build another than the plan's
+        channels = encoder_channels(network) or stage_channels(plans, source.configuration)
     mirror_axes = tuple(predictor.allowed_mirroring_axes or ())
-    return FrozenTeacher(
-        plain_module(predictor.network), channels, device, compile_backend, mirror_axes, plans_name=plans["plans_name"]
-    )
+    told = tuple(str(one.message) for one in caught if issubclass(one.category, NnunetKdWarning))
+    return FrozenTeacher(network, channels, device, compile_backend, mirror_axes, plans["plans_name"], told)
 
 
 def load_teachers(
@@ -175,10 +197,13 @@ def load_teachers(
     members, pinned = [], []
     for wanted in settings.teachers():
         found = found_teacher(wanted, results_folder, student_plans, configuration, fold, dataset_json)
-        with found as (source, exact):
+        with found as teacher:
+            source, exact = teacher.source, teacher.settings
             members.append(load_teacher(source, device, compile_backend, wanted.trusted))
         pinned.append(exact)
         log(f"Teacher: {source} (SHA-256 {exact.sha256})")
+        for told in (*members[-1].warnings, *teacher.warnings):
+            log(f"WARNING: {told}")
         if wanted.trusted:
             log("WARNING: teacher.trusted is set: whatever this checkpoint holds was loaded as code.")
         if str(fold) != source.fold:

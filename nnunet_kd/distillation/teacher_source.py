@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shlex
 import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
@@ -29,23 +30,20 @@ class TeacherSource:
         model_folder: holds ``plans.json``, ``dataset.json`` and ``fold_X``.
         fold: ``X``, a number or ``all``.
         checkpoint: file name within the fold's folder.
+        configuration: that it was trained with; the model folder may have any name.
         origin: the zip it was unpacked from, if any.
     """
 
     model_folder: Path
     fold: str
     checkpoint: str
+    configuration: str
     origin: Path | None = None
 
     @property
     def checkpoint_path(self) -> Path:
         """The checkpoint's file."""
         return self.model_folder / f"fold_{self.fold}" / self.checkpoint
-
-    @property
-    def configuration(self) -> str:
-        """The configuration's name, the last part of the model folder's."""
-        return self.model_folder.name.split("__")[-1]
 
     @property
     def model(self) -> ModelFolder:
@@ -108,26 +106,31 @@ def locate_teacher(
     found = f" Found but not usable: {'; '.join(unusable)}." if unusable else ""
     preferred = [candidate for candidate in usable if candidate.name.split("__")[0] == "nnUNetTrainer"]
     if not usable:
+        training = ["nnUNetv2_train", dataset_name, configuration, wanted_fold, "-p", teacher_plans_name]
         raise TeacherError(
             f"no teacher for {dataset_name}, plan {teacher_plans_name}, configuration {configuration}, fold {wanted_fold} "
-            f"under {folder}.{found} Train one with `nnUNetv2_train {dataset_name} {configuration} {wanted_fold} "
-            f"-p {teacher_plans_name}`. {HOW_TO_POINT}"
+            f"under {folder}.{found} Train one with `{shlex.join(training)}`. {HOW_TO_POINT}"
         )
     if len(usable) > 1 and not preferred:
         names = ", ".join(candidate.name for candidate in usable)
         raise TeacherError(f"several teachers under {folder}: {names}; none is the plain nnUNetTrainer. {HOW_TO_POINT}")
-    return TeacherSource((preferred or usable)[0], wanted_fold, settings.checkpoint)
+    return TeacherSource((preferred or usable)[0], wanted_fold, settings.checkpoint, configuration)
 
 
 def _why_unusable(folder: Path, configuration: str, fold: str, checkpoint: str) -> str | None:
     """Why a model folder cannot teach; ``None`` if it can."""
     if not (folder / "plans.json").is_file():
-        return "no plans.json: training has not started"
+        return "it has no plans.json"
     try:
         if provenance(read_plans(folder / "plans.json"), configuration) is not None:
             return "a student"
     except PlanError as error:
         return str(error)
+    return _why_untrained(folder, fold, checkpoint)
+
+
+def _why_untrained(folder: Path, fold: str, checkpoint: str) -> str | None:
+    """Why a model folder has not the checkpoint that is wanted; ``None`` if it has."""
     if (folder / f"fold_{fold}" / checkpoint).is_file():
         return None
     folds = sorted(path.parent.name for path in folder.glob(f"fold_*/{checkpoint}"))
@@ -150,15 +153,16 @@ def _from_path(
                 f"the checkpoint {path} does not lie in a fold_X folder of a model folder, so its plans.json and dataset.json "
                 f"cannot be found. {HOW_TO_POINT}"
             )
-        return TeacherSource(path.parent.parent, path.parent.name.removeprefix("fold_"), path.name)
-    if path.name.startswith("fold_"):
+        fold, settings = path.parent.name.removeprefix("fold_"), settings.model_copy(update={"checkpoint": path.name})
+        path = path.parent.parent
+    elif path.name.startswith("fold_"):
         path, fold = path.parent, path.name.removeprefix("fold_")
-    problem = _why_unusable(path, path.name.split("__")[-1], fold, settings.checkpoint)
-    if problem == "a student":
-        raise TeacherError(f"{path} holds a student of this package, which cannot be a teacher. {HOW_TO_POINT}")
+    problem = (
+        _why_untrained(path, fold, settings.checkpoint) if (path / "plans.json").is_file() else "it has no plans.json"
+    )
     if problem:
         raise TeacherError(f"the teacher {path} cannot be used: {problem}. {HOW_TO_POINT}")
-    return TeacherSource(path, fold, settings.checkpoint)
+    return _of_folder(path, fold, settings)
 
 
 def _from_zip(
@@ -168,7 +172,14 @@ def _from_zip(
     needed = ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}")
     with errors_of_a_teacher():
         folder = unpack_model(path, target, configuration, needed)
-    return TeacherSource(folder, fold, settings.checkpoint, origin=path)
+    return _of_folder(folder, fold, settings, path)
+
+
+def _of_folder(folder: Path, fold: str, settings: TeacherSettings, origin: Path | None = None) -> TeacherSource:
+    """A trained fold, whose checkpoint says which configuration it is of."""
+    with errors_of_a_teacher():
+        configuration = ModelFolder(folder, (fold,), settings.checkpoint).configuration(settings.trusted)
+    return TeacherSource(folder, fold, settings.checkpoint, configuration, origin)
 
 
 def previous_stage_segmentations(source: TeacherSource, previous: str, configuration: str) -> Path:
@@ -181,8 +192,9 @@ def previous_stage_segmentations(source: TeacherSource, previous: str, configura
     Raises:
         TeacherError: there is no such folder.
     """
-    model = f"{source.model_folder.name.rsplit('__', 1)[0]}__{previous}"
-    folder = source.model_folder.with_name(model) / "predicted_next_stage" / configuration
+    second = source.model_folder.resolve()  # a link may have any name
+    model = f"{second.name.removesuffix(f'__{source.configuration}')}__{previous}"
+    folder = second.with_name(model) / "predicted_next_stage" / configuration
     if not folder.is_dir():
         raise TeacherError(
             f"{configuration} is the second stage of a cascade and needs the first stage's segmentations in {folder}, which does "

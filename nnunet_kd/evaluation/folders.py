@@ -24,6 +24,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions, measure
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.nnunet.scoring import mask_of
+from nnunet_kd.system.names import name_as_text, name_problem
 from nnunet_kd.system.processes import run_all
 
 GEOMETRY_TOLERANCE = 1e-3
@@ -202,6 +203,8 @@ def check_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> li
     """Problems of one case's files: unreadable, of different geometry, or with labels outside the set."""
     loaded = {}
     for path in (pair.prediction, pair.reference):
+        if (problem := name_problem(path)) is not None:
+            return [f"{name_as_text(path)} {problem}."]
         try:
             loaded[path] = reader.read_seg(str(path))
         except Exception as error:  # readers raise whatever their libraries raise

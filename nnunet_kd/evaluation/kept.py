@@ -126,7 +126,9 @@ def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[CsvRow]]:
     found: dict[tuple[str, int | None], list[CsvRow]] = {}
     for number, row in enumerate(rows, 2):
         if None in row or None in row.values() or not (row["seed"] == "" or row["seed"].isdigit()):
-            raise DataError(f"{path}, line {number}: not a row of cases_by_seed.csv. Copy the file anew.")
+            raise DataError(
+                f"{path}, line {number}: not a row of cases_by_seed.csv. Take the file as the comparison wrote it."
+            )
         found.setdefault((row["method"], int(row["seed"]) if row["seed"] else None), []).append(row)
     if not found:
         raise DataError(f"{path} holds no training. Give the cases_by_seed.csv of another comparison.")
@@ -139,7 +141,8 @@ def _evaluation(rows: Sequence[CsvRow], path: Path, title: str) -> Evaluation:
     by_place = {(row["case"], row["class"]): row for row in rows}
     if len(by_place) != len(rows) or len(rows) != len(cases) * len(classes):
         raise DataError(
-            f"{path}: {title} has {len(rows)} rows for {len(cases)} cases of {len(classes)} classes. Copy the file anew."
+            f"{path}: {title} has {len(rows)} rows for {len(cases)} cases of {len(classes)} classes. Take the file "
+            f"as the comparison wrote it."
         )
     try:
         values = {
@@ -148,7 +151,9 @@ def _evaluation(rows: Sequence[CsvRow], path: Path, title: str) -> Evaluation:
         }
         options = {_options(row) for row in rows}
     except ValueError as error:
-        raise DataError(f"{path}: {title} holds something that is no number ({error}). Copy the file anew.") from error
+        raise DataError(
+            f"{path}: {title} holds something that is no number ({error}). Take the file as the comparison wrote it."
+        ) from error
     if len(options) > 1:
         raise DataError(f"{path}: {title} was measured by more than one convention. Make the comparison anew.")
     return Evaluation(path, path, tuple(cases), tuple(classes), values, options.pop())

@@ -154,7 +154,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
     try:
         content = read_checkpoint(checkpoint, in_memory=False)
     except CheckpointError as error:
-        raise DataError(f"the checkpoint {checkpoint} cannot be read: {error}. Copy the model folder again.") from error
+        raise DataError(str(error)) from error
     try:
         parameters = read_network(checkpoint).parameters
     except ModelError as error:
@@ -177,9 +177,9 @@ def _read(path: Path) -> dict[str, Any]:
         text = path.read_text()
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, yaml.YAMLError, ValueError) as error:
-        raise DataError(f"{path} cannot be read: {error}. Copy the model folder again.") from error
+        raise DataError(f"{path} cannot be read: {error}.") from error
     if not isinstance(content, dict):
-        raise DataError(f"{path} must hold keys and values. Copy the model folder again.")
+        raise DataError(f"{path} must hold keys and values, but holds a {type(content).__name__}.")
     return content
 
 

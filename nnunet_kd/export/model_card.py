@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -95,6 +96,7 @@ def write_card(
     data_licence = str(dataset_json.get("licence") or dataset_json.get("license") or "not stated in dataset.json")
     numbers = " ".join(fold.fold for fold in folds)
     checkpoint = f" -chk {model.checkpoint}" if model.checkpoint != FINAL else ""
+    predict = ["nnUNetv2_predict", "-d", dataset, "-c", configuration, "-tr", trainer, "-p", plans_name]
     description = str(dataset_json.get("description") or "")
     lines = [
         "---",
@@ -112,7 +114,7 @@ def write_card(
         "",
         "```bash",
         "nnUNetv2_install_pretrained_model_from_zip MODEL.zip",
-        f"nnUNetv2_predict -d {dataset} -c {configuration} -tr {trainer} -p {plans_name} -f {numbers}{checkpoint} -i IN -o OUT",
+        f"{shlex.join(predict)} -f {numbers}{checkpoint} -i IN -o OUT",
         "```",
         "",
         f"Of the folder: `nnUNetv2_predict_from_modelfolder -m FOLDER -f {numbers}{checkpoint} -i IN -o OUT`.",

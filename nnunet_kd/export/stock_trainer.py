@@ -15,7 +15,7 @@ from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import inputs_and_heads
 from nnunet_kd.nnunet.checkpoints import TRAINER, WEIGHTS, trained_configuration
 from nnunet_kd.nnunet.environment import find_trainer
-from nnunet_kd.nnunet.training import ships_trainer
+from nnunet_kd.nnunet.training import build_network, ships_trainer
 
 STOCK_TRAINER = "nnUNetTrainer"
 
@@ -44,7 +44,7 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
         raise ModelError(
             f"{model.folder}: the trainer {name} builds another network than the plan describes, so nnU-Net cannot predict "
             f"with it where {name} is not installed. Install the trainer's code there and copy the folder as it is. "
-            f"({str(error).strip().splitlines()[0]})"
+            f"({' '.join(str(error).split())[:200]})"
         ) from error
     try:
         trainer = find_trainer(name)
@@ -65,10 +65,7 @@ def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:
 def _build(trainer: Any, model: ModelFolder, configuration: str) -> nn.Module:
     plans = PlansManager(model.plans())
     inputs, heads = inputs_and_heads(model.plans(), configuration, model.dataset_json())
-    network: nn.Module = trainer.build_network_architecture(
-        plans, plans.get_configuration(configuration), inputs, heads, enable_deep_supervision=False
-    )
-    return network
+    return build_network(trainer, plans, configuration, inputs, heads)
 
 
 def _small_image(model: ModelFolder, configuration: str) -> torch.Tensor:

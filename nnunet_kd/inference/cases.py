@@ -15,6 +15,7 @@ import SimpleITK as sitk
 
 from nnunet_kd.datasets.geometry import Grid
 from nnunet_kd.errors import DataError
+from nnunet_kd.system.names import check_name
 
 _HEADER_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
 """Formats whose geometry SimpleITK reads from the header alone."""
@@ -75,6 +76,7 @@ def check_headers(case: InputCase, channels: int) -> None:
     for path in case.images:
         if not path.name.endswith(_HEADER_ENDINGS):
             return
+        check_name(path)
         reader = sitk.ImageFileReader()
         reader.SetFileName(str(path))
         try:
@@ -102,6 +104,7 @@ def check_whole(path: Path) -> None:
     Raises:
         DataError: it is truncated or damaged.
     """
+    check_name(path)
     if path.suffix != ".gz":
         return
     try:

@@ -21,7 +21,7 @@ FORMAT = "nnunet-kd onnx"
 VERSION = 1
 INPUT, OUTPUT = "image", "logits"
 
-_EXPORT_AGAIN = "Copy both files of the export again, or export again with `nnunet-kd export MODEL OUT.onnx --to onnx`."
+_EXPORT_AGAIN = "Both files must be of one export: `nnunet-kd export MODEL OUT.onnx --to onnx`."
 
 
 @dataclass(frozen=True)
@@ -177,7 +177,7 @@ def read_onnx_model(path: Path) -> OnnxModel:
     if found != expected:
         raise ModelError(
             f"{path} and {json_path(path).name} do not belong together: the JSON describes a file with SHA-256 {expected}, "
-            f"this one has {found} ({path.stat().st_size} bytes). One is damaged or of another model. {_EXPORT_AGAIN}"
+            f"this one has {found} ({path.stat().st_size} bytes). {_EXPORT_AGAIN}"
         )
     return OnnxModel(path, description)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -106,7 +107,7 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
             + (
                 "an ONNX file needs onnxruntime or openvino."
                 if exported
-                else f"it needs an ONNX file. Write one with: nnunet-kd export {model} OUT.onnx --to onnx"
+                else f"it needs an ONNX file. Write one with: nnunet-kd export {shlex.quote(str(model))} OUT.onnx --to onnx"
             )
         )
     if options.device == "cuda" and backend == "torch" and not torch.cuda.is_available():

@@ -127,7 +127,7 @@ class BiasAndVariance(nn.Module):
         bias = self._divergence(low, expected)
         own = student if projection is None else projection(student)
         variance = self._divergence(teacher - low, own - expected)
-        # a weight and no way out: with its gradient, variance would be rewarded where the bias is large (docs/reference-methods.md)
+        # without its gradient, which would reward variance where the bias is large (docs/reference-methods.md)
         certain = self.alpha + (1 - self.alpha) * torch.exp(-variance.detach())
         return torch.stack([(bias * certain).sum(), variance.sum()])
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 import zipfile
 from collections.abc import Collection
@@ -9,7 +10,7 @@ from pathlib import Path
 
 from nnunet_kd.errors import ModelError
 
-_PLAN = "/plans.json"
+_PLAN = "plans.json"
 
 
 def unpack_model(
@@ -35,31 +36,47 @@ def unpack_model(
             names = opened.namelist()
             _refuse_paths_that_leave(archive, names)
             prefix = _choose(archive, names, configuration, members or ())
-            model = target / prefix.split("/")[-1]
+            model = target / (prefix.rstrip("/").split("/")[-1] or archive.stem)
             for name in names:
-                inside = name.removeprefix(f"{prefix}/")
-                if inside != name and not name.endswith("/") and (members is None or inside in members):
+                inside = name.removeprefix(prefix)
+                within = name.startswith(prefix) and not name.endswith("/")
+                if within and (members is None or inside in members):
                     copy = model / inside
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(name) as source, copy.open("wb") as written:
                         shutil.copyfileobj(source, written)
     except (zipfile.BadZipFile, EOFError) as error:
-        raise ModelError(f"{archive} is not a complete zip archive ({error}). Copy or export it again.") from error
+        raise ModelError(
+            f"{archive} is not a complete zip archive ({archive.stat().st_size} bytes, {error}). Compare its size with "
+            f"that of the file it was copied from, or export the model once more."
+        ) from error
     return model
 
 
 def _choose(archive: Path, names: list[str], configuration: str | None, members: Collection[str]) -> str:
-    ending = f"__{configuration}{_PLAN}" if configuration else _PLAN
-    models = [name.removesuffix(_PLAN) for name in names if name.endswith(ending) and "__" in name.split("/")[-2]]
-    fitting = [model for model in models if all(f"{model}/{member}" in names for member in members)]
+    """Path of the one model within the archive, empty or with a slash at its end."""
+    models = [
+        name.removesuffix(_PLAN) for name in names if name.split("/")[-1] == _PLAN and _has_checkpoint(name, names)
+    ]
+    # of several models, the folder's name says which has the configuration; a single one may be called anything
+    of_configuration = [model for model in models if configuration and model.endswith(f"__{configuration}/")]
+    named = [model for model in models if len(model.rstrip("/").split("/")[-1].split("__")) == 3]
+    candidates = of_configuration or [model for model in models if not configuration or model not in named]
+    fitting = [model for model in candidates if all(f"{model}{member}" in names for member in members)]
     if len(fitting) == 1:
         return fitting[0]
     wanted = f" of configuration {configuration}" * bool(configuration) + f" with {', '.join(members)}" * bool(members)
     advice = "Unpack it and give the folder of one" if len(fitting) > 1 else "Give another, or export the model again"
     raise ModelError(
         f"{archive} holds {len(fitting)} nnU-Net models{wanted}, but one is needed. Its plans and checkpoints: "
-        f"{', '.join(name for name in names if name.endswith((_PLAN, '.pth'))) or 'none'}. {advice}."
+        f"{', '.join(name for name in names if name.split('/')[-1] == _PLAN or name.endswith('.pth')) or 'none'}. {advice}."
     )
+
+
+def _has_checkpoint(plan: str, names: list[str]) -> bool:
+    """Whether checkpoints lie beside a plan; those in folders of a cross-validation have none."""
+    folder = re.escape(plan.removesuffix(_PLAN))
+    return any(re.match(rf"{folder}fold_[^/]+/[^/]+\.pth$", name) for name in names)
 
 
 def _refuse_paths_that_leave(archive: Path, names: list[str]) -> None:

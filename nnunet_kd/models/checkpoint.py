@@ -10,6 +10,7 @@ from __future__ import annotations
 import io
 import time
 import zipfile
+import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -80,20 +81,26 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         raise CheckpointError(
             f"there is no checkpoint {path}. Is the path right, and the training finished?"
         ) from error
-    except (zipfile.BadZipFile, EOFError, OSError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
         raise CheckpointError(
-            f"the checkpoint {path} is damaged ({error}). An interrupted copy and a full or failing disk are the usual causes."
+            f"the checkpoint {path} cannot be read: its {Path(path).stat().st_size} bytes are no whole zip archive of PyTorch "
+            f"({error}). Compare its size with that of the file it was copied from."
         ) from error
+    except OSError as error:
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror or error}.") from error
     foreign = [name for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if not _is_data(name)]
     if foreign:
         raise CheckpointError(
-            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. See docs/explanation-security.md."
+            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. If you know who made it, "
+            f"`--trusted` (nnunet-kd predict) and `--set teacher.trusted=true` (a teacher) load it all the same. "
+            f"See docs/explanation-security.md."
         )
     try:
         with torch.serialization.safe_globals(_numpy_data()):
             checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
     except Exception as error:  # whatever an unpickler makes of a file that was not written by torch.save
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {str(error).splitlines()[0]}.") from error
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CheckpointError(f"the checkpoint {path} cannot be read: {reason}.") from error
     return checkpoint
 
 
@@ -122,8 +129,8 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
             readable.append((content[EPOCH], content.get(ENTRY, {}).get("saved_at", 0.0), path))
     if not readable:
         raise CheckpointError(
-            f"no checkpoint in {folder} can be continued from. {' '.join(problems.values())} "
-            f"Put a copy in their place, or start again without --c, which overwrites them."
+            f"no checkpoint in {folder} can be continued from. {' '.join(problems.values()) or 'There is none.'} "
+            f"Without --c the training starts anew{' and overwrites them' if problems else ''}."
         )
     return max(readable)[-1], problems
 

@@ -7,6 +7,7 @@ import io
 import json
 import pickle
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,16 +15,31 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import CheckpointError, ModelError, PlanError
+from nnunet_kd.errors import CheckpointError, MissingRequirement, ModelError, NnunetKdWarning, PlanError
 from nnunet_kd.models.archive import unpack_model
 from nnunet_kd.models.checkpoint import read_checkpoint
-from nnunet_kd.models.plans import read_plans
-from nnunet_kd.nnunet.checkpoints import BEST, FINAL, INIT_ARGUMENTS, LATEST, TRAINER, WEIGHTS
+from nnunet_kd.models.plans import inputs_and_heads, read_plans
+from nnunet_kd.nnunet.checkpoints import (
+    BEST,
+    FINAL,
+    INIT_ARGUMENTS,
+    LATEST,
+    MIRROR_AXES,
+    TRAINER,
+    WEIGHTS,
+    trained_configuration,
+)
+from nnunet_kd.nnunet.environment import find_trainer
+from nnunet_kd.nnunet.training import build_network
 
 FURTHEST_FIRST = (FINAL, BEST, LATEST)
 
-_NEEDED = "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth; nnUNetv2_train writes it."
+_NEEDED = (
+    "A model folder holds plans.json, dataset.json and fold_X/checkpoint_final.pth, as nnUNetv2_train writes them."
+)
 
 
 @dataclass(frozen=True)
@@ -73,14 +89,41 @@ class ModelFolder:
         try:
             checkpoint = read_checkpoint(path)
         except CheckpointError as error:
-            raise ModelError(
-                f"the checkpoint {path} ({path.stat().st_size} bytes) cannot be read: {type(error).__name__}: "
-                f"{_first_line(error)}. It may be incomplete after an interrupted copy or a full disk: copy it again."
-            ) from error
-        missing = [key for key in (WEIGHTS, TRAINER, INIT_ARGUMENTS) if key not in checkpoint]
-        if missing:
-            raise ModelError(f"{path} is not a checkpoint of nnU-Net v2: it has no {', '.join(missing)}.")
+            raise ModelError(str(error)) from error
+        _check_entries(checkpoint, path)
         return checkpoint
+
+    def configuration(self, trusted: bool = False) -> str:
+        """The configuration that the first fold's checkpoint was trained with; the folder may have any name.
+
+        Args:
+            trusted: read the checkpoint even if it holds more than data (docs/explanation-security.md).
+
+        Raises:
+            ModelError: the file is damaged, not nnU-Net's, or holds more than data.
+        """
+        path = self.checkpoint_path(self.folds[0])
+        checkpoint = _read_any(path, trusted)
+        _check_entries(checkpoint, path)
+        return trained_configuration(checkpoint)
+
+
+def _check_entries(checkpoint: dict[str, Any], path: Path) -> None:
+    missing = [key for key in (WEIGHTS, TRAINER, INIT_ARGUMENTS) if key not in checkpoint]
+    if missing:
+        raise ModelError(f"{path} is not a checkpoint of nnU-Net v2: it has no {', '.join(missing)}.")
+
+
+def _read_any(path: Path, trusted: bool) -> dict[str, Any]:
+    try:
+        if not trusted:
+            return read_checkpoint(path, in_memory=False)
+        checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
+    except CheckpointError as error:
+        raise ModelError(str(error)) from error
+    except Exception as error:  # whatever an unpickler makes of a file that was not written by torch.save
+        raise ModelError(f"the checkpoint {path} cannot be read: {_reason(error)}.") from error
+    return checkpoint
 
 
 def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
@@ -95,11 +138,15 @@ def read_json(path: Path, what: str, advice: str) -> dict[str, Any]:
         ModelError: missing, not JSON, or not an object.
     """
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise ModelError(f"{what} is missing: {path}. {advice}") from error
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise ModelError(f"{what}, {path}, is not valid JSON ({error}). {advice}") from error
+    except OSError as error:
+        raise ModelError(f"{what}, {path}, cannot be read: {error.strerror or error}.") from error
+    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+        raise ModelError(
+            f"{what}, {path}, is not valid JSON: {error}. Correct it there, or restore the file."
+        ) from error
     if not isinstance(content, dict):
         raise ModelError(f"{what}, {path}, holds no JSON object. {advice}")
     return content
@@ -173,26 +220,67 @@ def load_predictor(model: ModelFolder, predictor: nnUNetPredictor, trusted: bool
         predictor: nnU-Net's or one of ours; not initialised.
         trusted: load checkpoints even if they hold more than data (docs/explanation-security.md).
 
+    A model whose trainer is not installed is loaded too, with a :class:`NnunetKdWarning`, if the network that its plan alone
+    describes takes the weights.
+
     Raises:
-        ModelError: a checkpoint is damaged, of another network, or holds more than data, or its trainer is not found.
+        ModelError: a checkpoint is damaged, of another network, or holds more than data; or its trainer is not found and the
+            plan alone does not build its network.
     """
+    # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
+    checkpoints = [_read_any(model.checkpoint_path(fold), trusted) for fold in model.folds]
+    for fold, checkpoint in zip(model.folds, checkpoints, strict=True):
+        _check_entries(checkpoint, model.checkpoint_path(fold))
     try:
-        for fold in () if trusted else model.folds:
-            # nnU-Net unpickles whatever it is given; what has passed here names nothing but data
-            read_checkpoint(model.checkpoint_path(fold), in_memory=False)
-    except CheckpointError as error:
-        raise ModelError(f"the model {model.folder} cannot be loaded: {error}") from error
+        find_trainer(str(checkpoints[0][TRAINER]))
+    except MissingRequirement as error:
+        _load_without_trainer(model, predictor, checkpoints, error)
+        return
+    except (ImportError, AttributeError, AssertionError, SyntaxError) as error:
+        raise ModelError(
+            f"the model {model.folder} cannot be loaded: its trainer {checkpoints[0][TRAINER]} cannot be imported: "
+            f"{type(error).__name__}: {_reason(error)}."
+        ) from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             predictor.initialize_from_trained_model_folder(str(model.folder), model.folds, model.checkpoint)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else _first_line(error)
+        reason = f"no entry {error}" if isinstance(error, KeyError) else _reason(error)
         raise ModelError(
             f"the model {model.folder} (folds {', '.join(model.folds)}, {model.checkpoint}) cannot be loaded: "
-            f"{type(error).__name__}: {reason}. Checkpoint and plans.json may be of different trainings: copy the whole "
-            f"folder again."
+            f"{type(error).__name__}: {reason}. The weights must be of the network that {checkpoints[0][TRAINER]} builds from "
+            f"the plans.json and dataset.json in that folder."
         ) from error
 
 
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0] or type(error).__name__
+def _load_without_trainer(
+    model: ModelFolder, predictor: nnUNetPredictor, checkpoints: list[dict[str, Any]], missing: MissingRequirement
+) -> None:
+    """Put the network that the plan describes into the predictor, if it takes the weights."""
+    plans, dataset, first = model.plans(), model.dataset_json(), checkpoints[0]
+    configuration, name = trained_configuration(first), first[TRAINER]
+    manager = PlansManager(plans)
+    weights = [checkpoint[WEIGHTS] for checkpoint in checkpoints]
+    try:
+        network = build_network(nnUNetTrainer, manager, configuration, *inputs_and_heads(plans, configuration, dataset))
+        network.load_state_dict(weights[0])
+    except Exception as error:  # whatever the architecture of a plan makes of its arguments
+        raise ModelError(
+            f"the model {model.folder} cannot be loaded. {missing} The plan alone does not build its network: {_reason(error)}."
+        ) from error
+    warnings.warn(
+        f"the trainer {name} of {model.folder} is not installed. The network was built from the plan alone and takes its "
+        f"weights. If {name} changes what the network computes, results differ from those of its author.",
+        NnunetKdWarning,
+        stacklevel=3,
+    )
+    axes = first.get(MIRROR_AXES)
+    chosen = manager.get_configuration(configuration)
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.manual_initialization(network, manager, chosen, weights, dataset, str(name), axes)
+
+
+def _reason(error: Exception) -> str:
+    """The first two lines, which name the first thing that is wrong; PyTorch's error on weights has a line for every one."""
+    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
+    return " ".join(lines[:2])[:400] or type(error).__name__

@@ -126,12 +126,17 @@ def read_plans(path: Path) -> dict[str, Any]:
         there = sorted(file.stem for file in path.parent.glob("*Plans*.json")) if path.parent.is_dir() else []
         raise PlanError(
             f"there is no plan at {path}. "
-            + (f"Plans found beside it: {', '.join(there)}." if there else "Run nnUNetv2_plan_and_preprocess first.")
+            + (f"Plans found beside it: {', '.join(there)}." if there else "")
+            + (
+                ""
+                if there or any(path.parent.glob("fold_*"))
+                else "nnUNetv2_plan_and_preprocess writes a dataset's plans."
+            )
         )
     try:
         plans = json.loads(path.read_text())
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
-        raise PlanError(f"{path} is not valid JSON ({error}). Plan the dataset again or restore the file.") from error
+        raise PlanError(f"{path} is not valid JSON: {error}. Correct it there.") from error
     missing = [key for key in ("plans_name", "dataset_name", "configurations") if key not in plans]
     if missing:
         raise PlanError(f"{path} is not an nnU-Net plan: it has no {', '.join(missing)}.")

@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+import shlex
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -79,20 +80,44 @@ def dataset_name(name_or_id: str) -> str:
     return names.pop()
 
 
+def dataset_number(name: str) -> str:
+    """``4`` of ``Dataset004_Hippocampus``, which nnU-Net's commands take whatever else the name holds."""
+    number = name.removeprefix("Dataset").partition("_")[0]
+    return str(int(number)) if number.isdigit() else shlex.quote(name)
+
+
 def preprocessed_dataset(name_or_id: str) -> tuple[Path, dict[str, Any]]:
     """The preprocessed dataset's folder and its ``dataset.json``.
 
     Raises:
         MissingRequirement: ``nnUNet_preprocessed`` is not set.
-        DataError: the dataset is unknown or has not been preprocessed.
+        DataError: the dataset is unknown or has not been preprocessed, or its ``dataset.json`` does not hold.
     """
     folder = required_folder("nnUNet_preprocessed") / dataset_name(name_or_id)
     if not (folder / "dataset.json").is_file():
         raise DataError(
             f"{folder} has no dataset.json, so the dataset has not been preprocessed. "
-            f"Run `nnUNetv2_plan_and_preprocess -d {name_or_id}` first."
+            f"Run `nnUNetv2_plan_and_preprocess -d {dataset_number(folder.name)}` first."
         )
-    return folder, json.loads((folder / "dataset.json").read_text())
+    return folder, _read_description(folder / "dataset.json")
+
+
+def _read_description(path: Path) -> dict[str, Any]:
+    mend = f"Correct the file, and the one in nnUNet_raw that it was copied from ({path.parent.name})."
+    try:
+        content = json.loads(path.read_text(encoding="utf-8"))
+    except json.JSONDecodeError as error:
+        raise DataError(
+            f"{path}, line {error.lineno}, column {error.colno}: no valid JSON, {error.msg}. {mend}"
+        ) from error
+    except UnicodeDecodeError as error:
+        raise DataError(f"{path} is not UTF-8 at byte {error.start}. Save it as UTF-8. {mend}") from error
+    channels = ("channel_names", "modality")
+    missing = [] if isinstance(content, dict) and any(key in content for key in channels) else [" or ".join(channels)]
+    missing += ["labels"] if not isinstance(content, dict) or "labels" not in content else []
+    if missing:
+        raise DataError(f"{path} has no {' and no '.join(missing)}. {mend}")
+    return dict(content)
 
 
 def trainer_names() -> list[str]:
@@ -112,12 +137,21 @@ def find_trainer(name: str) -> type[Any]:
         with contextlib.redirect_stdout(io.StringIO()):
             found: type[Any] = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
-        raise MissingRequirement(
-            f"nnU-Net does not find the trainer {name}. The start-up file nnunet_kd_autoload.pth is not active in this Python "
-            f"(nnUNet_extTrainer={os.environ.get('nnUNet_extTrainer')!r}): install with pip into the same environment as "
-            f"nnunetv2, without --target."
-        ) from error
+        raise MissingRequirement(f"nnU-Net does not find the trainer {name}. {_where_to_put(name)}") from error
     return found
+
+
+def _where_to_put(trainer: str) -> str:
+    searched = os.environ.get("nnUNet_extTrainer")
+    if trainer in trainer_names():
+        return (
+            f"The start-up file nnunet_kd_autoload.pth is not active in this Python (nnUNet_extTrainer={searched!r}): install "
+            f"with pip into the same environment as nnunetv2, without --target."
+        )
+    return (
+        f"Get the Python file that defines the class {trainer} from whoever trained the model. Put it into a folder of its own, "
+        f"and name that folder: `export nnUNet_extTrainer=FOLDER`. It is now {searched or 'not set'}."
+    )
 
 
 def method_trainer(method: str) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import inspect
 import io
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -17,6 +18,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.ddp_allgather import AllGatherGrad
 from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -62,6 +64,27 @@ def run_training(
         val_with_best=validate_best,
         device=device,
     )
+
+
+def build_network(trainer: type[Any], plans: PlansManager, configuration: str, inputs: int, heads: int) -> nn.Module:
+    """The network that a trainer builds for prediction, without deep supervision.
+
+    Trainers written for nnU-Net 2.6 and older take the parts of the architecture instead of the plan, as nnU-Net still allows.
+
+    Args:
+        trainer: a trainer class.
+        plans: of the model.
+        configuration: its name.
+        inputs, heads: input channels and segmentation heads.
+    """
+    chosen = plans.get_configuration(configuration)
+    described: tuple[Any, ...] = (plans, chosen)
+    if "plans_manager" not in inspect.signature(trainer.build_network_architecture).parameters:
+        described = (
+            chosen.network_arch_class_name, chosen.network_arch_init_kwargs, chosen.network_arch_init_kwargs_req_import,
+        )  # fmt: skip
+    network: nn.Module = trainer.build_network_architecture(*described, inputs, heads, enable_deep_supervision=False)
+    return network
 
 
 def ships_trainer(name: str) -> bool:

@@ -39,11 +39,19 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: P
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise MissingRequirement(
-            f"{path} could not be written: {error}. Free space or permissions on {path.parent} are the usual causes. "
+            f"{path} could not be written: {error}. {_free_space(path.parent)} "
             f"{'The file from before is still there, undamaged.' if path.exists() else 'Nothing was left behind.'}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def _free_space(folder: Path) -> str:
+    """What a disk has left, in a sentence; PyTorch does not say that one is full."""
+    try:
+        return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e9:.2f} GB free."
+    except OSError:
+        return f"There is no folder {folder}."
 
 
 def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -105,9 +113,7 @@ def folder_beside(output: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         yield temporary
     except OSError as error:
-        raise MissingRequirement(
-            f"{output} could not be written: {error}. Free space or permissions on {output.parent} are the usual causes."
-        ) from error
+        raise MissingRequirement(f"{output} could not be written: {error}. {_free_space(output.parent)}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -69,8 +69,8 @@ def as_finished(
                 progress.advance(task)
         except BrokenProcessPool as error:
             raise MissingRequirement(
-                f"{title}: a worker process died, most likely because memory ran out: run the same again with a smaller -np "
-                f"(fewer processes in Python). In a script of your own, the call must stand below "
+                f"{title}: a worker process ended without an error message. Systems end processes when memory is full; on Linux, "
+                f"`dmesg` says so. Then fewer processes help: a smaller -np. In a script of your own, the call must stand below "
                 f'`if __name__ == "__main__":`, because every worker imports the script.'
             ) from error
         finally:

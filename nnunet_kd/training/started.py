@@ -183,6 +183,10 @@ def fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def _told(channels: tuple[int, ...]) -> str:
+    return f"channels {', '.join(map(str, channels))}" if channels else "without stages"
+
+
 @contextlib.contextmanager
 def _with_both_plans(teacher: FrozenTeacher, student_plans: Mapping[str, Any], configuration: str) -> Iterator[None]:
     """Within, a PlanError becomes one that names both plans and what to set."""
@@ -191,7 +195,7 @@ def _with_both_plans(teacher: FrozenTeacher, student_plans: Mapping[str, Any], c
     except PlanError as error:
         own = stage_channels(student_plans, configuration)
         raise PlanError(
-            f"a student of the plan {student_plans['plans_name']} (channels {', '.join(map(str, own))}) cannot start inside a "
-            f"teacher of the plan {teacher.plans_name} (channels {', '.join(map(str, teacher.channels))}): {error}. Set "
+            f"a student of the plan {student_plans['plans_name']} ({_told(own)}) cannot start inside a "
+            f"teacher of the plan {teacher.plans_name} ({_told(teacher.channels)}): {error}. Set "
             f"start=random (--set start=random), or take a teacher that differs from the student in its channels only."
         ) from error

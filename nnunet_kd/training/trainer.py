@@ -205,9 +205,12 @@ class DistillationTrainer(SoftLabelTrainer):
 
     def _start_distillation(self, teachers: Teachers | None) -> None:
         batch_dice = bool(self.configuration_manager.batch_dice)
+        student_channels = stage_channels(self.plans_manager.plans, self.configuration_name)
+        comparable = teachers is not None and len(teachers.channels) == len(student_channels)
         networks = NetworkPair(
-            teacher_channels=() if teachers is None else teachers.channels,
-            student_channels=stage_channels(self.plans_manager.plans, self.configuration_name),
+            # objectives on logits do not look at them; others are refused below
+            teacher_channels=teachers.channels if teachers is not None and comparable else student_channels,
+            student_channels=student_channels,
             dimensions=len(self.configuration_manager.patch_size),
             image_channels=self.num_input_channels,
             heads=self.label_manager.num_segmentation_heads,
@@ -216,11 +219,12 @@ class DistillationTrainer(SoftLabelTrainer):
             gather=sum_over_processes if batch_dice and self.is_ddp else None,
         )
         distillation = Distillation(self.settings.active_objectives(), networks).to(self.device)
-        if any(
-            objective.needs_teacher_logits or objective.explores for objective in distillation.all_objectives().values()
-        ):
-            for member in () if teachers is None else teachers.members:
-                member.check_decodes()
+        objectives = distillation.all_objectives().values()
+        for member in () if teachers is None else teachers.members:
+            if any(objective.explores for objective in objectives):
+                member.check_decodes(len(student_channels))
+            elif any(objective.needs_teacher_features for objective in objectives):
+                member.check_features(len(student_channels))
         new, momentum = distillation.all_objectives(), None
         if STATE in self.restored:
             taken = take_over(distillation, self.restored, networks)

@@ -173,7 +173,8 @@ def _source(
         fold,
         trainer.dataset_json,
     )
-    return opened.enter_context(found)
+    teacher = opened.enter_context(found)
+    return teacher.source, teacher.settings
 
 
 def _describe(trainer: DistillationTrainer, source: TeacherSource, pinned: TeacherSettings) -> SoftTeacher:

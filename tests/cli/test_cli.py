@@ -5,6 +5,8 @@ from __future__ import annotations
 import io
 import json
 import os
+import shlex
+import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
@@ -15,7 +17,12 @@ import pytest
 from nnunet_kd.cli import main
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.models.plans import read_plans, stage_channels
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import (
+    DATASET_JSON,
+    nnunet_folders,
+    write_preprocessed,
+    write_untrained_teacher,
+)
 from tests.conftest import make_plans
 
 
@@ -55,6 +62,64 @@ def test_plan(tiny: dict) -> None:
     again = run_in_shell("plan", "998", "-p", "nnUNetPlans_r4", "-r", "2")
     assert again.returncode == 4
     assert "a student's already" in error_of(again)
+
+
+def test_printed_commands_can_be_pasted(tmp_path: Path) -> None:
+    with nnunet_folders(tmp_path / "my data"):
+        plans = {**make_plans(), "dataset_name": "Dataset998_My Data", "plans_name": "my plans"}
+        folder = write_preprocessed(plans, DATASET_JSON, "3d_fullres")
+        told = run("plan", folder.name, "-p", "my plans").stdout.partition("Train with: ")[2]
+        assert shlex.split(told)[:2] == ["nnUNetv2_train", "Dataset998_My Data"]
+        assert shlex.split(told)[-2:] == ["-p", "my plans_r4"]
+        told = error_of(run("train", "998", "3d_fullres", "0", "-p", "my plans", "-device", "cpu"))
+        command = ["nnUNetv2_train", "Dataset998_My Data", "3d_fullres", "0", "-p", "my plans"]
+        assert shlex.split(told.partition("`")[2].partition("`")[0]) == command
+        shutil.rmtree(os.environ["nnUNet_raw"])
+        told = run("doctor").stdout.partition("create it with `")[2].partition("`")[0]
+        assert shlex.split(told) == ["mkdir", "-p", os.environ["nnUNet_raw"]]
+        (folder / "dataset.json").unlink()
+        assert "`nnUNetv2_plan_and_preprocess -d 998`" in error_of(run("plan", folder.name))
+
+
+def test_a_dataset_json_that_does_not_hold_is_told_by_line(tiny: dict) -> None:
+    path = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "dataset.json")
+    path.write_text('{\n"labels": {"background": 0, "liver": 1,},\n"channel_names": {"0": "CT"}\n}')
+    for arguments in (["plan", "998"], ["train", "998", "3d_fullres", "0", "-device", "cpu"]):
+        finished = run(*arguments)
+        assert finished.returncode == 7
+        assert f"{path}, line 2, column " in error_of(finished)
+        assert "Correct the file, and the one in nnUNet_raw" in error_of(finished)
+    assert f"{path}, line 2" in run("doctor", "998").stdout
+    path.write_text('{"file_ending": ".nii.gz"}')
+    assert "has no channel_names or modality and no labels" in error_of(run("plan", "998"))
+    path.write_bytes('{"name": "ü"}'.encode("latin-1"))
+    assert "is not UTF-8 at byte 10" in error_of(run("plan", "998"))
+
+
+def test_pretrained_weights_of_another_network_are_refused_before_training(tiny: dict, tmp_path: Path) -> None:
+    teacher = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    given = str(teacher / "fold_0" / "checkpoint_final.pth")
+    command = ("train", "998", "3d_fullres", "0", "-m", "student", "-device", "cpu", "-pretrained_weights")
+    finished = run(*command, given)
+    assert finished.returncode == 3
+    told = error_of(finished)
+    assert "channels of the stages: 8, 16, 32 there, 2, 4, 8 in the student" in told
+    assert "8x1x3x3x3 there, 2x1x3x3x3 in the student" in told
+    assert "tensor" not in told
+    assert len(told) < 1200
+    assert run(*command, given, "--c").returncode == 3
+
+
+def test_a_name_that_is_no_text_is_told(tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    name = os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9.nii.gz")
+
+    def read(*arguments: object) -> None:
+        name.encode()
+
+    monkeypatch.setattr("nnunet_kd.models.plans.read_plans", read)
+    finished = run("plan", "998")
+    assert finished.returncode == 7
+    assert r"caf\xe9.nii.gz has a name that is not utf-8" in error_of(finished)
 
 
 def test_doctor(tiny: dict) -> None:

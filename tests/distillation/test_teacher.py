@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
+import tempfile
 import zipfile
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +19,8 @@ from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.teacher import check_teacher, load_teacher
 from nnunet_kd.distillation.teacher_source import TeacherSource, locate_teacher
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.models.folder import open_model
 from nnunet_kd.models.plans import reduce_plans
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
@@ -133,22 +138,89 @@ def test_only_the_encoder_runs(tiny: dict) -> None:
     teacher.features(torch.randn(1, 1, 16, 16, 16))
 
 
-@pytest.mark.parametrize("damage", ["truncated", "empty", "no weights", "another network", "foreign trainer"])
-def test_damaged_checkpoints(tiny: dict, damage: str) -> None:
-    path = locate().checkpoint_path
-    if damage in ("truncated", "empty"):
-        path.write_bytes(path.read_bytes()[: 3000 if damage == "truncated" else 0])
-    else:
-        checkpoint = torch.load(path, weights_only=False)
-        if damage == "no weights":
-            del checkpoint["network_weights"]
-        elif damage == "another network":
-            checkpoint["network_weights"].popitem()
-        else:
-            checkpoint["trainer_name"] = "nnUNetTrainerOfAnotherLab"
-        torch.save(checkpoint, path)
-    with pytest.raises(TeacherError, match=r"cannot be loaded.*copy it again or take another one"):
+def change_checkpoint(path: Path, change: Callable[[dict[str, Any]], object]) -> None:
+    checkpoint = torch.load(path, weights_only=False)
+    change(checkpoint)
+    torch.save(checkpoint, path)
+
+
+@pytest.mark.parametrize(
+    ("damage", "seen"),
+    [
+        (lambda path: path.write_bytes(path.read_bytes()[:3000]), "its 3000 bytes are no whole zip archive"),
+        (lambda path: path.write_bytes(b""), "its 0 bytes are no whole zip archive"),
+        (lambda path: change_checkpoint(path, lambda found: found.pop("network_weights")), "it has no network_weights"),
+        (
+            lambda path: change_checkpoint(path, lambda found: found["network_weights"].popitem()),
+            r"Missing key\(s\) in state_dict: \"decoder.*The weights must be of the network that nnUNetTrainer builds",
+        ),
+    ],
+)
+def test_a_checkpoint_that_cannot_be_loaded_is_told_as_seen(
+    tiny: dict, damage: Callable[[Path], object], seen: str
+) -> None:
+    damage(locate().checkpoint_path)
+    with pytest.raises(TeacherError, match=f"the teacher cannot be loaded: .*{seen}") as caught:
         load_teacher(locate(), torch.device("cpu"))
+    assert not re.search("damaged|copy it again|trust", str(caught.value))
+
+
+def rename_trainer(found: dict[str, Any]) -> None:
+    found["trainer_name"] = "nnUNetTrainer_2000epochs_NoMirroring_OfAnotherLab"
+
+
+def test_a_teacher_whose_trainer_is_not_installed_is_built_from_its_plan(tiny: dict) -> None:
+    image = torch.randn(1, 1, 16, 16, 16)
+    expected = load_teacher(locate(), torch.device("cpu")).outputs(image)[1]
+    change_checkpoint(locate().checkpoint_path, rename_trainer)
+    teacher = load_teacher(locate(), torch.device("cpu"))
+    assert torch.equal(teacher.outputs(image)[1], expected)
+    assert teacher.mirror_axes == (0, 1, 2)
+    assert "nnUNetTrainer_2000epochs_NoMirroring_OfAnotherLab" in teacher.warnings[0]
+
+
+def test_else_which_trainer_and_where_to_put_its_file(tiny: dict) -> None:
+    def change(found: dict[str, Any]) -> None:
+        rename_trainer(found)
+        weights = found["network_weights"]
+        name = next(name for name in weights if name.startswith("encoder") and name.endswith("weight"))
+        weights[name] = weights[name][:4]
+
+    change_checkpoint(locate().checkpoint_path, change)
+    with pytest.raises(
+        TeacherError,
+        match=r"(?s)Python file that defines the class nnUNetTrainer_2000epochs_NoMirroring_OfAnotherLab.*export "
+        r"nnUNet_extTrainer=FOLDER.*size mismatch for encoder",
+    ) as caught:
+        load_teacher(locate(), torch.device("cpu"))
+    assert "trust" not in str(caught.value)
+
+
+def test_a_model_folder_may_have_any_name(tiny: dict, tmp_path: Path) -> None:
+    renamed, link, archive = tmp_path / "my teacher", tmp_path / "link", tmp_path / "mine.zip"
+    shutil.copytree(model(), renamed)
+    link.symlink_to(model())
+    with open_model(model()) as found:
+        exported = export_folder(found, tmp_path / "shipped", FolderOptions())
+        zipped = export_folder(found, tmp_path / "shipped.zip", FolderOptions())
+    shutil.make_archive(str(archive.with_suffix("")), "zip", renamed)  # its files at the root of the archive
+    for place in (renamed, renamed / "fold_0", link, link / "fold_0" / "checkpoint_final.pth", exported):
+        source = locate(TeacherSettings(path=str(place)))
+        assert source.configuration == "3d_fullres"
+        assert check_teacher(source, reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON) == ()
+    for place in (zipped, archive):
+        with tempfile.TemporaryDirectory() as unpacked:
+            source = locate(TeacherSettings(path=str(place)), unpack_to=Path(unpacked))
+            assert source.configuration == "3d_fullres"
+            assert load_teacher(source, torch.device("cpu")).channels == (8, 16, 32)
+
+
+def test_a_renamed_student_is_no_teacher(tiny: dict, tmp_path: Path) -> None:
+    renamed = tmp_path / "student"
+    shutil.copytree(model(), renamed)
+    (renamed / "plans.json").write_text(json.dumps(reduce_plans(tiny, 4)))
+    with pytest.raises(TeacherError, match="holds a student of this package"):
+        check_teacher(locate(TeacherSettings(path=str(renamed))), reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON)
 
 
 @pytest.mark.parametrize(
@@ -167,7 +239,7 @@ def test_teacher_of_other_data(tiny: dict, change: dict, message: str) -> None:
 def test_everything_that_differs_is_named_at_once(tiny: dict) -> None:
     other: dict[str, Any] = make_plans(patch=(32, 16, 16), strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)))
     other["configurations"]["3d_fullres"]["spacing"] = [2.0, 1.0, 1.0]
-    with pytest.raises(TeacherError, match=r"(?s)patch size.*strides per stage.*spacing.*same dataset and plan"):
+    with pytest.raises(TeacherError, match=r"(?s)patch size.*spacing.*strides per stage.*same dataset and plan"):
         check_teacher(locate(), reduce_plans(other, 4), "3d_fullres", DATASET_JSON)
     check_teacher(locate(), reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
 import shutil
 import subprocess
 import sys
@@ -159,6 +160,37 @@ def test_any_model_folder_can_be_exported_and_shipped_trainers_keep_their_name(f
     assert "not validated" in card
 
 
+OLD_SIGNATURE = """
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
+
+class nnUNetTrainerOfNnunet26(nnUNetTrainer):
+    @staticmethod
+    def build_network_architecture(
+        architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels, num_output_channels,
+        enable_deep_supervision=True,
+    ):
+        return get_network_from_plans(
+            architecture_class_name, arch_init_kwargs, arch_init_kwargs_req_import, num_input_channels,
+            num_output_channels, allow_init=True, deep_supervision=enable_deep_supervision,
+        )
+"""
+
+
+def test_a_trainer_with_the_signature_of_nnunet_2_6(
+    folders: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = tmp_path / "own trainers"
+    own.mkdir()
+    (own / "nnUNetTrainerOfNnunet26.py").write_text(OLD_SIGNATURE)
+    monkeypatch.setenv("nnUNet_extTrainer", str(own), prepend=os.pathsep)
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    path = teacher / "fold_0" / "checkpoint_final.pth"
+    torch.save({**load(path), "trainer_name": "nnUNetTrainerOfNnunet26"}, path)
+    exported = load(export(teacher, tmp_path / "out") / "fold_0" / "checkpoint_final.pth")
+    assert exported["trainer_name"] == "nnUNetTrainer"
+
+
 def test_weights_that_only_another_trainer_can_build_are_refused(folders: Path, tmp_path: Path) -> None:
     teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
     path = teacher / "fold_0" / "checkpoint_final.pth"
@@ -217,7 +249,7 @@ def test_what_was_there_is_replaced_only_on_request_and_only_by_a_whole_model(st
     checkpoint = damaged / "fold_1" / "checkpoint_final.pth"
     checkpoint.write_bytes(checkpoint.read_bytes()[:5000])
     before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
-    with pytest.raises(ModelError, match=r"5000 bytes\) cannot be read"):
+    with pytest.raises(ModelError, match=r"cannot be read: its 5000 bytes"):
         export(damaged, output, overwrite=True)
     assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
     export(student, output, ("1",), overwrite=True)
@@ -262,7 +294,12 @@ def test_incomplete_folders_are_named(student: Path, tmp_path: Path, break_it: A
 def test_command_line(student: Path, tmp_path: Path) -> None:
     code, output, errors = run_command("export", str(student), str(tmp_path / "a.zip"), "--to", "nnunet", "-f", "0,1")
     assert code == 0, errors
-    assert "nnUNetv2_install_pretrained_model_from_zip" in output
+    install = output.partition("Install with: ")[2].splitlines()[0]
+    assert shlex.split(install) == ["nnUNetv2_install_pretrained_model_from_zip", str(tmp_path / "a.zip")]
+    spaced = tmp_path / "to ship"
+    _, output, _ = run_command("export", str(student), str(spaced), "--to", "nnunet", "-f", "0")
+    predict = shlex.split(output.partition("Predict with: ")[2])
+    assert predict[:5] == ["nnUNetv2_predict_from_modelfolder", "-m", str(spaced), "-f", "0"]
     for arguments, expected, message in (
         (["--to", "nnunet", "--fp16"], 3, "belong to --to onnx"),
         (["--to", "onnx", "--int8"], 3, "calibrated on your images"),

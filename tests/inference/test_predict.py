@@ -190,7 +190,7 @@ def test_damaged_and_foreign_models(student: Path, exported: Path, images: Path,
 
     truncated = copy("truncated")
     truncated.write_bytes(truncated.read_bytes()[:-100])
-    refuse(images, truncated, "do not belong together.*One is damaged or of another model", ModelError)
+    refuse(images, truncated, "do not belong together.*must be of one export", ModelError)
 
     def edit(name: str, **changes: Any) -> Path:
         path = copy(name)

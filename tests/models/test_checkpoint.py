@@ -82,7 +82,7 @@ def test_a_damaged_newest_gives_way_to_the_one_before(
     resumed = continued(tiny, folder / newest)
     assert resumed.current_epoch == 1
     told = capsys.readouterr().out
-    assert f"WARNING: the checkpoint {folder / newest} is damaged" in told
+    assert f"WARNING: the checkpoint {folder / newest} cannot be read" in told
     assert f"Continuing from {PREVIOUS} instead" in told
     weights = resumed.network.state_dict()
     assert all(torch.equal(value, weights[key]) for key, value in expected["network_weights"].items())
@@ -116,10 +116,11 @@ def test_if_all_are_damaged_it_says_so(tiny: dict) -> None:
     for path in folder.glob("checkpoint_*.pth"):
         damage(path, "truncated")
     with pytest.raises(
-        CheckpointError, match=r"no checkpoint .* can be continued from.*latest.*best.*start again without"
+        CheckpointError,
+        match=r"no checkpoint .* can be continued from.*latest.*best.*Without --c the training starts anew and overwrites them",
     ):
         continued(tiny, folder / "checkpoint_latest.pth")
-    with pytest.raises(CheckpointError, match="is damaged"):
+    with pytest.raises(CheckpointError, match="cannot be read"):
         trainer("nnUNetTrainerDCD", tiny).load_checkpoint(str(folder / "checkpoint_best.pth"))
 
 

@@ -71,7 +71,7 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "scheme": (lambda d: d["normalization"][0].update(scheme="MyScheme"), "normalisation MyScheme"),
     "function": (lambda d: d["resampling"].update(resampling_fn_seg="my_function"), "my_function"),
     "label manager": (lambda d: d["plans"].update(label_manager="MyLabels"), "label manager MyLabels"),
-    "damaged": (lambda d: d.update(normalization=3), "is damaged"),
+    "damaged": (lambda d: d.update(normalization=3), "something else than an export writes"),
 }
 
 

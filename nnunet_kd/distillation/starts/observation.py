@@ -131,7 +131,7 @@ class TeacherObserver:
         if not (means.isfinite().all() and variances.isfinite().all()):
             raise TeacherError(
                 f"the teacher's layer {value} gives values that are not finite on a training patch, so nothing can be inherited "
-                f"from it. Its training may have diverged: look at its progress.png, and take another checkpoint or teacher."
+                f"from it. Look at its progress.png, and take another checkpoint or teacher."
             )
         kept = self.observed[value]
         kept.means.append(means.cpu())

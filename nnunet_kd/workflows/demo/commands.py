@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shlex
 import subprocess
 import sysconfig
 import time
@@ -65,5 +66,5 @@ def run_with_progress(
             progress.update(task, total=steps or 1, completed=steps or 1, state="done")
     if code != 0:
         end = "\n".join(text for _, text in lines[-15:])
-        raise NnunetKdError(f"{title} failed (exit code {code}): {' '.join(command)}\n{end}\nThe whole output: {log}")
+        raise NnunetKdError(f"{title} failed (exit code {code}): {shlex.join(command)}\n{end}\nThe whole output: {log}")
     return lines

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -16,75 +13,14 @@ from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
+from nnunet_kd.distillation.starts.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
-from nnunet_kd.errors import CheckpointError, SettingsError, TeacherError
+from nnunet_kd.errors import TeacherError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
-from nnunet_kd.models.checkpoint import read_checkpoint
-from nnunet_kd.models.plans import build_meta_network, inputs_and_heads
-from nnunet_kd.nnunet.checkpoints import FINAL, WEIGHTS
 from nnunet_kd.nnunet.datasets import preprocessed_cases
 from nnunet_kd.nnunet.environment import required_folder
-from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.sweep.description import SweepDescription
-
-_NOT_TAKEN_OVER = ".seg_layers."
-"""nnU-Net's ``load_pretrained_weights`` leaves these as they are."""
-
-
-@dataclass(frozen=True)
-class PretrainedWeights:
-    """A checkpoint for nnU-Net's ``-pretrained_weights``.
-
-    Attributes:
-        path: absolute.
-        sha256: of the file; what the weights are known by.
-    """
-
-    path: Path
-    sha256: str
-
-
-def find_pretrained(
-    given: str, student_plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any], fold: int | str
-) -> PretrainedWeights:
-    """The checkpoint that students of a fold start from, which fits them.
-
-    Args:
-        given: a checkpoint, for all folds; or a model folder, whose ``fold_X/checkpoint_final.pth`` is taken for fold X, so that
-            no student starts from weights that have seen its validation cases.
-        student_plans, configuration, dataset_json: the students'.
-        fold: theirs.
-
-    Raises:
-        SettingsError: it is not there, cannot be read, or is of another network.
-    """
-    path = Path(os.path.abspath(os.path.expanduser(given)))
-    if path.is_dir():
-        path = path / f"fold_{fold}" / FINAL
-    if not path.is_file():
-        raise SettingsError(
-            f"pretrained_weights: there is no {path}. Give a checkpoint of a student of the same plan and reduction, or a model "
-            f"folder that has one for every fold of the sweep."
-        )
-    try:
-        weights = read_checkpoint(path, in_memory=False).get(WEIGHTS)
-    except CheckpointError as error:
-        raise SettingsError(f"pretrained_weights: {error}") from error
-    if not isinstance(weights, Mapping):
-        raise SettingsError(f"pretrained_weights: {path} is not nnU-Net's, it has no network_weights.")
-    inputs, heads = inputs_and_heads(student_plans, configuration, dataset_json)
-    wanted = build_meta_network(student_plans, configuration, inputs, heads).state_dict()
-    for name, value in wanted.items():
-        if _NOT_TAKEN_OVER in name:
-            continue
-        there = tuple(weights[name].shape) if name in weights else None
-        if there != tuple(value.shape):
-            raise SettingsError(
-                f"pretrained_weights: {path} is of another network. {name} is {tuple(value.shape)} in the student and "
-                f"{'missing' if there is None else there} there. Plan, configuration and reduction must be the same."
-            )
-    return PretrainedWeights(path, sha256(path))
 
 
 class SweepCheckpoints:
@@ -133,9 +69,9 @@ class SweepCheckpoints:
         if key not in self._teachers:
             results = required_folder("nnUNet_results")
             found = found_teacher(wanted, results, student, configuration, fold, self._dataset_json)
-            with found as (source, exact):
-                loaded = load_teacher(source, torch.device("cpu"), trusted=wanted.trusted)
-                self._teachers[key] = (exact, loaded.mirror_axes)
+            with found as teacher:
+                loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=wanted.trusted)
+                self._teachers[key] = (teacher.settings, loaded.mirror_axes)
         return self._teachers[key]
 
     def soft_labels(self, wanted: SoftSettings, student: Mapping[str, Any], fold: int | str) -> SoftSettings:
@@ -171,7 +107,7 @@ class SweepCheckpoints:
         """What a student of a fold starts from; ``None``: random weights.
 
         Raises:
-            SettingsError: see :func:`find_pretrained`.
+            SettingsError: see :func:`~.starts.pretrained.find_pretrained`.
         """
         given, configuration = self._description.pretrained_weights, self._description.configuration
         if given is None:

@@ -24,6 +24,7 @@ from nnunet_kd.distillation.settings_sources import (
     resolve_settings,
     saved_settings,
 )
+from nnunet_kd.distillation.starts.pretrained import PretrainedWeights
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
@@ -36,7 +37,7 @@ from nnunet_kd.nnunet.environment import (
     preprocessed_dataset,
     required_folder,
 )
-from nnunet_kd.workflows.sweep.checkpoints import PretrainedWeights, SweepCheckpoints
+from nnunet_kd.workflows.sweep.checkpoints import SweepCheckpoints
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.record import EPOCH_FINISHED, EPOCH_STARTED, read_record
 

@@ -19,7 +19,7 @@ FORMAT = "nnunet-kd onnx"
 VERSION = 1
 PREPROCESSOR = "DefaultPreprocessor"
 """The only one that nnU-Net ships."""
-_AGAIN = "Copy both files of the export again, or export again: nnunet-kd export MODEL OUT.onnx --to onnx"
+_AGAIN = "Both files must be of one export: nnunet-kd export MODEL OUT.onnx --to onnx"
 
 
 @dataclass(frozen=True)
@@ -111,7 +111,7 @@ def read_model(path: Path) -> Model:
     if found != expected:
         raise ModelError(
             f"{path} and {beside.name} do not belong together: the JSON describes a file with SHA-256 {expected}, this one "
-            f"has {found} ({path.stat().st_size} bytes). One is damaged or of another model. {_AGAIN}"
+            f"has {found} ({path.stat().st_size} bytes). {_AGAIN}"
         )
     return model
 
@@ -132,7 +132,7 @@ def understand(description: Mapping[str, Any], path: Path) -> Model:
     except KeyError as error:
         raise ModelError(f"{json_path(path)} is incomplete: it has no {error}. {_AGAIN}") from error
     except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"{json_path(path)} is damaged ({error}). {_AGAIN}") from error
+        raise ModelError(f"{json_path(path)} holds something else than an export writes: {error}. {_AGAIN}") from error
     _refuse_unknown(model)
     return model
 
@@ -222,10 +222,13 @@ def _refuse_unknown(model: Model) -> None:
     if model.output_channels != model.labels.heads:
         raise ModelError(
             f"{json_path(model.path)} gives {model.output_channels} output channels for {model.labels.heads} labels or "
-            f"regions: it is damaged. {_AGAIN}"
+            f"regions. {_AGAIN}"
         )
     if len(model.normalization) != len(model.channels) or len(model.spacing) != len(model.patch_size):
-        raise ModelError(f"{json_path(model.path)} is damaged: channels, spacing or patch size do not fit. {_AGAIN}")
+        raise ModelError(
+            f"{json_path(model.path)} has {len(model.normalization)} normalisations for {len(model.channels)} channels, and "
+            f"{len(model.spacing)} spacings for {len(model.patch_size)} axes of the patch. {_AGAIN}"
+        )
 
 
 def _sha256(path: Path) -> str:

@@ -27,9 +27,7 @@ def complete_files(output: Path) -> Iterator[Path]:
         for path in sorted(temporary.iterdir(), key=lambda path: path.name == output.name):
             os.replace(path, output.parent / path.name)
     except OSError as error:
-        raise MissingRequirement(
-            f"{output} could not be written: {error}. Free space or permissions on {output.parent} are the usual causes."
-        ) from error
+        raise MissingRequirement(f"{output} could not be written: {error}.") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

@@ -33,7 +33,7 @@ class Labels:
         """
         named = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
         if named.get("background") != 0:
-            raise ModelError("the model's labels have no background 0: its JSON is damaged. Export the model again.")
+            raise ModelError("the model's labels have no background 0, as nnU-Net's have. Export the model again.")
         values = sorted({int(v) for value in named.values() for v in (value if isinstance(value, list) else [value])})
         if not any(isinstance(value, list) and len(value) > 1 for value in dataset_json["labels"].values()):
             return cls(tuple(values), None)

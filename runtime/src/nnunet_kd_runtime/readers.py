@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import gzip
+import os
+import sys
 import zlib
 from collections.abc import Callable, Sequence
 from importlib import import_module
@@ -52,6 +54,7 @@ def read_case(reader: str, ending: str, paths: Sequence[Path]) -> Volume:
     """
     module, read, _ = _functions(reader, ending)
     for path in paths:
+        check_name(path)
         check_whole(path)
     function: Callable[[Path], Volume] = getattr(module, read)
     return stack([function(path) for path in paths], paths)
@@ -64,6 +67,8 @@ def read_geometry(reader: str, ending: str, paths: Sequence[Path]) -> Geometry |
         DataError: a header is damaged, or channels lie on different grids.
     """
     module, _, _ = _functions(reader, ending)
+    for path in paths:
+        check_name(path)
     if not hasattr(module, "geometry"):
         return None
     geometries: list[Geometry] = [module.geometry(path) for path in paths]
@@ -84,6 +89,22 @@ def write_segmentation(
     """
     module, _, write = _functions(reader, ending)
     getattr(module, write)(segmentation, path, properties)
+
+
+def check_name(path: Path) -> None:
+    """Refuse names with bytes that are no text, on which SimpleITK ends the process.
+
+    Raises:
+        DataError: see above.
+    """
+    encoding = sys.getfilesystemencoding()
+    try:
+        str(path).encode(encoding)
+    except UnicodeEncodeError as error:
+        told = os.fsencode(path).decode(encoding, "backslashreplace")
+        raise DataError(
+            f"{told} has a name that is not {encoding}, so libraries cannot open it. Rename that file or folder."
+        ) from error
 
 
 def check_whole(path: Path) -> None:

@@ -240,7 +240,7 @@ def test_what_cannot_be_read_is_named(model, tmp_path):
     with pytest.raises(ModelError, match="not a complete zip archive"):
         read_network(tmp_path / "m.zip")
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"torn")
-    with pytest.raises(ModelError, match=r"checkpoint_final\.pth is damaged"):
+    with pytest.raises(ModelError, match=r"checkpoint_final\.pth cannot be read"):
         read_network(model)
     (tmp_path / "p.json").write_text("{}")
     with pytest.raises(DataError, match=r"p\.json is no profile"):

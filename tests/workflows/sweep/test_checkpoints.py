@@ -76,7 +76,8 @@ def test_weights_that_do_not_fit_are_refused_before_anything_starts(tiny: dict, 
         plan(pretrained_weights=str(tmp_path / "nowhere.pth"))
     wider = write_student(tiny, tmp_path / "wider.pth", reduction=2)
     with pytest.raises(
-        SettingsError, match=r"wider\.pth is of another network.*\(2, 1, 3, 3, 3\) in the student and \(4,"
+        SettingsError,
+        match=r"wider\.pth is of another network.*weight: 4x1x3x3x3 there, 2x1x3x3x3 in the student",
     ):
         plan(pretrained_weights=str(wider))
     assert plan(methods=["student"], settings={"reduction": 2}, pretrained_weights=str(wider))[0].pretrained is not None
@@ -85,5 +86,5 @@ def test_weights_that_do_not_fit_are_refused_before_anything_starts(tiny: dict, 
     with pytest.raises(SettingsError, match="no network_weights"):
         plan(pretrained_weights=str(other))
     other.write_bytes(b"half a file")
-    with pytest.raises(SettingsError, match="damaged"):
+    with pytest.raises(SettingsError, match="its 11 bytes are no whole zip archive"):
         plan(pretrained_weights=str(other))
