@@ -92,4 +92,6 @@ def evaluate(
         counts = {name.replace("_", " "): n for name, n in evaluation.empty_counts(class_name).items() if n}
         if counts:
             console.print(f"{class_name}: " + ", ".join(f"{name} in {n} cases" for name, n in counts.items()))
+    for warning in evaluation.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True, highlight=False)
     console.print(f"Written: {csv_path}, {json_path}", soft_wrap=True, highlight=False)

@@ -38,7 +38,12 @@ def read_case(predictor: nnUNetPredictor, images: Sequence[Path], previous: Path
 
 
 def export_case(
-    predictor: nnUNetPredictor, logits: np.ndarray, properties: dict[str, Any], truncated: Path, probabilities: bool
+    predictor: nnUNetPredictor,
+    logits: np.ndarray,
+    properties: dict[str, Any],
+    truncated: Path,
+    probabilities: bool,
+    ending: str,
 ) -> None:
     """nnU-Net's export of one case's logits.
 
@@ -48,10 +53,11 @@ def export_case(
         properties: the case's ``data_properties``.
         truncated: the output's path without ending.
         probabilities: also write ``.npz`` and ``.pkl``.
+        ending: of the segmentation's file.
     """
     export_prediction_from_logits(
-        logits, properties, predictor.configuration_manager, predictor.plans_manager, predictor.dataset_json,
-        str(truncated), probabilities,
+        logits, properties, predictor.configuration_manager, predictor.plans_manager,
+        {**predictor.dataset_json, "file_ending": ending}, str(truncated), probabilities,
     )  # fmt: skip
 
 
