@@ -153,9 +153,8 @@ def _report(summary: ConversionSummary) -> None:
         console.print("Dry run: nothing was written.")
         return
     if not summary.training:
-        console.print(
-            f"Next: nnunet-kd predict -i {quote(str(summary.folder / 'imagesTs'))} -o OUT --model MODEL", soft_wrap=True
-        )
+        images = quote(str(summary.folder / "imagesTs"))
+        console.print(f"Next: nnunet-kd predict -i {images} -o OUT --model MODEL", soft_wrap=True)
         return
     dataset_id = summary.folder.name.removeprefix("Dataset").partition("_")[0].lstrip("0")
     console.print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity", soft_wrap=True)

@@ -129,7 +129,7 @@ def _case(folder: Path, images: list[Path]) -> Case:
         ending = (nifti_stem(path) or "").removeprefix(f"{folder.name}-")
         if ending not in (*CHANNELS.values(), "seg"):
             problems.append(f"{path.name}: the name does not parse, expected {folder.name}-<t1n, t1c, t2w, t2f or seg>")
-        elif (problem := add_file(files, ending, path)) is not None:
-            problems.append(problem)
+        elif (second := add_file(files, ending, path)) is not None:
+            problems.append(second)
     channels = {name: Volume(files[ending]) for name, ending in CHANNELS.items() if ending in files}
     return Case(folder.name, parsed["patient"], folder, channels, files.get("seg"), tuple(problems))

@@ -189,9 +189,10 @@ def _refuse_old_format(folder: Path, task: _Task, images: dict[str, Path], label
     if labels and all(match is not None and match[1] in labels for match in numbered):
         parsed = _TASK.fullmatch(folder.name)
         target = f"Dataset{int(parsed['id']) if parsed else 1:03d}_{task.name}"
+        command = join(["nnUNetv2_convert_old_nnUNet_dataset", str(folder), target])
         raise DataError(
             f"the images in {folder / 'imagesTr'} have channel numbers ({next(iter(images))}), so this is raw data of nnU-Net "
-            f"version 1, not the Decathlon's. Convert it with: {join(['nnUNetv2_convert_old_nnUNet_dataset', str(folder), target])}"
+            f"version 1, not the Decathlon's. Convert it with: {command}"
         )
 
 

@@ -50,7 +50,8 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
     ``summary.json`` are cut to file names. ``README.md`` is the model card. A crash leaves what was at ``output``.
 
     Raises:
-        ModelError: the output exists already, or is, holds or lies in the model, the model is damaged, or stock nnU-Net cannot build its network.
+        ModelError: the output exists already, or is, holds or lies in the model; the model is damaged, or stock nnU-Net cannot
+            build its network.
         MissingRequirement: the output cannot be written.
     """
     output = output.expanduser().absolute()

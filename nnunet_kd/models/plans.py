@@ -157,7 +157,7 @@ def write_plans(plans: Mapping[str, Any], path: Path, overwrite: bool = False) -
     if path.exists() and not overwrite and _content(path) != json.loads(json.dumps(plans)):
         raise PlanError(
             f"{path} is there already, with other content: it was edited, or made from another plan. Keep it and write the new "
-            f"plan under another name with --name NAME, or replace it with --overwrite. Models trained with it have their own copy."
+            f"plan under another name with --name NAME, or replace it with --overwrite."
         )
     write_atomically(path, lambda file: file.write(json.dumps(plans, indent=4).encode()))
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from pathlib import Path
 
 
@@ -17,4 +16,4 @@ def move_all(source: Path, target: Path, last: str) -> None:
         last: name of the file that is moved last, because its presence means that all are there.
     """
     for path in sorted(source.iterdir(), key=lambda path: (path.name == last, path.name)):
-        os.replace(path, target / path.name)
+        path.replace(target / path.name)

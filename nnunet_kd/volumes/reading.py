@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import io
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import nibabel
 import numpy as np
@@ -23,7 +23,6 @@ from nnunet_kd.volumes.wholeness import check_whole, error_line, find_damage
 
 Read = tuple[NDArray[Any], dict[str, Any]]
 """What nnU-Net's readers return: an array (channels, Z, Y, X) and properties."""
-Result = TypeVar("Result")
 
 WHOLE_NUMBER_TOLERANCE = 1e-3
 """Labels this close to a whole number are that number, stored by a program that computes in single precision."""
@@ -79,7 +78,9 @@ def read_images(paths: Sequence[Path], reader: BaseReaderWriter) -> Read:
     """
     for path in paths:
         check_file(path, reader)
-    return _read(lambda: reader.read_images([str(path) for path in paths]), paths)
+    with reading(", ".join(map(str, paths))):
+        array, properties = reader.read_images([str(path) for path in paths])
+    return array, properties
 
 
 def read_segmentation(path: Path, reader: BaseReaderWriter) -> Read:
@@ -89,7 +90,9 @@ def read_segmentation(path: Path, reader: BaseReaderWriter) -> Read:
         DataError: the file is not whole or cannot be read.
     """
     check_file(path, reader)
-    return _read(lambda: reader.read_seg(str(path)), [path])
+    with reading(str(path)):
+        array, properties = reader.read_seg(str(path))
+    return array, properties
 
 
 def whole_numbers(labels: NDArray[Any]) -> tuple[NDArray[Any], float]:
@@ -112,10 +115,9 @@ def header(path: Path, reader: BaseReaderWriter) -> tuple[Grid | None, int] | No
         DataError: the file cannot be read.
     """
     library = library_of(reader)
-    if library == "itk":
-        return _read(lambda: _itk_header(path), [path])
-    if library == "nibabel":
-        return _read(lambda: _nibabel_header(path), [path])
+    if library in ("itk", "nibabel"):
+        with reading(str(path)):
+            return _itk_header(path) if library == "itk" else _nibabel_header(path)
     if library == "pictures":
         array, _ = read_images([path], reader)
         return None, array.shape[0]
@@ -132,11 +134,6 @@ def _itk_header(path: Path) -> tuple[Grid, int]:
 def _nibabel_header(path: Path) -> tuple[Grid, int]:
     image: Any = nibabel.load(path)
     return Grid.of_affine(image.shape, image.affine), image.shape[3] if image.ndim == 4 else 1
-
-
-def _read(read: Callable[[], Result], paths: Sequence[Path]) -> Result:
-    with reading(", ".join(map(str, paths))):
-        return read()
 
 
 @contextlib.contextmanager

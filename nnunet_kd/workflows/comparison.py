@@ -144,7 +144,7 @@ def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared
             *swept.warnings(measured.references.splits),
             *partly_defined(measured.evaluations),
             *measured.warnings,
-        ],  # fmt: skip
+        ],
         profiles=profiles,
         facts=swept.facts(request.seeds_apart),
         training=swept.training_table(),
