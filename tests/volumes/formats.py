@@ -17,7 +17,7 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 from skimage import io as pictures
 
-SHAPE = (4, 5, 6)
+SHAPE = (5, 6, 7)  # scikit-image takes a TIFF of three or four pages for a picture in colours
 LABELS = (np.indices(SHAPE).sum(0) % 3).astype(np.uint8)
 Write = Callable[[Path], object]
 
@@ -42,7 +42,7 @@ def plain_nifti(path: Path) -> None:
 
 
 def tiff(path: Path, **options: object) -> None:
-    tifffile.imwrite(path, LABELS, **options)
+    tifffile.imwrite(path, LABELS, photometric="minisblack", **options)
     path.with_name(path.name.removesuffix(".tif") + ".json").write_text(json.dumps({"spacing": [3.0, 2.0, 1.0]}))
 
 
