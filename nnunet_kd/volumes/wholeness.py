@@ -169,4 +169,7 @@ def error_line(error: Exception) -> str:
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if lines and lines[0].startswith("Exception thrown in SimpleITK"):
         lines = [lines[-1].removeprefix("sitk::ERROR: ")]
-    return " ".join(lines) or type(error).__name__
+    words = " ".join(lines)
+    if isinstance(error, LookupError):  # whose text is only what was not found
+        words = f"{type(error).__name__} {words}"
+    return words or type(error).__name__

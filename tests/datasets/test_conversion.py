@@ -10,7 +10,6 @@ import stat
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
@@ -371,14 +370,14 @@ def test_write_case_alone(source: Path, tmp_path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def whole_case(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Case, dict[str, tuple[Path, bytes]]]]:
+def whole_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, dict[str, tuple[Path, bytes]]]:
     """A case with a compressed and a plain channel, and their contents."""
     folder = brats_case(tmp_path_factory.mktemp("download"), "BraTS-GLI-00001-100", shape=(6, 7, 5), labels=(0,))
     plain = folder / "BraTS-GLI-00001-100-t1c.nii.gz"
     plain.write_bytes(gzip.decompress(plain.read_bytes()))
     (case,) = find_cases([folder.parent])
     kinds = {"compressed": case.channels["T1n"].path, "plain": plain}
-    yield case, {kind: (path, path.read_bytes()) for kind, path in kinds.items()}
+    return case, {kind: (path, path.read_bytes()) for kind, path in kinds.items()}
 
 
 @settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])

@@ -347,8 +347,8 @@ def test_a_fold_that_would_make_another_unusable_is_refused_before_anything_is_w
             PlanError, match=r"holds fold 0, .*another architecture \(reduction=4; .* has 2\)"
         ) as caught:
             second.on_train_start()
-    command = "nnunet-kd plan 998 -p nnUNetPlans -r 2 && nnUNetv2_train 998 3d_fullres 1 -tr nnUNetTrainerStudent -p nnUNetPlans_r2"
-    assert command in str(caught.value)
+    train = "nnUNetv2_train 998 3d_fullres 1 -tr nnUNetTrainerStudent -p nnUNetPlans_r2"
+    assert f"nnunet-kd plan 998 -p nnUNetPlans -r 2 && {train}" in str(caught.value)
     assert content() == before
     assert not (folder / "fold_1").exists()
     # the way out, the same reduction, and the same fold anew
