@@ -185,13 +185,14 @@ def _by_stem(folder: Path, listed: tuple[str, ...]) -> tuple[dict[str, Path], di
 
 def _refuse_old_format(folder: Path, task: _Task, images: dict[str, Path], labels: dict[str, Path]) -> None:
     """nnU-Net v1's raw data: the Decathlon's layout, but every channel in a file of its own, with its number."""
-    numbered = [re.fullmatch(r"(.+)_\d{4}", stem) for stem in images]
-    if labels and all(match is not None and match[1] in labels for match in numbered):
+    stems = [stem for stem, path in images.items() if path.exists()]  # its dataset.json lists names without the number
+    numbered = [re.fullmatch(r"(.+)_\d{4}", stem) for stem in stems]
+    if labels and stems and all(match is not None and match[1] in labels for match in numbered):
         parsed = _TASK.fullmatch(folder.name)
         target = f"Dataset{int(parsed['id']) if parsed else 1:03d}_{task.name}"
         command = join(["nnUNetv2_convert_old_nnUNet_dataset", str(folder), target])
         raise DataError(
-            f"the images in {folder / 'imagesTr'} have channel numbers ({next(iter(images))}), so this is raw data of nnU-Net "
+            f"the images in {folder / 'imagesTr'} have channel numbers ({stems[0]}), so this is raw data of nnU-Net "
             f"version 1, not the Decathlon's. Convert it with: {command}"
         )
 

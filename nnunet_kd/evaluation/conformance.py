@@ -21,6 +21,7 @@ from nnunet_kd.errors import ModelError
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
+from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.requirements import require
@@ -124,6 +125,7 @@ class Comparison:
         backend: of the runtime.
         mirroring: of both.
         previous_stage: folder with the first stage's segmentations, for a cascade.
+        overwrite: replace what another model's comparison left in the output folder.
     """
 
     images: Path
@@ -132,6 +134,7 @@ class Comparison:
     backend: str = "onnxruntime"
     mirroring: bool = True
     previous_stage: Path | None = None
+    overwrite: bool = False
 
 
 def conform(model: ModelFolder, given: Comparison) -> Conformance:
@@ -139,11 +142,14 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
 
     Raises:
         ModelError: the model cannot be exported, or a program failed; its last line is the reason.
-        DataError: no images, or images that do not fit.
+        DataError: no images, or images that do not fit, or the output folder holds another model's results.
         MissingRequirement: the runtime is not installed.
     """
     require("nnunet_kd_runtime")
     cases = find_cases([given.images], given.output / "stock", model.dataset_json())
+    record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
+    if not given.overwrite:
+        record.refuse_others([case for case in cases if case.output.is_file()], origin, model.plans())
     reader = dataset_reader(model.dataset_json(), model.plans())
     channels = list(model.dataset_json()["channel_names"].values())
     for case in cases:
@@ -180,6 +186,8 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
         given.backend,
     )
     _write(found, given.output)
+    for case in cases:
+        record.add(case.name, origin)
     return found
 
 
