@@ -12,7 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunet_kd.errors import DataError
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, split_channel
-from nnunet_kd.volumes.reading import header
+from nnunet_kd.volumes.reading import check_alone, header
 
 _VOLUME_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".jpg", ".tif", ".tiff")
 """A new output with one of these is meant to be a file."""
@@ -90,9 +90,11 @@ def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWr
         reader: of the model's plan.
 
     Raises:
-        DataError: a header cannot be read, a channel lies on another grid than the first, or the files of the case do not
+        DataError: a file has another of its name beside it or its header cannot be read, a channel lies on another grid than the first, or the files of the case do not
             hold as many channels as the model takes.
     """
+    for path in case.images:
+        check_alone(path, reader)
     headers = [header(path, reader) for path in case.images]
     counts = [1 if found is None else found[1] for found in headers]
     if sum(counts) != len(channels):

@@ -49,7 +49,8 @@ class PredictionRecord:
         for line in self.path.read_text().splitlines() if self.path.is_file() else ():
             try:
                 entry = json.loads(line)
-                self._made_by[str(entry.pop("case"))] = ModelOrigin(**entry)
+                case = str(entry.pop("case"))
+                self._made_by[case] = ModelOrigin(**entry)
             except (ValueError, TypeError, KeyError, AttributeError):  # the line on which a run was killed
                 continue
 

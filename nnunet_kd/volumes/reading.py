@@ -55,8 +55,8 @@ def dataset_reader(
         ) from error
 
 
-def check_file(path: Path, reader: BaseReaderWriter) -> None:
-    """Whether a file is whole and is the one that the reader will take its voxels from.
+def check_alone(path: Path, reader: BaseReaderWriter) -> None:
+    """Whether a file is the one that the reader will take its voxels from, by the names beside it.
 
     Raises:
         DataError: it is not.
@@ -67,6 +67,15 @@ def check_file(path: Path, reader: BaseReaderWriter) -> None:
             f"{path} and {other.name} lie side by side. Asked for the first, ITK reads the voxels of the second, so the result "
             f"would be of another file. Move one of them away."
         )
+
+
+def check_file(path: Path, reader: BaseReaderWriter) -> None:
+    """:func:`check_alone`, and :func:`nnunet_kd.volumes.wholeness.check_whole`.
+
+    Raises:
+        DataError: see there.
+    """
+    check_alone(path, reader)
     check_whole(path)
 
 
