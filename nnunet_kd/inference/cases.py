@@ -90,8 +90,8 @@ def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWr
         reader: of the model's plan.
 
     Raises:
-        DataError: a file has another of its name beside it or its header cannot be read, a channel lies on another grid than the first, or the files of the case do not
-            hold as many channels as the model takes.
+        DataError: a file has another of its name beside it, its header cannot be read, a channel lies on another grid than the
+            first, or the files of the case do not hold as many channels as the model takes.
     """
     for path in case.images:
         check_alone(path, reader)
