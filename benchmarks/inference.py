@@ -192,7 +192,8 @@ def work(task: dict[str, Any]) -> dict[str, Any]:
         from nnunet_kd.inference.cases import find_cases
 
         chosen = RunOptions(backend=task["how"], mirroring=task["mirroring"], threads=task["threads"])
-        with open_predictor(Path(task["model"]), chosen) as (predictor, _):
+        with open_predictor(Path(task["model"]), chosen) as opened:
+            predictor = opened.predictor
             time_network(predictor)
             start = time.perf_counter()
             for _ in predictor.predict_cases(find_cases([Path(task["images"])], output, predictor.dataset_json)):
@@ -253,12 +254,10 @@ def profile(model: Path, images: Path, options: argparse.Namespace) -> str:
     torch.set_num_threads(options.threads)
     lines = []
     with (
-        open_predictor(model, RunOptions(threads=options.threads, mirroring=not options.no_mirroring)) as (
-            predictor,
-            _,
-        ),
+        open_predictor(model, RunOptions(threads=options.threads, mirroring=not options.no_mirroring)) as opened,
         tempfile.TemporaryDirectory() as temporary,
     ):
+        predictor = opened.predictor
         case = find_cases([images], Path(temporary), predictor.dataset_json)[0]
         clock = [time.perf_counter()]
         item = predictor.preprocess(case)

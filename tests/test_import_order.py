@@ -17,8 +17,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PACKAGE = ROOT / "nnunet_kd"
 
 ORDER = (
-    "system", "nnunet", "models", "losses", "distillation", "training", "datasets", "inference", "export", "evaluation",
-    "workflows", "cli",
+    "system", "nnunet", "volumes", "models", "losses", "distillation", "training", "datasets", "inference", "export",
+    "evaluation", "workflows", "cli",
 )  # fmt: skip
 """From the bottom up: each may import what stands before it."""
 BESIDE = {"_ext": set(), "trainers": {"system"}}

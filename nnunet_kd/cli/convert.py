@@ -6,6 +6,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
+from shlex import quote
 from typing import Annotated
 
 import typer
@@ -150,6 +151,10 @@ def _report(summary: ConversionSummary) -> None:
         )
     if summary.dry_run:
         console.print("Dry run: nothing was written.")
+        return
+    if not summary.training:
+        images = quote(str(summary.folder / "imagesTs"))
+        console.print(f"Next: nnunet-kd predict -i {images} -o OUT --model MODEL", soft_wrap=True)
         return
     dataset_id = summary.folder.name.removeprefix("Dataset").partition("_")[0].lstrip("0")
     console.print(f"Next: nnUNetv2_plan_and_preprocess -d {dataset_id} --verify_dataset_integrity", soft_wrap=True)

@@ -111,4 +111,6 @@ def evaluate(
         console.print(table)
         written.append(target.with_name(f"{target.name}_probabilities.csv"))
         calibration.write_csv(written[-1])
+    for warning in evaluation.warnings:
+        console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True, highlight=False)
     console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)

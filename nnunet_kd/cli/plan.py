@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from typing import Annotated
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -17,6 +17,11 @@ def plan(
     dataset: Annotated[str, typer.Argument(help="Dataset number or name.")],
     plans_name: Annotated[str, option("plans", "The teacher's plan.")] = "nnUNetPlans",
     reduction: Annotated[float, option("reduction", "Divide every stage's channels by this.")] = 4.0,
+    name: Annotated[
+        Optional[str],  # noqa: UP045  typer on Python 3.10
+        typer.Option("--name", help="Of the student's plan. Default: PLANS_r4, with the reduction."),
+    ] = None,
+    overwrite: Annotated[bool, option("overwrite", "Replace a plan of that name with other content.")] = False,
 ) -> None:
     """Write the plan of a student with 1/r of the teacher's channels. It uses the data as already preprocessed."""
     from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -34,7 +39,8 @@ def plan(
 
     folder, dataset_json = preprocessed_dataset(dataset)
     teacher = read_plans(folder / f"{plans_name}.json")
-    student = named_student_plans(teacher, reduction)
+    # the file's name, not the one within: a plan that was copied often keeps the old one
+    student = named_student_plans(teacher, reduction, name or f"{plans_name}_r{reduction:g}")
     target = folder / f"{student['plans_name']}.json"
 
     table = Table("configuration", "teacher channels", "student channels", "teacher", "student", "ratio")
@@ -50,7 +56,7 @@ def plan(
         )
         channels = [" ".join(str(count) for count in stage_channels(plans, name)) for plans in (teacher, student)]
         table.add_row(name, *channels, f"{large / 1e6:.3f} M", f"{small / 1e6:.3f} M", f"1/{large / small:.1f}")
-    write_plans(student, target)
+    write_plans(student, target, overwrite)
     console = Console()
     console.print(table)
     if skipped:

@@ -17,6 +17,7 @@ from nnunet_kd.datasets.case import (
     ConversionOptions,
     DatasetDescription,
     Volume,
+    add_file,
     folders_below,
     mark_duplicates,
     nifti_stem,
@@ -55,7 +56,8 @@ def convert_brats2024(
 
     Args:
         sources: extracted folders (``training_data1_v2``, ``training_data_additional``, ``validation_data``), or folders
-            that contain them. In a folder where no case has a ``seg``, the cases become ``imagesTs``.
+            that contain them. In a folder where no case has a ``seg``, the cases become ``imagesTs``, also of a dataset that
+            an earlier run has made.
         dataset_id: nnU-Net's number of the dataset.
         regions: write the nested regions WT, TC, ET, RC instead of the four labels; the segmentations stay the same.
         options: see ``ConversionOptions``.
@@ -127,9 +129,7 @@ def _case(folder: Path, images: list[Path]) -> Case:
         ending = (nifti_stem(path) or "").removeprefix(f"{folder.name}-")
         if ending not in (*CHANNELS.values(), "seg"):
             problems.append(f"{path.name}: the name does not parse, expected {folder.name}-<t1n, t1c, t2w, t2f or seg>")
-        elif ending in files:
-            problems.append(f"{ending}: there are two, {files[ending].name} and {path.name}")
-        else:
-            files[ending] = path
+        elif (second := add_file(files, ending, path)) is not None:
+            problems.append(second)
     channels = {name: Volume(files[ending]) for name, ending in CHANNELS.items() if ending in files}
     return Case(folder.name, parsed["patient"], folder, channels, files.get("seg"), tuple(problems))

@@ -9,9 +9,9 @@ from pathlib import Path
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import default_processes
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, is_hidden
 
 LABEL = "label"
-NIFTI_ENDINGS = (".nii.gz", ".nii")
 FILE_ENDING = ".nii.gz"
 
 
@@ -60,7 +60,7 @@ class DatasetDescription:
     dataset_id: int
     name: str
     channels: tuple[str, ...]
-    """In nnU-Net's order: ``_0000``, ``_0001``, ..."""
+    """In nnU-Net's order: ``_0000``, ``_0001``, ...; each once."""
     labels: Mapping[str, int | tuple[int, ...]]
     """Values by name; tuples are nnU-Net regions. Must contain ``background: 0``."""
     grids: tuple[tuple[str, ...], ...]
@@ -69,6 +69,8 @@ class DatasetDescription:
     reference: str
     description: str
     regions_class_order: tuple[int, ...] | None = None
+    channel_names: tuple[str, ...] | None = None
+    """What ``dataset.json`` calls the channels, where that is not ``channels``: two CT phases are both called CT there."""
 
     def __post_init__(self) -> None:
         if not 1 <= self.dataset_id <= 999:
@@ -114,8 +116,8 @@ class ConversionOptions:
 
 
 def nifti_stem(path: Path) -> str | None:
-    """The file name without ``.nii`` or ``.nii.gz``; ``None`` for other files and hidden ones (``._x.nii.gz`` of macOS)."""
-    if path.name.startswith((".", "_")):
+    """The file name without ``.nii`` or ``.nii.gz``; ``None`` for other files and those that nnU-Net's converters pass over."""
+    if is_hidden(path) or path.name.startswith("_"):
         return None
     for ending in NIFTI_ENDINGS:
         if path.name.endswith(ending):
@@ -157,6 +159,12 @@ def folders_below(source: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     for folder, subfolders, files in os.walk(source, followlinks=True, onerror=refuse):
         subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
         yield Path(folder), subfolders, sorted(files)
+
+
+def add_file(files: dict[str, Path], kind: str, path: Path) -> str | None:
+    """Take a file as a case's image of a kind, or say that there was one already: ``x.nii`` beside ``x.nii.gz``, say."""
+    first = files.setdefault(kind, path)
+    return None if first is path else f"{kind}: there are two, {first} and {path}"
 
 
 def mark_duplicates(cases: list[Case]) -> list[Case]:

@@ -7,20 +7,19 @@ from io import StringIO
 from pathlib import Path
 from typing import Any
 
-import nibabel
 import numpy as np
 import SimpleITK as sitk
-from nibabel.filebasedimages import ImageFileError
-from nibabel.openers import ImageOpener
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.datasets.case import LABEL, Case, DatasetDescription, Volume
-from nnunet_kd.datasets.geometry import Grid
 from nnunet_kd.errors import DataError
-from nnunet_kd.system.names import name_as_text, name_problem
+from nnunet_kd.system.names import name_as_text
+from nnunet_kd.volumes.grid import Grid
+from nnunet_kd.volumes.naming import shadow_of
+from nnunet_kd.volumes.wholeness import error_line, find_damage
 
 
 @dataclass(frozen=True)
@@ -66,7 +65,7 @@ def table(bad: list[BadCase]) -> str:
 def check_case(case: Case, description: DatasetDescription) -> CheckResult:
     """Read every image of ``case`` once and gather all that is wrong.
 
-    Checked: all channels present; files whole (gzip checksum, number of voxels); 3D; one grid within each of
+    Checked: all channels present; files whole (checksums, number of voxels); 3D; one grid within each of
     ``description.grids`` (tolerances in ``geometry``), and overlap of the others with the first; finite values; known labels.
     An empty label map is not a problem but is reported.
     """
@@ -78,23 +77,22 @@ def check_case(case: Case, description: DatasetDescription) -> CheckResult:
         if channel not in volumes:
             problems.append(f"{channel}: missing")
     grids: dict[str, Grid] = {}
-    arrays: dict[Path, NDArray[Any]] = {}
+    read: dict[Path, tuple[NDArray[Any], Grid, int]] = {}
     empty_label = False
     for name, volume in volumes.items():
         try:
-            if volume.path not in arrays:
-                arrays = {volume.path: _whole_array(volume.path)}
-            grid, channels = _grid_and_volumes(volume.path)
+            if volume.path not in read:
+                read = {volume.path: _read_whole(volume.path)}
+            array, grid, channels = read[volume.path]
         except _Unreadable as error:
             problems.append(f"{name}: {error}")
             continue
-        array = arrays[volume.path]
-        problem = _wrong_dimensions(volume, array, channels)
+        problem = _wrong_dimensions(volume, channels)
         if problem:
             problems.append(f"{name}: {problem}")
             continue
         grids[name] = grid
-        values = array if volume.index is None else array[..., volume.index]
+        values = array if volume.index is None or array.ndim == 3 else array[volume.index]
         if np.issubdtype(values.dtype, np.inexact) and not (finite := np.isfinite(values)).all():
             problems.append(f"{name}: {int((~finite).sum())} voxels are NaN or infinite")
         elif name == LABEL:
@@ -112,39 +110,26 @@ class _Unreadable(Exception):
     """Why a file cannot be read."""
 
 
-def _grid_and_volumes(path: Path) -> tuple[Grid, int]:
-    """The grid by SimpleITK, which is what nnU-Net reads with, and the number of volumes."""
-    if (problem := name_problem(path)) is not None:
-        raise _Unreadable(f"{name_as_text(path.name)} {problem}")
-    reader = sitk.ImageFileReader()
-    reader.SetFileName(str(path))
+def _read_whole(path: Path) -> tuple[NDArray[Any], Grid, int]:
+    """Voxels (Z, Y, X; of a 4D file: T first), grid and number of volumes, by SimpleITK, which nnU-Net reads the dataset with."""
+    damage = find_damage(path)
+    if damage is not None:
+        raise _Unreadable(f"{name_as_text(path.name)} {damage}")
+    if (other := shadow_of(path)) is not None:
+        raise _Unreadable(f"there are two, {path.name} and {other.name}")
     try:
-        reader.ReadImageInformation()
+        image = sitk.ReadImage(str(path))
     except RuntimeError as error:
-        reason = str(error).strip().splitlines()[-1].removeprefix("sitk::ERROR: ")
-        raise _Unreadable(f"{path.name} cannot be read ({reason})") from error
-    if reader.GetDimension() not in (3, 4):
-        raise _Unreadable(f"{path.name} has {reader.GetDimension()} dimensions")
-    if reader.GetNumberOfComponents() != 1:
+        raise _Unreadable(f"{path.name} cannot be read: {error_line(error)}") from error
+    if image.GetDimension() not in (3, 4):
+        raise _Unreadable(f"{path.name} has {image.GetDimension()} dimensions")
+    if image.GetNumberOfComponentsPerPixel() != 1:
         raise _Unreadable(f"{path.name} holds vectors or colours, not one value per voxel")
-    return Grid.of(reader), reader.GetSize()[3] if reader.GetDimension() == 4 else 1
+    return sitk.GetArrayFromImage(image), Grid.of(image), image.GetSize()[3] if image.GetDimension() == 4 else 1
 
 
-def _whole_array(path: Path) -> NDArray[Any]:
-    """All voxels, by nibabel: SimpleITK reads truncated gzip files without an error and fills up with zeros."""
-    try:
-        with ImageOpener(path) as file:
-            content = file.read()  # to the end, so that gzip compares its checksum
-        image = type(nibabel.load(path)).from_bytes(content)
-        return np.asanyarray(image.dataobj)
-    except (OSError, EOFError, ValueError, ImageFileError) as error:
-        raise _Unreadable(f"{path.name} is damaged ({' '.join(str(error).split())})") from error
-    except Exception as error:  # zlib.error and others that only damaged headers raise
-        raise _Unreadable(f"{path.name} is damaged ({type(error).__name__}: {error})") from error
-
-
-def _wrong_dimensions(volume: Volume, array: NDArray[Any], volumes: int) -> str | None:
-    if volume.index is None and array.squeeze().ndim > 3:
+def _wrong_dimensions(volume: Volume, volumes: int) -> str | None:
+    if volume.index is None and volumes > 1:
         return f"{volume.path.name} holds {volumes} volumes instead of one"
     if volume.index is not None and volume.index >= volumes:
         return f"{volume.path.name} holds only {volumes} volumes"

@@ -26,6 +26,7 @@ from nnunet_kd.nnunet.datasets import datasets_of_number, write_dataset_json
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.processes import as_finished, worker_pool
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, volumes_in
 
 SKIPPED = "skipped.csv"
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
@@ -68,11 +69,13 @@ def convert(
 ) -> ConversionSummary:
     """Check ``cases``, then write them with ``dataset.json`` and ``splits_final.json`` into ``nnUNet_raw``.
 
+    Without any segmentation they become ``imagesTs`` of a new dataset, or of the one that an earlier run has made.
+
     Safe to run again: cases that are finished are kept unread, the rest is redone. Nothing is written into ``sources``.
 
     Raises:
         BadCasesError: some cases do not hold and ``options.skip_bad`` is false.
-        DataError: no training case; folders, splits or disk space stand in the way.
+        DataError: no usable case; folders, splits or disk space stand in the way.
         MissingRequirement: ``nnUNet_raw`` is not set, the disk refused, or a worker process died.
     """
     folder = required_folder("nnUNet_raw") / description.folder_name
@@ -94,13 +97,19 @@ def _convert(
         raise BadCasesError(checked.bad, len(cases))
     usable = sorted(checked.finished + checked.to_write, key=lambda case: case.name)
     patients = {case.name: case.patient for case in usable if case.label is not None}
-    splits = _splits(patients, options)
+    if not usable:
+        raise DataError("No usable case was found. Is the download extracted, and is this its folder?")
+    # images to predict on need no splits, and leave those of a dataset that is there already as they are
+    splits = _splits(patients, options) if patients else []
     _refuse_unknown_files(folder, usable, description)
-    refuse_other_splits(description.folder_name, splits)
+    if splits:
+        refuse_other_splits(description.folder_name, splits)
     if not options.dry_run:
         _write(checked, description, folder, journal, options, pool)
-        _write_dataset_json(folder, description, len(patients))
-        write_splits(description.folder_name, splits)
+        if patients or not (folder / "dataset.json").is_file():
+            _write_dataset_json(folder, description, len(patients))
+        if splits:
+            write_splits(description.folder_name, splits)
         _write_skipped(folder, checked.bad)
     per_patient = Counter(patients.values())
     return ConversionSummary(
@@ -113,7 +122,7 @@ def _convert(
         patients=len(per_patient),
         patients_with_several=sum(count > 1 for count in per_patient.values()),
         splits=splits,
-        splits_files=splits_files(description.folder_name),
+        splits_files=splits_files(description.folder_name) if splits else [],
         warnings=_warnings(checked, usable, options, folder, description),
     )
 
@@ -174,19 +183,21 @@ def _check(
 
 
 def _splits(patients: dict[str, str], options: ConversionOptions) -> Splits:
-    if not patients:
-        raise DataError(
-            "No usable case has a segmentation, so there is nothing to train on. Is the folder of the training data (with its "
-            "segmentations) among the sources?"
-        )
     if options.holdout is not None:
         return grouped_holdout(patients, options.holdout, options.seed)
     return grouped_folds(patients, seed=options.seed)
 
 
 def _refuse_unknown_files(folder: Path, usable: list[Case], description: DatasetDescription) -> None:
+    """Files that training or prediction would take for the dataset's; folders that this run writes nothing to are not its own."""
     expected = {place for case in usable for place in targets(case, description).values()}
-    present = {f"{name}/{path.name}" for name in SUBFOLDERS for path in (folder / name).glob(f"*{FILE_ENDING}")}
+    present = {
+        f"{name}/{path.name}"
+        for name in {Path(place).parent.name for place in expected}
+        for ending in NIFTI_ENDINGS
+        if (folder / name).is_dir()
+        for path in volumes_in(folder / name, ending)
+    }
     unknown = sorted(present - expected)
     if unknown:
         raise DataError(
@@ -242,7 +253,7 @@ def _write_dataset_json(folder: Path, description: DatasetDescription, training_
     with tempfile.TemporaryDirectory() as temporary:
         write_dataset_json(
             Path(temporary),
-            list(description.channels),
+            list(description.channel_names or description.channels),
             description.labels,
             training_cases,
             FILE_ENDING,

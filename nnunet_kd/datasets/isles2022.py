@@ -22,6 +22,7 @@ from nnunet_kd.datasets.case import (
     ConversionOptions,
     DatasetDescription,
     Volume,
+    add_file,
     folders_below,
     mark_duplicates,
     nifti_stem,
@@ -107,10 +108,8 @@ class _Session:
         """Take ``path`` as this session's image of ``kind``, or note why it cannot be."""
         if not path.name.lower().startswith(f"{name.lower()}_"):
             self.problems.append(f"{path.name}: the name does not parse, expected {name}_{kind}")
-        elif kind in self.files:
-            self.problems.append(f"{kind}: there are two, {self.files[kind]} and {path}")
-        else:
-            self.files[kind] = path
+        elif (problem := add_file(self.files, kind, path)) is not None:
+            self.problems.append(problem)
 
 
 def find_cases(folders: Sequence[Path]) -> list[Case]:

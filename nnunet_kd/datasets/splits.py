@@ -19,6 +19,7 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.environment import dataset_name, required_folder
 from nnunet_kd.system.files import write_atomically
+from nnunet_kd.volumes.naming import images_in, segmentations_in
 
 SPLITS_FILE = "splits_final.json"
 FOLDS = 5
@@ -43,7 +44,8 @@ def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEE
     if not 2 <= folds <= count:
         raise DataError(
             f"{folds} folds cannot be made of {count} patients ({len(cases)} cases): between 2 and {count} folds are possible. "
-            "Give more cases, or choose fewer folds with `nnunet-kd split --folds`, or one split with --holdout 0.2."
+            "Give more cases, or take one split, which every command that makes splits does with --holdout 0.34 (a third of the "
+            "patients); `nnunet-kd split` makes fewer folds with --number-of-folds."
         )
     return _named(GroupKFold(folds, shuffle=True, random_state=seed).split(cases, groups=patients), cases)
 
@@ -79,20 +81,30 @@ def groups_by_regex(cases: Iterable[str], pattern: str) -> dict[str, str]:
     Raises:
         DataError: not a regular expression, or one that some case does not match.
     """
-    try:
-        expression = re.compile(pattern)
-    except re.error as error:
-        raise DataError(f"--group-regex {pattern!r} is not a regular expression: {error}.") from error
-    found = {case: expression.search(case) for case in cases}
-    unmatched = [case for case, match in found.items() if match is None]
-    groups = {case: match[1 if expression.groups else 0] for case, match in found.items() if match is not None}
-    unmatched += [case for case, group in groups.items() if not group]
+    cases = list(cases)
+    groups = groups_where_found(cases, pattern)
+    unmatched = [case for case in cases if case not in groups]
     if unmatched:
         raise DataError(
             f"--group-regex {pattern!r} finds no patient in {len(unmatched)} case names, for example "
             f"{', '.join(sorted(unmatched)[:5])}. Every case needs a patient."
         )
     return groups
+
+
+def groups_where_found(cases: Iterable[str], pattern: str) -> dict[str, str]:
+    """:func:`groups_by_regex` of those cases in whose names ``pattern`` finds something; the others are left out.
+
+    Raises:
+        DataError: not a regular expression.
+    """
+    try:
+        expression = re.compile(pattern)
+    except re.error as error:
+        raise DataError(f"--group-regex {pattern!r} is not a regular expression: {error}.") from error
+    found = {case: expression.search(case) for case in cases}
+    groups = {case: match[1 if expression.groups else 0] for case, match in found.items() if match is not None}
+    return {case: group for case, group in groups.items() if group}
 
 
 def training_cases(dataset: str) -> tuple[str, list[str]]:
@@ -118,9 +130,9 @@ def training_cases(dataset: str) -> tuple[str, list[str]]:
         if "dataset" in description:
             cases = sorted(description["dataset"])
         elif images == "imagesTr":
-            cases = sorted({path.name[: -len(ending) - 5] for path in (folder / images).glob(f"*_????{ending}")})
+            cases = sorted(images_in(folder / images, ending)) if (folder / images).is_dir() else []
         else:
-            cases = sorted(path.name.removesuffix(ending) for path in (folder / images).glob(f"*{ending}"))
+            cases = sorted(segmentations_in(folder / images, ending)) if (folder / images).is_dir() else []
         if cases:
             return name, cases
     raise DataError(

@@ -23,8 +23,10 @@ from typing import Any
 import SimpleITK as sitk
 
 from nnunet_kd.datasets.case import FILE_ENDING, LABEL, Case, DatasetDescription, Volume
-from nnunet_kd.datasets.geometry import Grid, resample, with_grid
+from nnunet_kd.datasets.geometry import resample, with_grid
 from nnunet_kd.errors import DataError
+from nnunet_kd.volumes.grid import Grid
+from nnunet_kd.volumes.wholeness import is_gzip
 
 JOURNAL = "conversion.jsonl"
 PARTIAL = ".partial-"
@@ -187,8 +189,8 @@ def _write_image(image: sitk.Image, path: Path) -> None:
 
 
 def _place_unchanged(source: Path, temporary: Path, link: bool) -> None:
-    """Copy, link, or (``.nii``) compress: the voxels and the header stay what they are."""
-    if not source.name.endswith(FILE_ENDING):
+    """Copy, link, or (what is not compressed, whatever its name) compress: the voxels and the header stay what they are."""
+    if not is_gzip(source):
         with (
             source.open("rb") as plain,
             temporary.open("wb") as file,

@@ -17,12 +17,13 @@ import numpy.typing as npt
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import CasePair, LabelSet, find_pairs, read_dataset_json, read_labels, reader_for
+from nnunet_kd.evaluation.folders import CasePair, LabelSet, find_pairs, find_plans, read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import Metric
 from nnunet_kd.evaluation.results import Summary, Values, csv_number, summarise
 from nnunet_kd.nnunet.scoring import mask_of
 from nnunet_kd.system.files import write_csv
 from nnunet_kd.system.processes import run_all
+from nnunet_kd.volumes.reading import dataset_reader, read_segmentation, whole_numbers
 
 BINS = 15
 """Of equal width, as in Guo et al., On Calibration of Modern Neural Networks, 2017."""
@@ -90,7 +91,8 @@ def evaluate_probabilities(
     dataset_json = read_dataset_json(dataset_json_path)
     labels = read_labels(dataset_json, dataset_json_path)
     pairs = find_pairs(prediction_folder, reference_folder, labels.file_ending, cases)
-    reader = reader_for(dataset_json, pairs[0].reference)
+    plans = find_plans(prediction_folder, dataset_json_path.parent)
+    reader = dataset_reader(dataset_json, plans, [pair.reference for pair in pairs])
     missing = [pair.case for pair in pairs if not probabilities_of(pair.prediction, labels.file_ending).is_file()]
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
@@ -117,7 +119,7 @@ def measure_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> 
             probabilities = file["probabilities"]
     except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
         return f"{path} cannot be read as probabilities of nnU-Net ({error})"
-    reference = reader.read_seg(str(pair.reference))[0][0]
+    reference = whole_numbers(read_segmentation(pair.reference, reader)[0])[0][0]
     regions = any(isinstance(label, tuple) for label in labels.classes.values())
     channels = len(labels.classes) + (0 if regions else 1)
     if probabilities.shape != (channels, *reference.shape):

@@ -17,13 +17,15 @@ import numpy as np
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
-from nnunet_kd.errors import DataError, ModelError
+from nnunet_kd.errors import ModelError
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-from nnunet_kd.inference.cases import InputCase, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
+from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.requirements import require
+from nnunet_kd.volumes.reading import check_file, dataset_reader, read_segmentation
 
 LEAST_AGREEMENT = 0.9999
 """Share of voxels that must be equal in every case."""
@@ -123,6 +125,7 @@ class Comparison:
         backend: of the runtime.
         mirroring: of both.
         previous_stage: folder with the first stage's segmentations, for a cascade.
+        overwrite: replace what another model's comparison left in the output folder.
     """
 
     images: Path
@@ -131,6 +134,7 @@ class Comparison:
     backend: str = "onnxruntime"
     mirroring: bool = True
     previous_stage: Path | None = None
+    overwrite: bool = False
 
 
 def conform(model: ModelFolder, given: Comparison) -> Conformance:
@@ -138,11 +142,20 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
 
     Raises:
         ModelError: the model cannot be exported, or a program failed; its last line is the reason.
-        DataError: no images, or images that do not fit.
+        DataError: no images, or images that do not fit, or the output folder holds another model's results.
         MissingRequirement: the runtime is not installed.
     """
     require("nnunet_kd_runtime")
     cases = find_cases([given.images], given.output / "stock", model.dataset_json())
+    record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
+    if not given.overwrite:
+        record.refuse_others([case for case in cases if case.output.is_file()], origin, model.plans())
+    reader = dataset_reader(model.dataset_json(), model.plans())
+    channels = list(model.dataset_json()["channel_names"].values())
+    for case in cases:
+        check_headers(case, channels, reader)
+        for path in case.images:
+            check_file(path, reader)
     given.output.mkdir(parents=True, exist_ok=True)
     onnx = given.output / "student.onnx"
     export_onnx(model, onnx, OnnxOptions(overwrite=True))
@@ -151,7 +164,10 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
     runtime = _measured("runtime", {"model": str(onnx), "backend": given.backend}, cases, given)
     results = []
     for number, case in enumerate(cases):
-        first, second = (_labels(given.output / side / case.output.name) for side in ("stock", "runtime"))
+        first, second = (
+            read_segmentation(given.output / side / case.output.name, reader)[0].astype(np.int64)
+            for side in ("stock", "runtime")
+        )
         results.append(
             CaseResult(
                 case.name,
@@ -170,6 +186,8 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
         given.backend,
     )
     _write(found, given.output)
+    for case in cases:
+        record.add(case.name, origin)
     return found
 
 
@@ -236,18 +254,6 @@ def _measured(predictor: str, model: dict[str, Any], cases: Sequence[InputCase],
             )
         measured: dict[str, Any] = json.loads(result.read_text())
         return measured
-
-
-def _labels(path: Path) -> NDArray[Any]:
-    from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
-
-    ending = "".join(path.suffixes[-2:]) if path.name.endswith(".gz") else path.suffix
-    try:
-        reader = determine_reader_writer_from_dataset_json({"file_ending": ending}, str(path), verbose=False)()
-        labels: NDArray[Any] = reader.read_seg(str(path))[0].astype(np.int64)
-    except RuntimeError as error:
-        raise DataError(f"the segmentation {path} cannot be read: {error}") from error
-    return labels
 
 
 def _write(found: Conformance, folder: Path) -> None:

@@ -7,9 +7,9 @@ files is looked for first, in all of them, so that one run tells all of it.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,18 +17,21 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
-from nnunetv2.imageio.reader_writer_registry import determine_reader_writer_from_dataset_json
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.metrics import MetricOptions, measure
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.nnunet.scoring import mask_of
-from nnunet_kd.system.names import name_as_text, name_problem
 from nnunet_kd.system.processes import run_all
+from nnunet_kd.volumes.grid import Grid
+from nnunet_kd.volumes.naming import segmentations_in
+from nnunet_kd.volumes.reading import Read, dataset_reader, read_segmentation, whole_numbers
 
-GEOMETRY_TOLERANCE = 1e-3
-"""mm, and for direction cosines: NIfTI headers keep single precision."""
+ROUNDING = 1e-3
+"""Voxels by which two grids may lie apart unmentioned: NIfTI headers keep single precision."""
+SAME_VOXELS = 0.1
+"""Voxels by which two grids may lie apart and still be compared, with a warning."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +58,21 @@ class CasePair:
     case: str
     prediction: Path
     reference: Path
+
+
+@dataclass(frozen=True)
+class CheckedPair:
+    """What was found in one case's files.
+
+    Attributes:
+        problems: why they cannot be measured, in words.
+        shift: mm between the same voxel of both, at most; ``None`` if that is rounding.
+        not_whole: how far the labels are from whole numbers, at most, by file.
+    """
+
+    problems: tuple[str, ...] = ()
+    shift: float | None = None
+    not_whole: Mapping[str, float] = field(default_factory=dict)
 
 
 def read_dataset_json(path: Path) -> dict[str, Any]:
@@ -107,7 +125,8 @@ def find_pairs(
     """Pair the files of both folders by name.
 
     Args:
-        prediction_folder, reference_folder: files named ``case + ending``; everything else is not looked at.
+        prediction_folder, reference_folder: files named ``case + ending``; everything else is not looked at, nor are files
+            that begin with a dot.
         ending: with the dot.
         cases: the cases to evaluate, for example a fold's; every one must be in both folders, and references of other
             cases are not looked at. Default: both folders must hold the same cases.
@@ -136,7 +155,7 @@ def find_pairs(
 def _files_by_case(folder: Path, ending: str, kind: str) -> dict[str, Path]:
     if not folder.is_dir():
         raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one *{ending} file per case.")
-    files = {path.name.removesuffix(ending): path for path in folder.iterdir() if path.name.endswith(ending)}
+    files = segmentations_in(folder, ending)
     if not files:
         raise DataError(f"the {kind} folder {folder} has no *{ending} file (the file_ending of dataset.json).")
     return files
@@ -174,84 +193,132 @@ def evaluate_folder(
     dataset_json = read_dataset_json(dataset_json_path)
     labels = read_labels(dataset_json, dataset_json_path)
     pairs = find_pairs(prediction_folder, reference_folder, labels.file_ending, cases)
-    reader = reader_for(dataset_json, pairs[0].reference)
+    plans = find_plans(prediction_folder, dataset_json_path.parent)
+    reader = dataset_reader(dataset_json, plans, [pair.reference for pair in pairs])
 
-    problems = run_all(partial(check_pair, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
-    if found := [problem for case_problems in problems for problem in case_problems]:
-        shown = "\n  ".join(found[:20]) + (f"\n  and {len(found) - 20} more" if len(found) > 20 else "")
-        raise DataError(
-            f"{len(found)} problem(s) in the files of {prediction_folder} and {reference_folder}:\n  {shown}\n"
-            f"Predict again in the space of the reference, or correct the files."
-        )
+    checked = run_all(partial(check_pair, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
+    _refuse_problems([problem for found in checked for problem in found.problems], prediction_folder, reference_folder)
     measured = run_all(partial(measure_case, labels=labels, reader=reader, options=options), pairs, pool, title)
     names = next(iter(measured[0].values())).keys()
     values = {
         name: np.array([[case[class_name][name] for class_name in labels.classes] for case in measured])
         for name in names
     }
-    classes = tuple(labels.classes)
-    return Evaluation(prediction_folder, reference_folder, tuple(pair.case for pair in pairs), classes, values, options)
+    return Evaluation(
+        prediction_folder,
+        reference_folder,
+        tuple(pair.case for pair in pairs),
+        tuple(labels.classes),
+        values,
+        options,
+        warnings=tuple(_warnings(pairs, checked)),
+    )
 
 
-def reader_for(dataset_json: dict[str, Any], example: Path) -> BaseReaderWriter:
-    """nnU-Net's reader for the dataset's files."""
-    reader: BaseReaderWriter = determine_reader_writer_from_dataset_json(dataset_json, str(example), verbose=False)()
-    return reader
+def find_plans(*folders: Path) -> dict[str, Any] | None:
+    """The first ``plans.json`` in these folders, or in the model folder that they lie in; ``None``: there is none."""
+    for folder in folders:
+        above = folder.resolve().parent
+        for place in (folder, above.parent) if above.name.startswith("fold_") else (folder,):
+            try:
+                content = json.loads((place / "plans.json").read_text())
+            except (OSError, ValueError):
+                continue
+            if isinstance(content, dict) and "image_reader_writer" in content:
+                return content
+    return None
 
 
-def check_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> list[str]:
-    """Problems of one case's files: unreadable, of different geometry, or with labels outside the set."""
-    loaded = {}
+def check_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> CheckedPair:
+    """Read both files of a case: whole, of one geometry, with labels of the set."""
+    found = {}
     for path in (pair.prediction, pair.reference):
-        if (problem := name_problem(path)) is not None:
-            return [f"{name_as_text(path)} {problem}."]
         try:
-            loaded[path] = reader.read_seg(str(path))
-        except Exception as error:  # readers raise whatever their libraries raise
-            return [f"{path} cannot be read: {error}"]
-    problems = []
+            found[path] = read_segmentation(path, reader)
+        except DataError as error:
+            return CheckedPair((str(error).removesuffix("."),))
+    problems, not_whole = [], {}
     for path, allowed in ((pair.prediction, labels.known), (pair.reference, labels.known | {labels.ignore})):
-        if strange := sorted(value for value in np.unique(loaded[path][0]).tolist() if value not in allowed):
-            values = ", ".join(f"{value:g}" for value in strange[:5])
+        values, distance = whole_numbers(found[path][0])
+        if distance and values is not found[path][0]:
+            not_whole[str(path)] = distance
+        if strange := sorted(value for value in np.unique(values).tolist() if value not in allowed):
+            listed = ", ".join(f"{value:.9g}" for value in strange[:5])
             problems.append(
-                f"{path} holds {values}, but dataset.json knows {', '.join(map(str, sorted(labels.known)))}"
+                f"{path} holds {listed}, but dataset.json knows {', '.join(map(str, sorted(labels.known)))}"
             )
-    prediction, reference = loaded[pair.prediction], loaded[pair.reference]
-    differences = _geometry_differences(prediction[0].shape[1:], prediction[1], reference[0].shape[1:], reference[1])
+    shift, differences = _apart(found[pair.prediction], found[pair.reference])
     if differences:
         problems.append(f"{pair.prediction} and {pair.reference} differ in {'; '.join(differences)}")
-    return problems
+    return CheckedPair(tuple(problems), shift, not_whole)
 
 
-def _geometry_differences(
-    shape: tuple[int, ...], properties: dict[str, Any], other_shape: tuple[int, ...], other: dict[str, Any]
-) -> list[str]:
-    """Shape, then spacing, then whatever the reader keeps of origin, direction or affine."""
-    if shape != other_shape:
-        return [f"shape, {'x'.join(map(str, shape))} against {'x'.join(map(str, other_shape))}"]
-    geometry, other_geometry = {"spacing": properties["spacing"]}, {"spacing": other["spacing"]}
-    for key in ("sitk_stuff", "nibabel_stuff"):
-        geometry |= properties.get(key) or {}
-        other_geometry |= other.get(key) or {}
-    return [
-        f"{key.replace('_', ' ')}, {_rounded(geometry[key])} against {_rounded(other_geometry[key])}"
-        for key in geometry
-        if key not in other_geometry
-        or np.shape(geometry[key]) != np.shape(other_geometry[key])
-        or not np.allclose(geometry[key], other_geometry[key], rtol=0, atol=GEOMETRY_TOLERANCE)
+def _apart(prediction: Read, reference: Read) -> tuple[float | None, list[str]]:
+    """How far two grids lie apart if that matters (mm), and their differences if it is too far to compare."""
+    shapes = [array.shape[1:] for array, _ in (prediction, reference)]
+    if shapes[0] != shapes[1]:
+        words = ["x".join(map(str, shape)) for shape in shapes]
+        return None, [f"shape, {words[0]} against {words[1]}"]
+    own, other = (Grid.of_properties(shapes[0], properties) for _, properties in (prediction, reference))
+    shift = own.largest_shift(other)
+    voxel = min(
+        step for step, count in zip(other.spacing, other.size, strict=True) if count > 1 or other.size == (1, 1, 1)
+    )
+    if shift <= ROUNDING * voxel:
+        return None, []
+    if shift <= SAME_VOXELS * voxel:
+        return shift, []
+    differences = [
+        f"{name}, {_rounded(getattr(own, name))} against {_rounded(getattr(other, name))}"
+        for name in ("spacing", "origin", "direction")
+        if not np.allclose(getattr(own, name), getattr(other, name), rtol=0, atol=1e-6)
     ]
+    return None, [*differences, f"so that voxels lie up to {shift:.3g} mm apart"]
 
 
 def _rounded(values: npt.ArrayLike) -> str:
     return str(np.round(np.asarray(values, dtype=float), 4).tolist())
 
 
+def _refuse_problems(found: Sequence[str], prediction_folder: Path, reference_folder: Path) -> None:
+    if not found:
+        return
+    shown = "\n  ".join(found[:20]) + (f"\n  and {len(found) - 20} more" if len(found) > 20 else "")
+    geometry = any(" differ in " in problem for problem in found)
+    raise DataError(
+        f"{len(found)} problem(s) in the files of {prediction_folder} and {reference_folder}:\n  {shown}"
+        + "\nPredictions have their image's geometry. If the voxels of image and reference belong together, give the reference "
+        "the image's header (SimpleITK: reference.CopyInformation(image)); if not, resample one to the other."
+        * geometry
+    )
+
+
+def _warnings(pairs: Sequence[CasePair], checked: Sequence[CheckedPair]) -> Iterator[str]:
+    shifted = {pair.case: found.shift for pair, found in zip(pairs, checked, strict=True) if found.shift is not None}
+    if shifted:
+        yield (
+            f"headers of predictions and references differ, so that voxels lie up to {max(shifted.values()):.2g} mm apart, less "
+            f"than {SAME_VOXELS:g} voxels; compared voxel by voxel. Cases: {_listed(sorted(shifted), '')}."
+        )
+    distances = {path: distance for found in checked for path, distance in found.not_whole.items()}
+    if distances:
+        yield (
+            f"labels that are not whole numbers were rounded; the farthest was {max(distances.values()):.2g} away. Files: "
+            f"{_listed(sorted(distances), '')}."
+        )
+
+
+def _read_labels(path: Path, reader: BaseReaderWriter) -> tuple[npt.NDArray[Any], dict[str, Any]]:
+    array, properties = read_segmentation(path, reader)
+    return whole_numbers(array)[0], properties
+
+
 def measure_case(
     pair: CasePair, labels: LabelSet, reader: BaseReaderWriter, options: MetricOptions
 ) -> dict[str, dict[str, float]]:
     """Metrics of every class in one case."""
-    prediction, properties = reader.read_seg(str(pair.prediction))
-    reference, _ = reader.read_seg(str(pair.reference))
+    prediction, properties = _read_labels(pair.prediction, reader)
+    reference, _ = _read_labels(pair.reference, reader)
     counted = np.ones(reference[0].shape, dtype=bool) if labels.ignore is None else reference[0] != labels.ignore
     spacing = tuple(float(step) for step in properties["spacing"])
     return {

@@ -16,13 +16,14 @@ from nnunet_kd.evaluation.folders import (
     LabelSet,
     evaluate_folder,
     find_pairs,
+    find_plans,
     read_dataset_json,
     read_labels,
-    reader_for,
 )
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Split, fold_cases, nnunet_folder, read_splits
+from nnunet_kd.volumes.reading import dataset_reader
 
 
 @dataclass(frozen=True)
@@ -64,9 +65,10 @@ class References:
         """Predictions with their references; see :func:`find_pairs`."""
         return find_pairs(predictions, self.segmentations, self.labels.file_ending, self.cases(fold))
 
-    def reader(self, example: Path) -> BaseReaderWriter:
-        """nnU-Net's, for segmentations and images."""
-        return reader_for(read_dataset_json(self.dataset_json), example)
+    def reader(self, pairs: Sequence[CasePair]) -> BaseReaderWriter:
+        """The dataset's, for segmentations and images."""
+        plans = find_plans(pairs[0].prediction.parent, self.dataset_json.parent)
+        return dataset_reader(read_dataset_json(self.dataset_json), plans, [pair.reference for pair in pairs])
 
     def evaluate(
         self, predictions: Path, fold: str | None, options: MetricOptions, pool: ProcessPoolExecutor | None, title: str

@@ -28,6 +28,7 @@ from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import Table, class_tables, difference_tables, fixed, overall_table, signed
 from nnunet_kd.system.files import write_atomically
+from nnunet_kd.volumes.reading import read_images, read_segmentation, whole_numbers
 
 CHARTED = (DICE, HD95, NSD)
 
@@ -188,7 +189,7 @@ def _load(comparison: Comparison, given: Pictures, case: str) -> CaseImages:
     """A case's arrays, axes flipped towards superior, posterior and left where the reader tells the direction."""
     base = comparison.evaluations[comparison.reference]
     name = case + given.labels.file_ending
-    reference, properties = given.reader.read_seg(str(base.reference_folder / name))
+    reference, properties = read_segmentation(base.reference_folder / name, given.reader)
     direction = np.reshape(properties.get("sitk_stuff", {}).get("direction", np.eye(3)), (-1,))
     flips: tuple[int, ...] = ()
     if direction.size == 9:
@@ -196,17 +197,17 @@ def _load(comparison: Comparison, given: Pictures, case: str) -> CaseImages:
         flips = tuple(2 - i for i, column in enumerate(columns) if column[np.argmax(np.abs(column))] < 0)
     image = np.zeros_like(reference)
     if given.images is not None:
-        image, _ = given.reader.read_images((str(given.images(case)),))
+        image, _ = read_images([given.images(case)], given.reader)
         if image.shape[1:] != reference.shape[1:]:
             raise DataError(f"{given.images(case)} and the reference of {case} differ in shape. Give other --images.")
     predictions = {
-        name_: given.reader.read_seg(str(evaluation.folder_of(case) / name))[0]
+        name_: whole_numbers(read_segmentation(evaluation.folder_of(case) / name, given.reader)[0])[0]
         for name_, evaluation in comparison.evaluations.items()
     }
     depth, height, width = (float(step) for step in properties["spacing"])
     return CaseImages(
         np.flip(image[0], flips),
-        np.flip(reference[0], flips),
+        np.flip(whole_numbers(reference)[0][0], flips),
         {name_: np.flip(prediction[0], flips) for name_, prediction in predictions.items()},
         (depth, height, width),
         flips,

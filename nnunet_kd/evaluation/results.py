@@ -48,6 +48,7 @@ class Evaluation:
         values: for every metric and count an array (cases, classes); NaN where not defined.
         options: conventions used.
         folders_by_case: where predictions lie that are not in ``prediction_folder``, of pooled folds.
+        warnings: about files that were compared though they are not quite as they should be.
     """
 
     prediction_folder: Path
@@ -57,6 +58,7 @@ class Evaluation:
     values: Mapping[str, Values]
     options: MetricOptions
     folders_by_case: Mapping[str, Path] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def folder_of(self, case: str) -> Path:
         """The folder with a case's prediction."""

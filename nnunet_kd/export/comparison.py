@@ -10,12 +10,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from torch import nn
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.nnunet.scoring import folder_metrics
+from nnunet_kd.volumes.reading import check_file
 
 if TYPE_CHECKING:  # it is optional
     from nnunet_kd_runtime.backends import Patch
@@ -78,16 +80,23 @@ def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: I
     return Difference(count, largest, scale, float(np.mean(alike)))
 
 
-def matching_references(cases: Sequence[InputCase], folder: Path) -> list[InputCase]:
+def matching_references(cases: Sequence[InputCase], folder: Path, reader: BaseReaderWriter) -> list[InputCase]:
     """The cases that have a reference segmentation.
 
+    Args:
+        cases: any.
+        folder: of segmentations named as the cases.
+        reader: of the segmentations.
+
     Raises:
-        DataError: none has.
+        DataError: none has, or one is not a whole file.
     """
     found = [case for case in cases if (folder / case.output.name).is_file()]
     if not found:
         example = cases[0].output.name
         raise DataError(f"{folder} has no reference segmentation of any image, for example no {example}.")
+    for case in found:
+        check_file(folder / case.output.name, reader)
     return found
 
 

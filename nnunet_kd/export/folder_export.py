@@ -50,11 +50,13 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
     ``summary.json`` are cut to file names. ``README.md`` is the model card. A crash leaves what was at ``output``.
 
     Raises:
-        ModelError: the output exists already, the model is damaged, or stock nnU-Net cannot build its network.
+        ModelError: the output exists already, or is, holds or lies in the model; the model is damaged, or stock nnU-Net cannot
+            build its network.
         MissingRequirement: the output cannot be written.
     """
     output = output.expanduser().absolute()
     archived = output.suffix == ".zip"
+    _refuse_source(model, output, archived)
     if output.exists() and not options.overwrite:
         raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
     if output.exists() and output.is_dir() == archived:
@@ -72,6 +74,18 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
         else:
             _move_into_place(folder, output, temporary)
     return output
+
+
+def _refuse_source(model: ModelFolder, output: Path, archived: bool) -> None:
+    """An export leaves out what continuing a training needs, and everything that is not one of its folds."""
+    source, target = (model.source or model.folder).resolve(), output.resolve()
+    inside = source in target.parents and not archived
+    if source == target or target in source.parents or inside:
+        how = "is" if source == target else "lies in" if inside else "holds"
+        raise ModelError(
+            f"{output} {how} the model {source}, which an export never replaces: checkpoints there keep what continuing a "
+            f"training needs. Choose a place outside of it."
+        )
 
 
 def _move_into_place(folder: Path, output: Path, temporary: Path) -> None:

@@ -141,7 +141,7 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
     predictor = CasePredictor(torch.device("cpu"))
     load_predictor(model, predictor)
     cases = find_cases([options.images], Path("unused"), predictor.dataset_json) if options.images else []
-    scored = matching_references(cases, options.references) if options.references else []
+    scored = matching_references(cases, options.references, predictor.reader) if options.references else []
     refuse_unknown_surroundings(model, checkpoint)
     network = _network(predictor, model)
     with folder_beside(output) as workspace, _status() as say:

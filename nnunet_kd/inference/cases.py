@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-import gzip
-import re
-import zlib
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import SimpleITK as sitk
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_kd.datasets.geometry import Grid
 from nnunet_kd.errors import DataError
-from nnunet_kd.system.names import check_name
+from nnunet_kd.volumes.grid import Grid
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, split_channel
+from nnunet_kd.volumes.reading import check_alone, header
 
-_HEADER_ENDINGS = (".nii.gz", ".nii", ".nrrd", ".mha", ".mhd")
-"""Formats whose geometry SimpleITK reads from the header alone."""
+_VOLUME_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".jpg", ".tif", ".tiff")
+"""A new output with one of these is meant to be a file."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +32,11 @@ class InputCase:
     images: tuple[Path, ...]
     output: Path
 
+    @property
+    def ending(self) -> str:
+        """Of the output."""
+        return self.output.name.removeprefix(self.name)
+
 
 def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, Any]) -> list[InputCase]:
     """The cases of a folder, or of single files.
@@ -42,95 +44,104 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
     Args:
         inputs: a folder of ``CASE_0000.ending`` files, or one case's files in the channels' order. Of a case with several
             channels, ``CASE_0000.ending`` alone is enough: the others are looked for beside it.
-        output: a folder; for single files also a file with the dataset's ending.
+        output: a folder; for single files also a file with the dataset's ending (of NIfTI: with either).
         dataset_json: of the model; gives channels and file ending.
 
     Raises:
-        DataError: no images, files or channels missing or too many, another file ending.
+        DataError: no images, files or channels missing or too many, another file ending, or an image would be overwritten.
     """
     ending = str(dataset_json["file_ending"])
     channels = list(dataset_json["channel_names"].values())
     absent = [path for path in inputs if not path.exists()]
     if absent:
         raise DataError(f"the input {absent[0]} does not exist.")
+    file_ending = _file_ending(output, ending)
     if len(inputs) == 1 and inputs[0].is_dir():
-        if output.name.endswith(ending):
+        if file_ending is not None:
             raise DataError(f"-i {inputs[0]} is a folder, so -o must be one too, got {output}.")
         groups = _group(inputs[0], ending)
-        cases = [InputCase(name, files, output / f"{name}{ending}") for name, files in groups.items()]
+        cases = [
+            InputCase(name, tuple(path for _, path in sorted(files.items())), output / f"{name}{ending}")
+            for name, files in groups.items()
+        ]
+        problems = [channel_problem(name, files, channels, ending) for name, files in groups.items()]
     else:
-        cases = [_single(inputs, output, ending, len(channels))]
+        images = _files_of_one_case(inputs, ending, len(channels))
+        numbered = split_channel(images[0], ending)
+        name = numbered[0] if numbered else images[0].name.removesuffix(ending)
+        place = output / f"{name}{ending}" if file_ending is None else output
+        cases = [InputCase(place.name.removesuffix(file_ending or ending), images, place)]
+        problems = [_numbers_problem(images, channels, ending)]
+    found = [problem for problem in problems if problem is not None]
+    if found:
+        more = f" {len(found) - 5} more cases have such problems." if len(found) > 5 else ""
+        raise DataError(" ".join(found[:5]) + more)
     for case in cases:
-        _check_channels(case, channels)
+        _refuse_to_overwrite_images(case)
     return cases
 
 
-def check_headers(case: InputCase, channels: int) -> None:
-    """Compare the channels' headers, for formats that have one.
+def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWriter) -> None:
+    """Compare the channels' headers, for readers whose files have one.
+
+    Args:
+        case: whose images.
+        channels: names of the model's.
+        reader: of the model's plan.
 
     Raises:
-        DataError: a header cannot be read, a channel lies on another grid than the first, or one file of the case does not
-            hold all channels.
+        DataError: a file has another of its name beside it, its header cannot be read, a channel lies on another grid than the
+            first, or the files of the case do not hold as many channels as the model takes.
     """
-    grids: list[Grid] = []
     for path in case.images:
-        if not path.name.endswith(_HEADER_ENDINGS):
-            return
-        check_name(path)
-        reader = sitk.ImageFileReader()
-        reader.SetFileName(str(path))
-        try:
-            reader.ReadImageInformation()
-        except RuntimeError as error:
-            raise DataError(f"{path} cannot be read as an image: the file is damaged or of another format.") from error
-        volumes = reader.GetSize()[3] if reader.GetDimension() == 4 else 1
-        if volumes * len(case.images) != channels:
-            raise DataError(
-                f"case {case.name} has {volumes * len(case.images)} channels, but the model takes {channels}: "
-                f"{', '.join(image.name for image in case.images)}."
-            )
-        grids.append(Grid.of(reader))
-        differences = grids[-1].differences(grids[0])
-        if differences:
-            raise DataError(
-                f"case {case.name}: {path.name} lies on another grid than {case.images[0].name}: {'; '.join(differences)}. "
-                f"All channels must be registered and resampled to one grid, as in training."
-            )
+        check_alone(path, reader)
+    headers = [header(path, reader) for path in case.images]
+    counts = [1 if found is None else found[1] for found in headers]
+    if sum(counts) != len(channels):
+        held = ", ".join(f"{path.name} holds {count}" for path, count in zip(case.images, counts, strict=True))
+        raise DataError(
+            f"case {case.name} has {sum(counts)} channels, but the model takes {len(channels)} ({', '.join(channels)}): {held}."
+            + (" A fourth channel of a picture is its transparency: save it as RGB." if counts == [4] else "")
+        )
+    grids = [found[0] for found in headers if found is not None and found[0] is not None]
+    for path, grid in zip(case.images, grids, strict=False):
+        _compare(case, path, grid, grids[0])
 
 
-def check_whole(path: Path) -> None:
-    """Read a gzip file to its end and compare its checksum: SimpleITK fills up truncated ones with zeros, silently.
-
-    Raises:
-        DataError: it is truncated or damaged.
-    """
-    check_name(path)
-    if path.suffix != ".gz":
-        return
-    try:
-        with gzip.open(path) as file:
-            while file.read(1 << 24):
-                pass
-    except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or incomplete ({error}). Copy it again.") from error
+def _compare(case: InputCase, path: Path, grid: Grid, first: Grid) -> None:
+    differences = grid.differences(first)
+    if differences:
+        raise DataError(
+            f"case {case.name}: {path.name} lies on another grid than {case.images[0].name}: {'; '.join(differences)}. "
+            f"All channels must be registered and resampled to one grid, as in training."
+        )
 
 
-def _group(folder: Path, ending: str) -> dict[str, tuple[Path, ...]]:
-    pattern = re.compile(rf"(.+)_(\d{{4}}){re.escape(ending)}")
-    groups: defaultdict[str, list[Path]] = defaultdict(list)
-    for path in sorted(folder.iterdir()):
-        if match := pattern.fullmatch(path.name):
-            groups[match[1]].append(path)
+def _file_ending(output: Path, ending: str) -> str | None:
+    """The ending of an output that is meant to be a file; ``None`` for a folder."""
+    if output.is_dir():
+        return None
+    allowed = NIFTI_ENDINGS if ending in NIFTI_ENDINGS else (ending,)
+    for own in allowed:
+        if output.name.endswith(own) and output.name != own:
+            return own
+    if output.name.lower().endswith(_VOLUME_ENDINGS):
+        raise DataError(f"-o {output} must be a folder, or a file that ends in {' or '.join(allowed)}.")
+    return None
+
+
+def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
+    groups = images_in(folder, ending)
     if not groups:
         others = sorted(path.name for path in folder.iterdir())[:3]
         raise DataError(
             f"{folder} holds no images named CASE_0000{ending} (four digits for the channel, and the ending of the model's "
             f"training data)." + (f" It holds, for example: {', '.join(others)}." if others else " It is empty.")
         )
-    return {name: tuple(files) for name, files in groups.items()}
+    return groups
 
 
-def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) -> InputCase:
+def _files_of_one_case(inputs: Sequence[Path], ending: str, channels: int) -> tuple[Path, ...]:
     folders = [path for path in inputs if path.is_dir()]
     if folders:
         raise DataError(
@@ -139,21 +150,32 @@ def _single(inputs: Sequence[Path], output: Path, ending: str, channels: int) ->
     wrong = [path for path in inputs if not path.name.endswith(ending)]
     if wrong:
         raise DataError(f"{wrong[0]} does not end in {ending}, the ending of the model's training data.")
-    stem = inputs[0].name.removesuffix(ending)
-    numbered = re.fullmatch(r"(.+)_\d{4}", stem)
-    name = numbered[1] if numbered else stem
-    images = tuple(inputs)
-    if len(images) == 1 and channels > 1 and stem.endswith("_0000"):
-        images = _group(inputs[0].parent, ending)[name]
-    if output.name.endswith(ending):
-        return InputCase(output.name.removesuffix(ending), images, output)
-    return InputCase(name, images, output / f"{name}{ending}")
+    first = split_channel(inputs[0], ending)
+    if len(inputs) == 1 and channels > 1 and first is not None and first[1] == 0:
+        beside = images_in(inputs[0].parent, ending)[first[0]]
+        return tuple(path for _, path in sorted(beside.items()))
+    return tuple(inputs)
 
 
-def _check_channels(case: InputCase, channels: list[str]) -> None:
-    """By the number of files; one file may hold all channels."""
-    if len(case.images) not in (1, len(channels)):
-        raise DataError(
-            f"case {case.name} has {len(case.images)} files, but the model takes {len(channels)} channels "
-            f"({', '.join(channels)}): {', '.join(path.name for path in case.images)}."
+def _numbers_problem(images: Sequence[Path], channels: list[str], ending: str) -> str | None:
+    """Channel numbers where all files of a case have them; else their order is the channels'."""
+    numbered = [split_channel(path, ending) for path in images]
+    names = {found[0] for found in numbered if found is not None}
+    if None not in numbered and len(names) == 1:
+        numbers = [found[1] for found in numbered if found is not None]
+        problem = channel_problem(names.pop(), numbers, channels, ending)
+        if problem is None and numbers != sorted(numbers):
+            problem = f"{', '.join(path.name for path in images)}: give them in the order of their channel numbers."
+        return problem
+    if len(images) not in (1, len(channels)):
+        return (
+            f"{len(images)} files were given for one case, but the model takes {len(channels)} channels "
+            f"({', '.join(channels)}): {', '.join(path.name for path in images)}."
         )
+    return None
+
+
+def _refuse_to_overwrite_images(case: InputCase) -> None:
+    same = [path for path in case.images if case.output.exists() and case.output.samefile(path)]
+    if same:
+        raise DataError(f"the segmentation would be written over the image {same[0]}. Choose another place with -o.")

@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
@@ -18,16 +17,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.inference.cases import InputCase, check_whole
+from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.files import folder_beside
+from nnunet_kd.volumes.placing import move_all
+from nnunet_kd.volumes.reading import check_file, dataset_reader, reading
 
 if TYPE_CHECKING:  # it is optional
     from nnunet_kd_runtime.backends import Backend
@@ -43,6 +45,7 @@ class CasePredictor(nnUNetPredictor):
 
     Attributes:
         progress: see :data:`Progress`; may be set.
+        written: told of every case whose files are in their place; may be set.
     """
 
     def __init__(
@@ -63,6 +66,7 @@ class CasePredictor(nnUNetPredictor):
                 tile_step_size=tile_step_size, use_mirroring=use_mirroring, device=device, allow_tqdm=False
             )
         self.progress: Progress = lambda share: None
+        self.written: Callable[[InputCase], None] = lambda case: None
         self._patches = 1
 
     def initialize_from_onnx(self, model: OnnxModel, backend: Backend) -> None:
@@ -84,6 +88,11 @@ class CasePredictor(nnUNetPredictor):
         """Channels of the network's input, those of a cascade's previous stage included."""
         return int(determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json))
 
+    @property
+    def reader(self) -> BaseReaderWriter:
+        """The plan's."""
+        return dataset_reader(self.dataset_json, self.plans_manager.plans)
+
     # one case ---------------------------------------------------------------------------------------------------------
 
     def preprocess(self, case: InputCase, previous_stage: Path | None = None) -> dict[str, Any]:
@@ -97,21 +106,15 @@ class CasePredictor(nnUNetPredictor):
             ``data (channels, *spatial)`` float32 and ``data_properties``.
 
         Raises:
-            DataError: the images cannot be read or do not have the model's channels.
+            DataError: the images are not whole, cannot be read, or do not have the model's channels.
         """
-        for path in case.images:
-            check_whole(path)
-        previous = previous_stage / case.output.name if previous_stage else None
-        console = io.StringIO()
-        try:
-            with contextlib.redirect_stdout(console):
-                item = read_case(self, case.images, previous)
-        except (RuntimeError, OSError, EOFError, ValueError, AssertionError, IndexError) as error:
-            reason = " ".join(f"{error} {console.getvalue()}".split())
-            raise DataError(
-                f"case {case.name} cannot be read or preprocessed ({', '.join(path.name for path in case.images)}): "
-                f"{reason or type(error).__name__}. The file may be damaged; cases finished before stay as they are."
-            ) from error
+        ending = str(self.dataset_json["file_ending"])
+        previous = previous_stage / f"{case.name}{ending}" if previous_stage else None
+        for path in (*case.images, *([previous] if previous else [])):
+            check_file(path, self.reader)
+        what = f"case {case.name} ({', '.join(path.name for path in case.images)})"
+        with reading(what, "cannot be read or preprocessed; cases finished before stay as they are"):
+            item = read_case(self, case.images, previous)
         item["data"] = item["data"].to(dtype=torch.float32, memory_format=torch.contiguous_format)
         if item["data"].shape[0] != self.input_channels:
             raise DataError(
@@ -121,19 +124,16 @@ class CasePredictor(nnUNetPredictor):
         return item
 
     def export(self, logits: np.ndarray, properties: dict[str, Any], case: InputCase, probabilities: bool) -> None:
-        """nnU-Net's export into a folder beside the output, then rename; the segmentation comes last.
+        """nnU-Net's export into a folder beside the output, then rename every file; the segmentation comes last.
 
         Raises:
             MissingRequirement: the disk refused.
         """
-        ending = self.dataset_json["file_ending"]
         try:
             with folder_beside(case.output) as temporary:
-                truncated = temporary / case.name
-                export_case(self, logits, properties, truncated, probabilities)
-                for extra in (".npz", ".pkl") if probabilities else ():
-                    os.replace(f"{truncated}{extra}", case.output.parent / f"{case.name}{extra}")
-                os.replace(f"{truncated}{ending}", case.output)
+                export_case(self, logits, properties, temporary / case.name, probabilities, case.ending)
+                move_all(temporary, case.output.parent, last=case.output.name)
+                self.written(case)
         except RuntimeError as error:  # SimpleITK's word for a full disk
             raise MissingRequirement(
                 f"{case.output} could not be written: {error}. Free space and permissions?"

@@ -17,11 +17,13 @@ from nnunet_kd.errors import DataError, ModelError, SettingsError
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
+from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import load_predictor, open_model
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.system.files import write_atomically
+from nnunet_kd.volumes.naming import shadow_of
 
 
 @dataclass(frozen=True)
@@ -37,7 +39,7 @@ class RunOptions:
         step: distance of patches as a share of the patch.
         threads: on the CPU; ``None``: all cores (PyTorch: at most as many as ``nnUNet_def_n_proc``, nnU-Net's own limit).
         probabilities: also write ``.npz`` and ``.pkl``.
-        overwrite: predict cases again that have their segmentation.
+        overwrite: predict cases again that have their segmentation, another model's too.
         previous_stage: folder with the first stage's segmentations, for a cascade.
         trusted: load checkpoints that hold more than data.
     """
@@ -78,23 +80,45 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
     Raises:
         ModelError, DataError, SettingsError, MissingRequirement: see there; finished cases stay.
     """
-    with open_predictor(model, options) as (predictor, backend):
+    with open_predictor(model, options) as opened:
+        predictor = opened.predictor
         cases = find_cases(inputs, output, predictor.dataset_json)
         todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
+        record = PredictionRecord(output) if cases[0].output.parent == output else None
+        if record is not None and not options.overwrite:
+            there = [case for case in cases if case.output.is_file()]
+            record.refuse_others(there, opened.origin, predictor.plans_manager.plans)
         for case in todo:
-            check_headers(case, len(predictor.dataset_json["channel_names"]))
+            _check_output(case)
+            check_headers(case, list(predictor.dataset_json["channel_names"].values()), predictor.reader)
         _check_previous_stage(predictor, todo, options.previous_stage)
         for folder in {case.output.parent for case in todo}:
             folder.mkdir(parents=True, exist_ok=True)
-        if todo and todo[0].output.parent == output:
+        if todo and record is not None:
             _write_context(predictor, output)
+            predictor.written = lambda case: record.add(case.name, opened.origin)
         _run(predictor, todo, len(cases), options)
-    return RunResult(len(todo), len(cases) - len(todo), backend)
+    return RunResult(len(todo), len(cases) - len(todo), opened.backend)
+
+
+@dataclass(frozen=True)
+class OpenedModel:
+    """A model that is ready to predict.
+
+    Attributes:
+        predictor: with its weights loaded.
+        backend: what runs the network.
+        origin: by which its results are told apart from other models'.
+    """
+
+    predictor: CasePredictor
+    backend: str
+    origin: ModelOrigin
 
 
 @contextmanager
-def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredictor, str]]:
-    """A predictor ready to use, and its backend's name.
+def open_predictor(model: Path, options: RunOptions) -> Iterator[OpenedModel]:
+    """A predictor ready to use.
 
     Raises:
         ModelError, SettingsError, MissingRequirement: the model is damaged, or backend and device do not fit it.
@@ -118,11 +142,12 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[tuple[CasePredi
     if exported:
         network = read_onnx_model(model)
         predictor.initialize_from_onnx(network, open_backend(backend, network, options.device, options.threads))
-        yield predictor, backend
+        yield OpenedModel(predictor, backend, ModelOrigin(str(model), network.description["onnx"]["sha256"]))
         return
     with open_model(model, options.folds, options.checkpoint) as folder:
         load_predictor(folder, predictor, options.trusted)
-    yield predictor, backend
+        origin = ModelOrigin.of(model, folder)
+    yield OpenedModel(predictor, backend, origin)
 
 
 def _run(predictor: CasePredictor, todo: list[InputCase], total: int, options: RunOptions) -> None:
@@ -148,6 +173,15 @@ def _finished(case: InputCase, probabilities: bool) -> bool:
     return case.output.is_file() and (not probabilities or extra.is_file())
 
 
+def _check_output(case: InputCase) -> None:
+    other = shadow_of(case.output)
+    if other is not None:
+        raise DataError(
+            f"{other} would lie beside the new {case.output.name}, and ITK would read its voxels in place of the new ones. "
+            f"Move it away, or choose another place with -o."
+        )
+
+
 def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], folder: Path | None) -> None:
     needed = predictor.configuration_manager.previous_stage_name
     if needed is None:
@@ -158,7 +192,8 @@ def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], fold
         raise ModelError(
             f"the model is the second stage of a cascade: predict with {needed} first and give that folder as --previous-stage."
         )
-    absent = [case.name for case in cases if not (folder / case.output.name).is_file()]
+    ending = predictor.dataset_json["file_ending"]
+    absent = [case.name for case in cases if not (folder / f"{case.name}{ending}").is_file()]
     if absent:
         raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({len(absent)} cases).")
 

@@ -50,11 +50,13 @@ class ModelFolder:
         folder: holds ``plans.json``, ``dataset.json`` and ``fold_X``.
         folds: the ``X``, numbers or ``all``; at least one.
         checkpoint: file name within every fold's folder.
+        source: what it was opened from, the folder itself or an archive; ``None``: the folder.
     """
 
     folder: Path
     folds: tuple[str, ...]
     checkpoint: str
+    source: Path | None = None
 
     def checkpoint_path(self, fold: str) -> Path:
         """A fold's checkpoint file."""
@@ -190,7 +192,7 @@ def _choose(folder: Path, folds: Sequence[str], checkpoint: str | None, origin: 
         trained = sorted(file.parent.name.removeprefix("fold_") for file in folder.glob(f"fold_*/{name}"))
         chosen = folds or [fold for fold in trained if fold.isdigit()] or trained
         if chosen and set(chosen) <= set(trained):
-            model = ModelFolder(folder, tuple(dict.fromkeys(chosen)), name)
+            model = ModelFolder(folder, tuple(dict.fromkeys(chosen)), name, origin)
             model.plans()
             model.dataset_json()
             return model

@@ -99,8 +99,13 @@ def reduce_plans(plans: Mapping[str, Any], reduction: float, required: str | Non
     return reduced
 
 
-def named_student_plans(plans: Mapping[str, Any], reduction: float) -> dict[str, Any]:
-    """A reduced plan under a name of its own (``nnUNetPlans_r4``), to be used with ``-p``.
+def named_student_plans(plans: Mapping[str, Any], reduction: float, name: str | None = None) -> dict[str, Any]:
+    """A reduced plan under a name of its own, to be used with ``-p``.
+
+    Args:
+        plans: the teacher's.
+        reduction: see :func:`reduce_plans`.
+        name: default: the teacher plan's with the reduction, ``nnUNetPlans_r4``.
 
     Raises:
         PlanError: the plan is a student's already; see also :func:`reduce_plans`.
@@ -112,7 +117,7 @@ def named_student_plans(plans: Mapping[str, Any], reduction: float) -> dict[str,
             f"{provenance(plans, marked[0])!r}); give the teacher's plan, -p nnUNetPlans for example."
         )
     reduced = reduce_plans(plans, reduction)
-    reduced["plans_name"] = f"{plans['plans_name']}_r{reduction:g}"
+    reduced["plans_name"] = name or f"{plans['plans_name']}_r{reduction:g}"
     return reduced
 
 
@@ -143,9 +148,30 @@ def read_plans(path: Path) -> dict[str, Any]:
     return dict(plans)
 
 
-def write_plans(plans: Mapping[str, Any], path: Path) -> None:
-    """Write a plan; a crash leaves what was there."""
+def write_plans(plans: Mapping[str, Any], path: Path, overwrite: bool = False) -> None:
+    """Write a plan; a crash leaves what was there.
+
+    Args:
+        plans: to write.
+        path: its file; one with the same content may be there.
+        overwrite: replace a file with other content.
+
+    Raises:
+        PlanError: a file with other content is there.
+    """
+    if path.exists() and not overwrite and _content(path) != json.loads(json.dumps(plans)):
+        raise PlanError(
+            f"{path} is there already, with other content: it was edited, or made from another plan. Keep it and write the new "
+            f"plan under another name with --name NAME, or replace it with --overwrite."
+        )
     write_atomically(path, lambda file: file.write(json.dumps(plans, indent=4).encode()))
+
+
+def _content(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError):
+        return None
 
 
 def stage_channels(plans: Mapping[str, Any], configuration: str) -> tuple[int, ...]:

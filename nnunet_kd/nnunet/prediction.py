@@ -56,7 +56,12 @@ def network_input(trainer: Any, dataset: nnUNetBaseDataset, case: str) -> torch.
 
 
 def export_case(
-    predictor: nnUNetPredictor, logits: np.ndarray, properties: dict[str, Any], truncated: Path, probabilities: bool
+    predictor: nnUNetPredictor,
+    logits: np.ndarray,
+    properties: dict[str, Any],
+    truncated: Path,
+    probabilities: bool,
+    ending: str,
 ) -> None:
     """nnU-Net's export of one case's logits.
 
@@ -66,10 +71,11 @@ def export_case(
         properties: the case's ``data_properties``.
         truncated: the output's path without ending.
         probabilities: also write ``.npz`` and ``.pkl``.
+        ending: of the segmentation's file.
     """
     export_prediction_from_logits(
-        logits, properties, predictor.configuration_manager, predictor.plans_manager, predictor.dataset_json,
-        str(truncated), probabilities,
+        logits, properties, predictor.configuration_manager, predictor.plans_manager,
+        {**predictor.dataset_json, "file_ending": ending}, str(truncated), probabilities,
     )  # fmt: skip
 
 

@@ -8,6 +8,7 @@ learn are not.
 
 from __future__ import annotations
 
+import contextlib
 import random
 from pathlib import Path
 from typing import Any, ClassVar
@@ -31,13 +32,14 @@ from nnunet_kd.distillation.teacher import load_teachers
 from nnunet_kd.distillation.teacher_source import locate_teacher
 from nnunet_kd.distillation.teacher_source import previous_stage_segmentations as segmentations_of_teacher
 from nnunet_kd.distillation.weighting import Distillation
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.errors import PlanError, SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
 from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import compile_backend, sum_over_processes
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.history import LossHistory
+from nnunet_kd.training.shared_folder import refuse_other_networks
 from nnunet_kd.training.skipped_steps import nan_unless_finite
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.soft_labels import SoftLabelTrainer
@@ -192,6 +194,7 @@ class DistillationTrainer(SoftLabelTrainer):
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
+        self._refuse_to_spoil_other_folds()
         self.prepare_distillation()
         super().on_train_start()
         if self.local_rank == 0:
@@ -202,6 +205,22 @@ class DistillationTrainer(SoftLabelTrainer):
             )
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
+
+    def _refuse_to_spoil_other_folds(self) -> None:
+        try:
+            refuse_other_networks(
+                Path(self.output_folder_base),
+                str(self.fold),
+                self.plans_manager.plans,
+                self.configuration_name,
+                self.dataset_json,
+            )
+        except PlanError:
+            if self.local_rank == 0:  # nnU-Net's constructor has begun a log already
+                Path(self.log_file).unlink(missing_ok=True)
+                with contextlib.suppress(OSError):  # not empty
+                    Path(self.output_folder).rmdir()
+            raise
 
     def _start_distillation(self, teachers: Teachers | None) -> None:
         batch_dice = bool(self.configuration_manager.batch_dice)

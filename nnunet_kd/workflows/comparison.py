@@ -110,7 +110,7 @@ def compare_predictions(request: ComparisonRequest) -> Compared:
     measured = _measure(request, found, {method.name: [[(method.predictions, fold)]] for method in found}, focus)
     averaged = {name: average_seeds(by_seed) for name, by_seed in measured.evaluations.items()}
     comparison = compare(averaged, request.reference, teacher)
-    warnings = find_warnings(found, comparison.cases, measured.references.splits)
+    warnings = [*find_warnings(found, comparison.cases, measured.references.splits), *measured.warnings]
     return Compared(
         ReportInput(
             comparison=comparison,
@@ -140,7 +140,11 @@ def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared
         methods=found,
         pictures=measured.pictures,
         fold=", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else ""),
-        warnings=[*swept.warnings(measured.references.splits), *partly_defined(measured.evaluations)],
+        warnings=[
+            *swept.warnings(measured.references.splits),
+            *partly_defined(measured.evaluations),
+            *measured.warnings,
+        ],
         profiles=profiles,
         facts=swept.facts(request.seeds_apart),
         training=swept.training_table(),
@@ -207,11 +211,12 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Every method's evaluation by seed, the references, and what pictures are made of."""
+    """Every method's evaluation by seed, the references, what pictures are made of, and warnings about files."""
 
     evaluations: dict[str, list[Evaluation]]
     references: References
     pictures: Pictures
+    warnings: list[str]
 
 
 def _roles(request: ComparisonRequest, names: Sequence[str]) -> tuple[str | None, str]:
@@ -240,7 +245,8 @@ def _measure(request: ComparisonRequest, found: list[Method], rows: Rows, focus:
     return _Measured(
         evaluations,
         references,
-        Pictures(references.labels, references.reader(pairs[0].reference), image_of, focus),
+        Pictures(references.labels, references.reader(pairs), image_of, focus),
+        [f"{titles[place]}: {warning}" for place, found in measured.items() for warning in found.warnings],
     )
 
 

@@ -53,6 +53,27 @@ def error_of(finished: subprocess.CompletedProcess[str]) -> str:
     return finished.stderr[finished.stderr.index("error:") :]
 
 
+def test_plans_that_somebody_made_are_kept(tiny: dict) -> None:
+    folder = Path(os.environ["nnUNet_preprocessed"]) / "Dataset998_Tiny"
+    assert run("plan", "998").returncode == 0
+    path = folder / "nnUNetPlans_r4.json"
+    edited = path.read_text().replace('"batch_size": 2', '"batch_size": 3')
+    path.write_text(edited)
+    refused = run("plan", "998")
+    assert (refused.returncode, path.read_text()) == (4, edited)
+    assert "--name NAME" in refused.stderr
+    assert run("plan", "998", "--name", "nnUNetPlans_mine").returncode == 0
+    assert read_plans(folder / "nnUNetPlans_mine.json")["plans_name"] == "nnUNetPlans_mine"
+    # a copy that keeps the name within has students of its own
+    other = (folder / "nnUNetPlans.json").read_text().replace('"batch_size": 2', '"batch_size": 5')
+    (folder / "nnUNetPlans_bs5.json").write_text(other)
+    assert run("plan", "998", "-p", "nnUNetPlans_bs5").returncode == 0
+    assert read_plans(folder / "nnUNetPlans_bs5_r4.json")["plans_name"] == "nnUNetPlans_bs5_r4"
+    assert path.read_text() == edited
+    assert run("plan", "998", "--overwrite").returncode == 0
+    assert '"batch_size": 2' in path.read_text()
+
+
 def test_plan(tiny: dict) -> None:
     finished = run_in_shell("plan", "998", "-r", "4")
     assert finished.returncode == 0, finished.stderr

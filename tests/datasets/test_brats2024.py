@@ -142,8 +142,8 @@ def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> Non
     assert why.keys() == {*names.values(), "BraTS-GLI-00005-101", "BraTS-GLI-77-100", "patient_12"}
     expected = {
         "channel": "T2w: missing",
-        "gzip": "T1n: BraTS-GLI-01001-100-t1n.nii.gz is damaged",
-        "checksum": "T2f: BraTS-GLI-01002-100-t2f.nii.gz is damaged",
+        "gzip": "T1n: BraTS-GLI-01001-100-t1n.nii.gz is not whole: its gzip data end early",
+        "checksum": "T2f: BraTS-GLI-01002-100-t2f.nii.gz is not whole: its gzip data end early or were changed",
         "nan": "T1c: 1 voxels are NaN or infinite",
         "label": "label: holds 7; known are 0, 1, 2, 3, 4",
         "origin": "T2f: origin",
@@ -289,10 +289,22 @@ def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -
     assert any("1 patients have training and test cases: 00005" in text for text in summary.warnings)
 
 
-def test_only_validation_data_is_an_error(source: Path) -> None:
-    brats_case(source, "BraTS-GLI-00005-100", seg=False)
-    with pytest.raises(DataError, match="nothing to train on"):
-        convert_brats2024([source], options=ONE)
+def test_cases_without_any_segmentation_become_imagests_of_a_new_or_an_existing_dataset(
+    source: Path, nnunet: Path
+) -> None:
+    train, validation = download(source), source / "validation"
+    brats_case(validation, "BraTS-GLI-09005-100", seg=False)
+    alone = convert_brats2024([validation], dataset_id=77, options=ONE)
+    assert (alone.training, alone.test, alone.splits, alone.splits_files) == ([], ["BraTS-GLI-09005-100"], [], [])
+    assert json.loads((alone.folder / "dataset.json").read_text())["numTraining"] == 0
+    folder = convert_brats2024([train], options=ONE).folder
+    before = {name: (folder / name).read_bytes() for name in ("dataset.json", "splits_final.json")}
+    labels = sorted(path.name for path in (folder / "labelsTr").iterdir())
+    convert_brats2024([validation], options=ONE)
+    assert len(list((folder / "imagesTs").iterdir())) == 4
+    assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == labels
+    assert {name: (folder / name).read_bytes() for name in before} == before
+    assert convert_brats2024([train], options=ONE).kept > 0  # and the training cases again, beside them
 
 
 def test_wrong_sources(source: Path) -> None:

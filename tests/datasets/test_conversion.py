@@ -12,12 +12,16 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import SimpleITK as sitk
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from nnunet_kd.datasets import conversion
 from nnunet_kd.datasets.brats2024 import convert_brats2024, describe, find_cases
-from nnunet_kd.datasets.case import ConversionOptions
+from nnunet_kd.datasets.case import Case, ConversionOptions
+from nnunet_kd.datasets.checks import check_case
 from nnunet_kd.datasets.isles2022 import convert_isles2022
 from nnunet_kd.datasets.writing import JOURNAL, Journal, WrittenCase, write_case
 from nnunet_kd.errors import DataError
@@ -363,3 +367,35 @@ def test_write_case_alone(source: Path, tmp_path: Path) -> None:
     entry = write_case(case, describe(), folder, folder / "partial", link=False)
     assert len(entry.files) == 5
     assert not any((folder / "partial").iterdir())
+
+
+@pytest.fixture(scope="module")
+def whole_case(tmp_path_factory: pytest.TempPathFactory) -> tuple[Case, dict[str, tuple[Path, bytes]]]:
+    """A case with a compressed and a plain channel, and their contents."""
+    folder = brats_case(tmp_path_factory.mktemp("download"), "BraTS-GLI-00001-100", shape=(6, 7, 5), labels=(0,))
+    plain = folder / "BraTS-GLI-00001-100-t1c.nii.gz"
+    plain.write_bytes(gzip.decompress(plain.read_bytes()))
+    (case,) = find_cases([folder.parent])
+    kinds = {"compressed": case.channels["T1n"].path, "plain": plain}
+    return case, {kind: (path, path.read_bytes()) for kind, path in kinds.items()}
+
+
+@settings(max_examples=40, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(
+    kind=st.sampled_from(["compressed", "plain"]), start=st.floats(0, 1), count=st.integers(1, 40), inside=st.booleans()
+)
+def test_damaged_files_are_refused_or_checked_as_the_whole_ones(
+    whole_case: tuple[Case, dict[str, tuple[Path, bytes]]], kind: str, start: float, count: int, inside: bool
+) -> None:
+    case, files = whole_case
+    path, content = files[kind]
+    image = sitk.GetArrayFromImage(sitk.ReadImage(str(path)))
+    place = int(start * (len(content) - 1))
+    path.write_bytes(content[:place] + (content[place + count :] if inside else b""))
+    try:
+        problems = check_case(case, describe()).problems
+        if not problems:
+            assert np.array_equal(sitk.GetArrayFromImage(sitk.ReadImage(str(path))), image)
+        assert all(path.name in problem for problem in problems)
+    finally:
+        path.write_bytes(content)

@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
-from nnunet_kd.datasets.geometry import Grid, resample
+from nnunet_kd.datasets.geometry import resample
+from nnunet_kd.volumes.grid import Grid
 
 UNIT = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0)
 

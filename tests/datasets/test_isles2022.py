@@ -191,7 +191,7 @@ def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> Non
     why = {case.name: "; ".join(case.problems) for case in caught.value.bad}
     for kind, text in {
         "channel": "ADC: missing",
-        "gzip": "FLAIR: sub-strokecase0101_ses-0001_FLAIR.nii.gz is damaged",
+        "gzip": "FLAIR: sub-strokecase0101_ses-0001_FLAIR.nii.gz is not whole: its gzip data end early",
         "nan": "DWI: 1 voxels are NaN or infinite",
         "label": "label: holds 7; known are 0, 1",
         "origin": "ADC: origin",

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import gzip
 import json
 from pathlib import Path
 
@@ -55,8 +56,8 @@ def test_damage(source: Path) -> None:
         convert_msd(task, options=ONE)
     why = {case.name[-3:]: "; ".join(case.problems) for case in caught.value.bad}
     assert why.keys() == {"001", "002", "003", "004", "005", "006"}
-    assert "is damaged" in why["001"]
-    assert "is damaged" in why["002"]  # dataset.json lists it
+    assert "is not whole: its gzip data end early" in why["001"]
+    assert "cannot be opened: No such file" in why["002"]  # dataset.json lists it
     assert "label: missing in labelsTr" in why["003"]
     assert "ADC: hippocampus_004.nii.gz holds only 1 volumes" in why["004"]
     assert "holds 3; known are 0, 1, 2" in why["005"]
@@ -80,8 +81,8 @@ def test_id_and_name(source: Path) -> None:
     ("change", "message"),
     [
         ({"modality": None}, "is not a Decathlon dataset.json"),
-        ({"labels": {"0": "background", "2": "x"}}, "nnU-Net needs background as label 0"),
-        ({"modality": {"0": "T1", "1": "T1"}}, "must differ"),
+        ({"labels": {"0": "background", "2": "x"}}, "nnU-Net needs the label 0, called background"),
+        ({"modality": {}}, "names no channel"),
     ],
 )
 def test_dataset_json_that_does_not_hold(source: Path, change: dict[str, object], message: str) -> None:
@@ -95,3 +96,77 @@ def test_dataset_json_that_does_not_hold(source: Path, change: dict[str, object]
 def test_no_dataset_json(source: Path) -> None:
     with pytest.raises(DataError, match="has no dataset"):
         convert_msd(source, options=ONE)
+
+
+def rewrite(task: Path, **changes: object) -> None:
+    path = task / "dataset.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | changes))
+
+
+def test_label_zero_is_background_in_whatever_letters(source: Path) -> None:
+    task = msd_task(source)
+    rewrite(task, labels={"0": "Background", "1": "a", "2": "b"})
+    folder = convert_msd(task, options=ONE).folder
+    assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "a": 1, "b": 2}
+
+
+def test_two_phases_are_both_called_ct(source: Path) -> None:
+    """nnU-Net normalises by the name of a channel, so that two may have the same."""
+    task = msd_task(source, channels=("CT", "CT"))
+    folder = convert_msd(task, options=ONE).folder
+    assert json.loads((folder / "dataset.json").read_text())["channel_names"] == {"0": "CT", "1": "CT"}
+    original = np.asanyarray(nibabel.load(task / "imagesTr/hippocampus_003.nii.gz").dataobj)
+    for number in (0, 1):
+        written = nibabel.load(folder / f"imagesTr/hippocampus_003_{number:04d}.nii.gz")
+        assert np.array_equal(np.asanyarray(written.dataobj), original[..., number])
+
+
+@pytest.mark.parametrize("folder", ["imagesTr", "labelsTr", "imagesTs"])
+def test_two_files_of_one_name_are_reported_and_nothing_is_written(source: Path, nnunet: Path, folder: str) -> None:
+    task = msd_task(source, tests=1)
+    path = next((task / folder).glob("hippocampus_*.nii.gz"))
+    nibabel.save(nibabel.load(path), path.with_suffix(""))
+    with pytest.raises(BadCasesError, match="there are two") as caught:
+        convert_msd(task, options=ONE)
+    (bad,) = caught.value.bad
+    assert path.name in bad.problems[0]
+    assert path.with_suffix("").name in bad.problems[0]
+    assert not any(nnunet.iterdir())
+
+
+def test_plain_nifti_that_is_named_gz_is_converted(source: Path) -> None:
+    """Its voxels as they are; compressed in the dataset, so that every reader of nnU-Net opens it."""
+    task = msd_task(source)
+    path = task / "imagesTr/hippocampus_002.nii.gz"
+    expected = np.asanyarray(nibabel.load(path).dataobj).copy()
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    for link, number in ((False, 4), (True, 5)):
+        folder = convert_msd(task, dataset_id=number, options=ConversionOptions(processes=1, link=link)).folder
+        written = nibabel.load(folder / "imagesTr/hippocampus_002_0000.nii.gz")
+        assert np.array_equal(np.asanyarray(written.dataobj), expected)
+
+
+def test_raw_data_of_nnunet_1_is_told_with_its_converter(source: Path) -> None:
+    task = msd_task(source, folder="Task538_Old")
+    for path in (task / "imagesTr").glob("hippocampus_*"):
+        path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+    command = r"nnUNetv2_convert_old_nnUNet_dataset \S*Task538_Old Dataset538_Old$"
+    with pytest.raises(DataError, match=command):
+        convert_msd(task, options=ONE)
+
+
+def test_patients_need_not_be_found_in_test_names(source: Path) -> None:
+    task = msd_task(source, cases=6, tests=1)
+    (task / "imagesTs/hippocampus_901.nii.gz").rename(task / "imagesTs/held_out.nii.gz")
+    rewrite(task, test=[])
+    assert convert_msd(task, group_regex=r"hippocampus_(\d+)", options=ONE).test == ["held_out"]
+    with pytest.raises(DataError, match="finds no patient in 6 case names"):
+        convert_msd(task, dataset_id=5, group_regex=r"held_(\w+)", options=ONE)
+
+
+def test_three_cases_are_converted_as_the_message_says(source: Path) -> None:
+    task = msd_task(source, cases=3)
+    with pytest.raises(DataError, match=r"5 folds cannot be made of 3 patients.*--holdout 0\.34"):
+        convert_msd(task, options=ONE)
+    summary = convert_msd(task, options=ConversionOptions(processes=1, holdout=0.34))
+    assert [len(summary.splits[0][part]) for part in ("train", "val")] in ([1, 2], [2, 1])

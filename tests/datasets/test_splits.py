@@ -124,3 +124,13 @@ def test_cases_of_any_dataset(nnunet: Path) -> None:
     for wrong in ("12", "brats", "Dataset013_No"):
         with pytest.raises(DataError):
             training_cases(wrong)
+
+
+def test_files_that_programs_leave_behind_are_no_cases(nnunet: Path) -> None:
+    folder = nnunet / "Dataset055_Mac"
+    (folder / "imagesTr").mkdir(parents=True)
+    (folder / "dataset.json").write_text(json.dumps({"file_ending": ".nii.gz"}))
+    for name in ("case0", "case1"):
+        for prefix in ("", "._"):
+            (folder / "imagesTr" / f"{prefix}{name}_0000.nii.gz").touch()
+    assert training_cases("55") == ("Dataset055_Mac", ["case0", "case1"])

@@ -318,3 +318,24 @@ def test_a_full_disk_is_named(student: Path, tmp_path: Path, monkeypatch: pytest
     with pytest.raises(MissingRequirement, match=r"out could not be written: .*No space left on device"):
         export(student, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("overwrite", [False, True])
+def test_the_model_itself_is_never_replaced(student: Path, tmp_path: Path, overwrite: bool) -> None:
+    model = shutil.copytree(student, tmp_path / "results" / student.name)
+    archive = export(model, tmp_path / "student.zip")
+    (tmp_path / "link").symlink_to(model)
+
+    def content() -> dict[str, int]:
+        return {str(path): path.stat().st_size for path in tmp_path.rglob("*") if path.is_file()}
+
+    before = content()
+    for output, how in (
+        (model, "is"), (tmp_path / "link", "is"), (model / "fold_0", "lies in"), (model / "new", "lies in"),
+        (tmp_path / "results", "holds"),
+    ):  # fmt: skip
+        with pytest.raises(ModelError, match=f"{how} the model .*which an export never replaces"):
+            export(model, output, overwrite=overwrite)
+    with pytest.raises(ModelError, match="is the model"):
+        export(archive, archive, overwrite=overwrite)
+    assert content() == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import json
 import shutil
@@ -17,6 +18,8 @@ import torch
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, SettingsError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.inference import predictor as predictor_module
+from nnunet_kd.inference.cases import InputCase, find_cases
+from nnunet_kd.inference.record import RECORD, ModelOrigin, PredictionRecord
 from nnunet_kd.inference.session import RunOptions, RunResult, predict
 from nnunet_kd.models.folder import open_model
 from tests.deployment import ball, run_command, segmentation, stock_prediction, write_image
@@ -52,7 +55,7 @@ def test_torch_is_identical_to_stock_nnunet(student: Path, cases: Cases, stock: 
         own = np.load(tmp_path / "out" / path.name)["probabilities"]
         assert np.array_equal(np.load(path)["probabilities"], own)
     names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert names == {path.name for path in stock.iterdir()} - {"predict_from_raw_data_args.json"}
+    assert names == {path.name for path in stock.iterdir()} - {"predict_from_raw_data_args.json"} | {RECORD}
     assert {label for path in stock.glob("*.nii.gz") for label in np.unique(segmentation(path))} == {0, 1, 2}
 
 
@@ -81,6 +84,12 @@ def test_archive(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> No
 
 
 # which files -----------------------------------------------------------------------------------------------------------
+
+
+def test_files_of_one_case_in_another_order(student: Path, cases: Cases, tmp_path: Path) -> None:
+    channels = [cases[0] / f"case1_{channel:04d}.nii.gz" for channel in (1, 0)]
+    with pytest.raises(DataError, match="give them in the order of their channel numbers"):
+        run(channels, tmp_path / "out", student)
 
 
 def test_single_files(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
@@ -122,6 +131,96 @@ def test_resumes_after_a_crash(
     assert agreement(stock, output) == 1
 
 
+def test_what_macos_leaves_behind_is_passed_over(student: Path, images: Path, stock: Path, tmp_path: Path) -> None:
+    for path in list(images.iterdir()):
+        (images / f"._{path.name}").write_bytes(b"\0\5\26\7finder")
+    assert run(images, tmp_path / "out", student).predicted == 3
+    assert agreement(stock, tmp_path / "out") == 1
+
+
+def test_plain_nifti_that_is_named_gz_is_predicted_as_stock_does(
+    student: Path, images: Path, stock: Path, tmp_path: Path
+) -> None:
+    path = images / "case1_0001.nii.gz"
+    path.write_bytes(gzip.decompress(path.read_bytes()))
+    run(images, tmp_path / "out", student)
+    assert agreement(stock, tmp_path / "out") == 1
+
+
+def test_the_file_beside_is_not_predicted(student: Path, images: Path, tmp_path: Path) -> None:
+    write_image(ball(5)[0][1], images / "case1_0001.nii")
+    refuse(images, student, r"case1_0001\.nii\.gz and case1_0001\.nii lie side by side")
+    (images / "case1_0001.nii").unlink()
+    write_image(ball(5)[1], tmp_path / "out" / "case2.nii")
+    with pytest.raises(DataError, match=r"case2\.nii would lie beside the new case2\.nii\.gz"):
+        run(images, tmp_path / "out", student)
+
+
+def test_an_output_that_ends_in_nii_is_a_file(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
+    image = cases[0] / "case1_0000.nii.gz"
+    run(image, tmp_path / "result.nii", student)
+    assert [path.name for path in tmp_path.iterdir()] == ["result.nii"]
+    assert np.array_equal(segmentation(tmp_path / "result.nii"), segmentation(stock / "case1.nii.gz"))
+    with pytest.raises(DataError, match=r"result\.nrrd must be a folder, or a file that ends in \.nii\.gz or \.nii"):
+        run(image, tmp_path / "result.nrrd", student)
+
+
+def test_an_image_is_never_replaced(exported: Path, cases: Cases, tmp_path: Path) -> None:
+    model = json.loads(exported.with_suffix(".json").read_text())["dataset_json"] | {"channel_names": {"0": "T1"}}
+    image = tmp_path / "scan.nii.gz"
+    shutil.copy(cases[0] / "case1_0000.nii.gz", image)
+    with pytest.raises(DataError, match="would be written over the image"):
+        find_cases([image], tmp_path, model)
+
+
+# whose results ---------------------------------------------------------------------------------------------------------
+
+
+def test_results_of_another_model_stop_a_run_and_are_replaced_on_request(
+    exported: Path, student: Path, cases: Cases, stock: Path, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    single = cases[0] / "case0_0000.nii.gz"
+    run(single, output, exported)
+    before = files(output)
+    with pytest.raises(
+        DataError, match=rf"of the model {exported} \(by the hash.*: case0\. This run is with {student}"
+    ):
+        run(cases[0], output, student)
+    assert files(output) == before
+    assert run(cases[0], output, student, overwrite=True).predicted == 3
+    assert agreement(stock, output) == 1
+    assert run(cases[0], output, student) == RunResult(0, 3, "torch")
+    with pytest.raises(DataError, match=r"\(folds 0\) \(by the hash"):
+        run(cases[0], output, student, folds=("1",))
+
+
+def test_results_without_a_record_are_kept_if_their_plan_is_the_models(
+    student: Path, cases: Cases, stock: Path, tmp_path: Path
+) -> None:
+    output = shutil.copytree(stock, tmp_path / "out")  # nnU-Net itself keeps no record
+    assert run(cases[0], output, student).kept == 3
+    plans = json.loads((output / "plans.json").read_text())
+    (output / "plans.json").write_text(json.dumps(plans | {"plans_name": "Other"}))
+    with pytest.raises(DataError, match=r"plans\.json beside them is Other of Dataset"):
+        run(cases[0], output, student)
+    (output / "plans.json").unlink()
+    with pytest.raises(DataError, match="of a model that is not known"):
+        run(cases[0], output, student)
+
+
+def test_a_record_that_was_cut_short(tmp_path: Path) -> None:
+    origin = ModelOrigin("m", "1")
+    record = PredictionRecord(tmp_path)
+    record.add("a", origin)
+    record.path.write_bytes(record.path.read_bytes() + b'{"case": "b", "na')
+    PredictionRecord(tmp_path).add("c", origin)
+    kept = [InputCase(name, (), tmp_path / f"{name}.nii.gz") for name in ("a", "c")]
+    PredictionRecord(tmp_path).refuse_others(kept, origin, {})
+    with pytest.raises(DataError, match=r"of the model m .*: a, c"):
+        PredictionRecord(tmp_path).refuse_others(kept, ModelOrigin("n", "2"), {})
+
+
 # bad input: a clear error and no output --------------------------------------------------------------------------------
 
 
@@ -142,10 +241,31 @@ def test_channels_missing_or_too_many(student: Path, images: Path) -> None:
     (images / "case1_0001.nii.gz").rename(images / "case1_0002.nii.gz")
     (images / "case1_0000.nii.gz").rename(images / "case1_0001.nii.gz")
     shutil.copy(images / "case1_0001.nii.gz", images / "case1_0000.nii.gz")
-    refuse(images, student, r"case1 has 3 files, but the model takes 2 channels \(T1, CT\)")
+    refuse(images, student, r"case1_0002\.nii\.gz is one too many\. The model takes the channels 0000 T1, 0001 CT")
     for channel in (1, 2):
         (images / f"case1_000{channel}.nii.gz").unlink()
     refuse(images, student, "case case1 has 1 channels, but the model takes 2")
+
+
+@pytest.mark.parametrize(
+    ("numbers", "message"),
+    [
+        ((0, 2), r"p_0001\.nii\.gz \(CT\) is missing; p_0002\.nii\.gz is one too many"),
+        ((1, 2), r"p_0000\.nii\.gz \(T1\) is missing; p_0002\.nii\.gz is one too many"),
+        ((1,), r"p_0000\.nii\.gz \(T1\) is missing"),
+    ],
+)
+def test_channel_numbers_with_a_gap(
+    student: Path, cases: Cases, tmp_path: Path, numbers: tuple[int, ...], message: str
+) -> None:
+    folder = tmp_path / "gap"
+    folder.mkdir()
+    for channel, number in enumerate(numbers):
+        shutil.copy(cases[0] / f"case0_{channel:04d}.nii.gz", folder / f"p_{number:04d}.nii.gz")
+    refuse(folder, student, message)
+    files = sorted(folder.iterdir())
+    with pytest.raises(DataError, match=message):
+        run(files, tmp_path / "files", student)
 
 
 @pytest.mark.parametrize(
@@ -165,9 +285,9 @@ def test_channels_of_another_geometry(
 def test_damaged_images(student: Path, images: Path) -> None:
     path = images / "case0_0001.nii.gz"
     path.write_bytes(path.read_bytes()[:2000])
-    refuse(images, student, r"case0_0001\.nii\.gz is damaged or incomplete")
+    refuse(images, student, r"case0_0001\.nii\.gz is not whole: its gzip data end early")
     path.write_text("no image")
-    refuse(images, student, "cannot be read as an image")
+    refuse(images, student, r"case0_0001\.nii\.gz cannot be read: Unable to determine ImageIO reader")
 
 
 def test_wrong_folders_and_endings(student: Path, images: Path, tmp_path: Path) -> None:

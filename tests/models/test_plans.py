@@ -148,3 +148,21 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_plan_with_other_content_is_replaced_only_on_request(tmp_path: Path) -> None:
+    path = tmp_path / "nnUNetPlans_r4.json"
+    plans = named_student_plans(make_plans(), 4)
+    write_plans(plans, path)
+    write_plans(plans, path)  # the same again
+    edited = json.loads(path.read_text())
+    edited["configurations"]["3d_fullres"]["batch_size"] = 3
+    path.write_text(json.dumps(edited))
+    with pytest.raises(PlanError, match=r"--name NAME, or replace it with --overwrite"):
+        write_plans(plans, path)
+    assert json.loads(path.read_text()) == edited
+    write_plans(plans, path, overwrite=True)
+    assert read_plans(path) == plans
+    path.write_text("{")
+    with pytest.raises(PlanError, match="with other content"):
+        write_plans(plans, path)

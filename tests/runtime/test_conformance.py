@@ -69,3 +69,15 @@ def test_installed_sizes() -> None:
     sizes = {name: installed_bytes(name) for name in ("nnunetv2", "nnunet-kd-runtime", "numpy", "no-such-package")}
     assert sizes["no-such-package"] == 0
     assert 0 < sizes["numpy"] < sizes["nnunet-kd-runtime"] < sizes["nnunetv2"]
+
+
+def test_results_of_another_model_are_not_replaced_unasked(
+    student: Path, cases: tuple[Path, Path], tmp_path: Path
+) -> None:
+    left = tmp_path / "stock" / "case1.nii.gz"
+    left.parent.mkdir()
+    left.write_bytes(b"another model's")
+    code, _, errors = run_command("conform", str(student), str(cases[0]), "-o", str(tmp_path), "-f", "0")
+    assert (code, left.read_bytes()) == (7, b"another model's")
+    assert "case1. This run is with" in " ".join(errors.split())
+    assert "--overwrite" in errors
