@@ -135,3 +135,30 @@ def test_freekd_tunes_its_prompts_alone() -> None:
     assert values[-1] < values[0]
     changed = {name for name, value in loss.named_parameters() if not torch.equal(value, before[name])}
     assert changed == {"prompts.module.weight"}
+
+
+@pytest.mark.parametrize(
+    ("loss", "channels"),
+    [
+        (DCDLoss(), (5, 5)),
+        (FreeKDLoss(5), (5, 5)),
+        (FiGKDLoss(), (5, 5)),
+        (FiGKDLoss("class"), (5, 5)),
+        (FGBVDLoss(ExpectationGenerator(5, 3, 2), ChannelProjection(3, 5)), (3, 5)),
+    ],
+    ids=lambda value: type(value).__name__,
+)
+def test_what_is_kept_from_a_call_in_inference_mode_serves_training(loss: nn.Module, channels: tuple[int, int]) -> None:
+    """Matrices and filters are kept for later calls; those made in a user's own inference mode must not be its tensors."""
+    shape = (11, 13)  # of no other test, so that nothing is kept yet
+    student, teacher = (torch.randn(1, count, *shape) for count in channels)
+    with torch.inference_mode():
+        expected = (
+            loss(student, teacher, torch.Generator().manual_seed(1)) if channels[0] == 3 else loss(student, teacher)
+        )
+    student.requires_grad_()
+    found = loss(student, teacher, torch.Generator().manual_seed(1)) if channels[0] == 3 else loss(student, teacher)
+    found.backward()
+    assert found.item() == pytest.approx(expected.item(), rel=1e-5)
+    assert student.grad is not None
+    assert student.grad.isfinite().all()
