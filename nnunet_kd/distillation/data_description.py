@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import inspect
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
 
-from nnunetv2.preprocessing.resampling.utils import recursive_find_resampling_fn_by_name
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.nnunet.resampling import resampling_defaults
 
 TOLERANCE = 1e-6
 """Of preprocessed arrays, and relative of numbers in plans."""
@@ -180,12 +179,9 @@ def resampling_arguments(key: str) -> Callable[[DataDescription], dict[str, Any]
 
     def read(seen: DataDescription) -> dict[str, Any]:
         given = dict(seen.configuration.get(f"{key}_kwargs") or {})
-        try:
-            function = recursive_find_resampling_fn_by_name(str(seen.configuration.get(key)))
-        except RuntimeError:  # refused by its name
+        defaults = resampling_defaults(str(seen.configuration.get(key)))
+        if defaults is None:  # refused by its name
             return given
-        parameters = inspect.signature(function).parameters.values()
-        defaults = {one.name: one.default for one in parameters if one.default is not inspect.Parameter.empty}
         used = {name: str(value) if name == "device" else value for name, value in {**defaults, **given}.items()}
         for name in ("num_threads", "device", "memefficient_seg_resampling"):  # of speed and memory
             used.pop(name, None)
