@@ -16,7 +16,8 @@ from typing import Any
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.distillation.data_comparison import DataDescription, Difference, Verdict, compare_data
+from nnunet_kd.distillation.data_comparison import Difference, Verdict, compare_data
+from nnunet_kd.distillation.data_description import DataDescription
 from nnunet_kd.distillation.features import encoder_channels, has_encoder, plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.settings import Settings, TeacherSettings

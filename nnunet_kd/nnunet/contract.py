@@ -32,6 +32,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ),
     ("nnunetv2.utilities.find_objects:recursive_find_trainer_class_by_name", 1, ()),
     ("nnunetv2.utilities.find_class_by_name:recursive_find_python_class", 4, ()),
+    ("nnunetv2.preprocessing.resampling.utils:recursive_find_resampling_fn_by_name", 1, ()),
     ("nnunetv2.utilities.get_network_from_plans:get_network_from_plans", 5, ("allow_init", "deep_supervision")),
     ("nnunetv2.utilities.dataset_name_id_conversion:find_candidate_datasets", 1, ()),
     (
@@ -56,6 +57,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ),
     (f"{LABELS}:convert_labelmap_to_one_hot", 2, ("output_dtype",)),
     (f"{LABELS}:determine_num_input_channels", 3, ()),
+    (f"{LABELS}:LabelManager", 2, ()),
     (f"{PLANS}:PlansManager", 1, ()),
     (f"{PLANS}:PlansManager.get_configuration", 2, ()),
     (f"{PLANS}:PlansManager.get_label_manager", 2, ()),

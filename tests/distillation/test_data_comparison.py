@@ -24,12 +24,11 @@ from nnunet_kd.distillation.data_comparison import (
     CONFIGURATION,
     DATASET,
     PLAN,
-    TOLERANCE,
-    DataDescription,
     Difference,
     Verdict,
     compare_data,
 )
+from nnunet_kd.distillation.data_description import TOLERANCE, DataDescription
 from nnunet_kd.errors import TeacherError
 from nnunet_kd.models.plans import read_plans, reduce_plans
 from nnunet_kd.system.shipped import shipped_folder

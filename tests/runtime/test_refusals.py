@@ -122,7 +122,7 @@ def test_channels(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.Captu
     write_image(values, second)
     check("case case0: channel C1 has 1 voxels that are not numbers")
     second.write_bytes(second.read_bytes()[:-20])
-    check("case0_0001.nii.gz is damaged or incomplete")
+    check("case0_0001.nii.gz cannot be read to its end")
 
 
 def test_inputs(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

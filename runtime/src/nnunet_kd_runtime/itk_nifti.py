@@ -87,9 +87,7 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
         with open_nifti(path) as file:
             yield file
     except (OSError, EOFError, ValueError, HeaderDataError, WrapStructError) as error:
-        raise DataError(
-            f"{path} cannot be read as NIfTI ({error}). The file is damaged or of another format."
-        ) from error
+        raise DataError(f"{path} cannot be read as NIfTI: {error}.") from error
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[Nifti1Header, Geometry]:
@@ -120,9 +118,7 @@ def _voxels(file: BinaryIO, header: Nifti1Header, shape: tuple[int, ...], path: 
     file.seek(int(header["vox_offset"]))
     content = file.read(count)
     if len(content) != count:
-        raise DataError(
-            f"{path} is damaged or incomplete: it ends after {len(content)} of {count} bytes. Copy it again."
-        )
+        raise DataError(f"{path} is not whole: it ends after {len(content)} of {count} bytes of voxels.")
     return np.frombuffer(content, dtype).reshape(shape, order="F")
 
 
@@ -154,7 +150,7 @@ def _geometry(header: Nifti1Header, shape: tuple[int, ...], path: Path) -> Geome
         direction[:dimensions, :dimensions] * np.sign(spacing) + 0.0
     )  # ITK turns axes of negative spacing around; -0 becomes 0
     if abs(np.linalg.det(direction)) < EPSILON:
-        raise DataError(f"{path} has directions that span no {dimensions} dimensions: its header is damaged.")
+        raise DataError(f"{path} has directions in its header that span no {dimensions} dimensions.")
     return Geometry(
         shape,
         tuple(float(value) for value in np.abs(spacing)),

@@ -60,9 +60,7 @@ def _load(path: Path) -> Any:
     try:
         image = nibabel.load(path)
     except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise DataError(
-            f"{path} cannot be read as an image ({error}). The file is damaged or of another format."
-        ) from error
+        raise DataError(f"{path} cannot be read as NIfTI: {error}.") from error
     if image.ndim != 3:
         raise DataError(f"{path} has {image.ndim} dimensions; nnU-Net's NibabelIO reads three.")
     return image
@@ -72,7 +70,7 @@ def _volume(image: Any, affines: dict[str, Any], path: Path) -> Volume:
     try:
         values = image.get_fdata().transpose(2, 1, 0)
     except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} is damaged or incomplete ({error}). Copy it again.") from error
+        raise DataError(f"{path} cannot be read to its end: {error}.") from error
     spacing = [float(size) for size in image.header.get_zooms()[::-1]]
     # float64 to float32 as np.vstack of nnU-Net's reader does it
     array = np.vstack([values[None]], dtype=np.float32, casting="unsafe")

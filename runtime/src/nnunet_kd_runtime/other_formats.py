@@ -26,9 +26,7 @@ def read_itk(path: Path) -> Volume:
         image = sitk.ReadImage(str(path))
     except RuntimeError as error:
         reason = str(error).strip().splitlines()[-1]
-        raise DataError(
-            f"{path} cannot be read as an image ({reason}). The file is damaged or of another format."
-        ) from error
+        raise DataError(f"{path} cannot be read as an image: {reason}.") from error
     array = sitk.GetArrayFromImage(image)
     dimensions = image.GetDimension()
     if dimensions not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
@@ -122,5 +120,5 @@ def _load_picture(path: Path) -> NDArray[Any]:
     try:
         array: NDArray[Any] = np.asarray(library.imread(path))
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
-        raise DataError(f"{path} cannot be read as a picture ({error}). It is damaged or of another format.") from error
+        raise DataError(f"{path} cannot be read as a picture: {error}.") from error
     return array

@@ -123,7 +123,7 @@ def check_whole(path: Path) -> None:
             while file.read(1 << 24):
                 pass
     except (OSError, EOFError, zlib.error) as error:
-        raise DataError(f"{path} is damaged or incomplete ({error}). Copy it again.") from error
+        raise DataError(f"{path} cannot be read to its end: {error}.") from error
 
 
 def _functions(reader: str, ending: str) -> tuple[Any, str, str]:
