@@ -9,6 +9,8 @@ from typing import Any
 
 import numpy as np
 import SimpleITK as sitk
+from nibabel.filebasedimages import ImageFileError
+from nibabel.spatialimages import HeaderDataError
 from numpy.typing import NDArray
 from rich import box
 from rich.console import Console
@@ -19,7 +21,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.system.names import name_as_text
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import shadow_of
-from nnunet_kd.volumes.wholeness import error_line, find_damage
+from nnunet_kd.volumes.wholeness import error_line, find_damage, stored_voxels
 
 
 @dataclass(frozen=True)
@@ -92,7 +94,7 @@ def check_case(case: Case, description: DatasetDescription) -> CheckResult:
             problems.append(f"{name}: {problem}")
             continue
         grids[name] = grid
-        values = array if volume.index is None or array.ndim == 3 else array[volume.index]
+        values = array if volume.index is None or array.ndim == 3 else array[..., volume.index]
         if np.issubdtype(values.dtype, np.inexact) and not (finite := np.isfinite(values)).all():
             problems.append(f"{name}: {int((~finite).sum())} voxels are NaN or infinite")
         elif name == LABEL:
@@ -111,21 +113,24 @@ class _Unreadable(Exception):
 
 
 def _read_whole(path: Path) -> tuple[NDArray[Any], Grid, int]:
-    """Voxels (Z, Y, X; of a 4D file: T first), grid and number of volumes, by SimpleITK, which nnU-Net reads the dataset with."""
+    """Stored voxels (X, Y, Z; of a 4D file also T), and by SimpleITK, which nnU-Net reads with, grid and number of volumes."""
     damage = find_damage(path)
     if damage is not None:
         raise _Unreadable(f"{name_as_text(path.name)} {damage}")
     if (other := shadow_of(path)) is not None:
         raise _Unreadable(f"there are two, {path.name} and {other.name}")
+    reader = sitk.ImageFileReader()
+    reader.SetFileName(str(path))
     try:
-        image = sitk.ReadImage(str(path))
-    except RuntimeError as error:
+        reader.ReadImageInformation()
+        array = stored_voxels(path)
+    except (RuntimeError, ImageFileError, HeaderDataError, ValueError) as error:
         raise _Unreadable(f"{path.name} cannot be read: {error_line(error)}") from error
-    if image.GetDimension() not in (3, 4):
-        raise _Unreadable(f"{path.name} has {image.GetDimension()} dimensions")
-    if image.GetNumberOfComponentsPerPixel() != 1:
+    if reader.GetDimension() not in (3, 4):
+        raise _Unreadable(f"{path.name} has {reader.GetDimension()} dimensions")
+    if reader.GetNumberOfComponents() != 1:
         raise _Unreadable(f"{path.name} holds vectors or colours, not one value per voxel")
-    return sitk.GetArrayFromImage(image), Grid.of(image), image.GetSize()[3] if image.GetDimension() == 4 else 1
+    return array, Grid.of(reader), reader.GetSize()[3] if reader.GetDimension() == 4 else 1
 
 
 def _wrong_dimensions(volume: Volume, volumes: int) -> str | None:

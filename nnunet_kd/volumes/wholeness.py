@@ -14,11 +14,13 @@ import struct
 import zlib
 from collections.abc import Iterator
 from pathlib import Path
-from typing import BinaryIO
+from typing import Any, BinaryIO
 
 import nibabel
+import numpy as np
 import SimpleITK as sitk
 from nibabel.spatialimages import HeaderDataError
+from numpy.typing import NDArray
 from PIL import Image
 
 from nnunet_kd.errors import DataError
@@ -100,6 +102,18 @@ def _nifti_damage(file: BinaryIO, magic: bytes) -> str | None:
     if length < expected:
         return f"is not whole: it holds {length} of the {expected} bytes that its header announces"
     return None
+
+
+def stored_voxels(path: Path) -> NDArray[Any]:
+    """A whole NIfTI file's voxels (X, Y, Z, ...) as they are stored: ITK replaces NaN and infinity by zero without a word.
+
+    Compression is told by the first bytes, not by the name as in nibabel's own functions.
+    """
+    with path.open("rb") as file:
+        content = b"".join(_gzip_blocks(file)) if is_gzip(path) else file.read()
+    second = content[:4] in (b"\x1c\x02\0\0", b"\0\0\x02\x1c")  # 540, the length of NIfTI-2's header
+    image: Any = (nibabel.Nifti2Image if second else nibabel.Nifti1Image).from_bytes(content)
+    return np.asanyarray(image.dataobj)
 
 
 def _gzip_blocks(file: BinaryIO) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 
 from nnunet_kd_runtime.errors import DataError
 from nnunet_kd_runtime.readers import READERS, check_whole, read_case, read_geometry, write_segmentation
+from tests.volumes.formats import FORMATS, written
 
 STOCK = {
     "SimpleITKIO": SimpleITKIO,
@@ -298,6 +299,26 @@ def test_tiff(spacing: list[float] | None, tmp_path: Path) -> None:
     Tiff3DIO().write_seg(labels, str(tmp_path / "theirs.tif"), properties)
     assert np.array_equal(tifffile.imread(tmp_path / "mine.tif"), tifffile.imread(tmp_path / "theirs.tif"))
     assert json.loads((tmp_path / "mine.json").read_text()) == json.loads((tmp_path / "theirs.json").read_text())
+
+
+@pytest.mark.parametrize("name", ["gipl", "tiff, page by page", "tiff, big", "png", "png, noise", "nifti", "mha"])
+def test_a_file_cut_short_is_refused_or_read_as_the_whole_one(name: str, tmp_path: Path) -> None:
+    name = {"mha": "meta image"}.get(name, name)
+    path, stock = written(name, tmp_path, "a_0000"), type(FORMATS[name][1]).__name__
+    ending, content = FORMATS[name][0], path.read_bytes()
+    if stock == "SimpleITKIO" and ending == ".nii":
+        stock = "NibabelIO"  # nnU-Net's for this ending
+    expected = read_case(stock, ending, [path]).array
+    cuts = [content[:end] for end in range(0, len(content), max(1, len(content) // 40))]
+    cuts += [content[:-1], content[:100] + content[110:]] if ending == ".png" else [content[:-1]]
+    refused = 0
+    for cut in cuts:
+        path.write_bytes(cut)
+        try:
+            assert np.array_equal(read_case(stock, ending, [path]).array, expected)
+        except DataError:
+            refused += 1
+    assert refused > len(cuts) / 2
 
 
 def test_missing_extras_are_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

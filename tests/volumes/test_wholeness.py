@@ -8,6 +8,7 @@ import shutil
 from functools import cache
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import SimpleITK as sitk
@@ -16,7 +17,7 @@ from hypothesis import strategies as st
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.volumes.reading import Read, read_segmentation
-from nnunet_kd.volumes.wholeness import check_whole, find_damage
+from nnunet_kd.volumes.wholeness import check_whole, find_damage, stored_voxels
 from tests.volumes.formats import CUT_INSIDE, FORMATS, LABELS, written
 
 STATED = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -121,3 +122,13 @@ def test_files_without_permission(tmp_path: Path) -> None:
     path.chmod(0)
     with pytest.raises(DataError, match="cannot be opened: Permission denied"):
         check_whole(path)
+
+
+@pytest.mark.parametrize("name", ["nifti, compressed", "nifti, named compressed", "nifti 2"])
+def test_stored_voxels_keep_what_itk_replaces(name: str, tmp_path: Path) -> None:
+    path = written(name, tmp_path)
+    assert np.array_equal(stored_voxels(path), LABELS.transpose(2, 1, 0))
+    values = np.array([[[1, np.nan, np.inf]]], np.float32)
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "nan.nii.gz")
+    np.testing.assert_array_equal(stored_voxels(tmp_path / "nan.nii.gz"), values)
+    assert sitk.GetArrayFromImage(sitk.ReadImage(str(tmp_path / "nan.nii.gz"))).ravel().tolist() == [1, 0, 0]

@@ -7,7 +7,7 @@ from types import ModuleType
 
 from nnunet_kd_runtime.errors import MissingRequirement
 
-EXTRAS = {"SimpleITK": "itk", "imageio": "images", "tifffile": "images", "openvino": "openvino"}
+EXTRAS = {"SimpleITK": "itk", "imageio": "images", "PIL": "images", "tifffile": "images", "openvino": "openvino"}
 """Module: the extra of this package that installs it."""
 
 

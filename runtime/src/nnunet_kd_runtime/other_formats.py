@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import struct
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +13,10 @@ from numpy.typing import NDArray
 from nnunet_kd_runtime.errors import DataError
 from nnunet_kd_runtime.extras import require
 from nnunet_kd_runtime.volume import Geometry, Volume, smallest_type
+
+GIPL_HEADER_BYTES = 256
+TIFF_LAYOUTS = {42: ("I", "H", 12), 43: ("Q", "Q", 20)}
+"""By version (TIFF, BigTIFF): formats of an offset and of a page's number of tags, and bytes a tag."""
 
 
 def read_itk(path: Path) -> Volume:
@@ -28,6 +33,10 @@ def read_itk(path: Path) -> Volume:
         reason = str(error).strip().splitlines()[-1]
         raise DataError(f"{path} cannot be read as an image: {reason}.") from error
     array = sitk.GetArrayFromImage(image)
+    if path.suffix.lower() == ".gipl":  # which ITK fills up with zeros; of the other formats it says so itself
+        expected, found = GIPL_HEADER_BYTES + array.nbytes, path.stat().st_size
+        if found < expected:
+            raise DataError(f"{path} is not whole: it holds {found} of the {expected} bytes that its header announces.")
     dimensions = image.GetDimension()
     if dimensions not in (2, 3) or image.GetNumberOfComponentsPerPixel() != 1:
         raise DataError(
@@ -118,7 +127,45 @@ def _load_picture(path: Path) -> NDArray[Any]:
     module = "tifffile" if path.suffix.lower() in (".tif", ".tiff") else "imageio.v3"
     library = require(module, f"reading {path.name}")
     try:
+        _check_whole(path)
         array: NDArray[Any] = np.asarray(library.imread(path))
     except (OSError, ValueError, SyntaxError, RuntimeError) as error:
         raise DataError(f"{path} cannot be read as a picture: {error}.") from error
     return array
+
+
+def _check_whole(path: Path) -> None:
+    """What the libraries do not look at when they read: PNG's checksums, and the chain of a TIFF's pages.
+
+    Raises:
+        DataError: a part of the file is missing.
+        OSError, SyntaxError: Pillow's words for a broken PNG.
+    """
+    with path.open("rb") as file:
+        magic = file.read(4)
+        file.seek(0)
+        if magic == b"\x89PNG":
+            with require("PIL.Image", f"reading {path.name}").open(file) as picture:
+                picture.verify()
+        elif magic in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
+            try:
+                _walk_pages(file)
+            except struct.error as error:
+                raise DataError(f"{path} is not whole: it ends before the description of one of its pages.") from error
+
+
+def _walk_pages(file: BinaryIO) -> None:
+    order = "<" if file.read(2) == b"II" else ">"
+    (version,) = struct.unpack(f"{order}H", file.read(2))
+    offset, count, tag_bytes = TIFF_LAYOUTS[version]
+    if version == 43:
+        file.seek(8)
+    seen: set[int] = set()
+    while True:
+        (page,) = struct.unpack(f"{order}{offset}", file.read(struct.calcsize(f"={offset}")))
+        if page == 0 or page in seen:
+            return
+        seen.add(page)
+        file.seek(page)
+        (tags,) = struct.unpack(f"{order}{count}", file.read(struct.calcsize(f"={count}")))
+        file.seek(page + struct.calcsize(f"={count}") + tags * tag_bytes)
