@@ -85,9 +85,14 @@ class StartedTrainer(AveragedTrainer):
             assert teachers is not None
             self._start_inside(teachers)
         elif start != RANDOM:
-            path, digest = start_from_student(self.network, start, self.fold, self.settings.start_sha256)
+            path, digest, fold = start_from_student(self.network, start, self.fold, self.settings.start_sha256)
             self._set(start=path, start_sha256=digest)
             log(f"The student starts from {path} (SHA-256 {digest}).")
+            if fold != str(self.fold):
+                log(
+                    f"WARNING: that student is of fold {fold}, and this is fold {self.fold}. If it was trained, it has seen validation "
+                    f"cases of this fold, and validation results look better than they are."
+                )
 
     def _set(self, **values: Any) -> None:
         self.settings = self.settings.model_copy(update=values)

@@ -1,4 +1,4 @@
-"""Ridge regressions that pull towards given weights, gathered piece by piece in float64.
+"""Ridge regressions that shrink towards given weights, gathered piece by piece in float64.
 
 Both solve for the *difference* to the given weights ``W0``, from what ``W0`` leaves: with residuals ``R = Z - X W0``,
 ``argmin ||X D - R||^2 + lambda ||D||^2``. Where ``W0`` explains everything, ``D`` is 0 for every ``lambda``; where samples say

@@ -28,11 +28,13 @@ def pin_start(start: str, fold: int | str) -> tuple[str, str]:
     Raises:
         SettingsError: there is no such student.
     """
-    weights = _read_student(start, fold)
-    return str(Path(start).expanduser().resolve()), weights[1]
+    _, digest, _ = _read_student(start, fold)
+    return str(Path(start).expanduser().resolve()), digest
 
 
-def start_from_student(network: nn.Module, start: str, fold: int | str, wanted_sha256: str | None) -> tuple[str, str]:
+def start_from_student(
+    network: nn.Module, start: str, fold: int | str, wanted_sha256: str | None
+) -> tuple[str, str, str]:
     """Load every layer of a student from disk, heads included.
 
     Args:
@@ -41,12 +43,12 @@ def start_from_student(network: nn.Module, start: str, fold: int | str, wanted_s
         wanted_sha256: that the checkpoint must have.
 
     Returns:
-        As :func:`pin_start`.
+        As :func:`pin_start`, and the fold that the student was made for.
 
     Raises:
         SettingsError: it is not there, not the one meant, or another network.
     """
-    weights, digest = _read_student(start, fold)
+    weights, digest, own_fold = _read_student(start, fold)
     if wanted_sha256 is not None and digest != wanted_sha256:
         raise SettingsError(
             f"start: the student {start} has SHA-256 {digest}, but start_sha256 asks for {wanted_sha256}: it is another "
@@ -65,14 +67,14 @@ def start_from_student(network: nn.Module, start: str, fold: int | str, wanted_s
             f"{'; '.join(differing[:4])}{more}. It must have the same plan, input channels and labels."
         )
     plain_module(network).load_state_dict(weights)
-    return str(Path(start).expanduser().resolve()), digest
+    return str(Path(start).expanduser().resolve()), digest, own_fold
 
 
 def _shape(value: torch.Tensor | None) -> str:
     return "missing" if value is None else "x".join(map(str, value.shape)) or "a number"
 
 
-def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor], str]:
+def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor], str, str]:
     path = Path(start).expanduser()
     try:
         with open_model(path, checkpoint=None) as model:
@@ -82,6 +84,6 @@ def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor],
                     f"{path} has the folds {', '.join(model.folds)}, but not {fold}; name one of its fold_X folders."
                 )
             checkpoint = model.checkpoint_path(folds[0])
-            return read_checkpoint(checkpoint)[WEIGHTS], sha256(checkpoint)
+            return read_checkpoint(checkpoint)[WEIGHTS], sha256(checkpoint), folds[0]
     except (ModelError, CheckpointError) as error:
         raise SettingsError(f"start: {error} Give {RANDOM}, {TEACHER}, or the path of a student.") from error
