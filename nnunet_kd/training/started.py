@@ -90,8 +90,8 @@ class StartedTrainer(AveragedTrainer):
             log(f"The student starts from {path} (SHA-256 {digest}).")
             if fold != str(self.fold):
                 log(
-                    f"WARNING: that student is of fold {fold}, and this is fold {self.fold}. If it was trained, it has seen validation "
-                    f"cases of this fold, and validation results look better than they are."
+                    f"WARNING: that student is of fold {fold}, and this is fold {self.fold}. If it was trained, it has seen "
+                    f"validation cases of this fold, and validation results look better than they are."
                 )
 
     def _set(self, **values: Any) -> None:

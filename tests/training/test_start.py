@@ -208,6 +208,11 @@ def test_a_student_on_disk_as_start(dataset: Path) -> None:
         assert same(weights(one), expected), "every layer, heads included"
         assert one.settings.start == str(path.resolve())
         assert one.settings.start_sha256
+    assert "WARNING: that student is of fold" not in Path(one.log_file).read_text()
+    (folder / "fold_0").rename(folder / "fold_1")
+    other = made(INHERITED, f"start={folder}")
+    assert "WARNING: that student is of fold 1, and this is fold 0" in Path(other.log_file).read_text()
+    (folder / "fold_1").rename(folder / "fold_0")
     again = made(INHERITED, f"start={folder}", f"start_sha256={one.settings.start_sha256}")
     assert same(weights(again), expected)
     with pytest.raises(SettingsError, match="it is another checkpoint than the one meant"):

@@ -11,7 +11,7 @@ from nnunet_kd.distillation.starts.channels import ChannelChoice
 
 
 class InheritanceSettings(SettingsModel):
-    """Defaults are what measured best (docs/explanation-inheritance.md); the other values are for comparison."""
+    """What the defaults rest on is in docs/explanation-inheritance.md; the other values are for comparison."""
 
     voxels: int = Field(
         2_000_000, ge=1, description="voxels of training patches that the teacher looks at, in 4 to 512 patches"
