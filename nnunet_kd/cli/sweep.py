@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Optional
 
@@ -78,6 +79,9 @@ def sweep(
             help="Submit an array: timeout_min=1440, partition=gpu, gpus_per_node=1, array_parallelism=8; repeatable.",
         ),
     ] = None,
+    jobs: Annotated[
+        int, typer.Option("--jobs", min=1, help="Trainings at once on this machine; the cores are divided among them.")
+    ] = 1,
     dry_run: Annotated[bool, option("dry-run", "Only print the table of runs.")] = False,
 ) -> None:
     """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
@@ -107,6 +111,11 @@ def sweep(
     if description.slurm is None and not dry_run:
         check_device(description.device)
     console = Console()
+    if jobs > 1 and description.slurm is None and not dry_run:
+        from nnunet_kd.workflows.sweep.side_by_side import run_side_by_side
+
+        code = run_side_by_side(_without_jobs(sys.argv[1:]), jobs, lambda line: _say(console, line))
+        raise typer.Exit(code)
     try:
         end = run_sweep(description, lambda folder, states: _print_table(console, states, folder), console, dry_run)
     except Stopped as error:
@@ -115,6 +124,17 @@ def sweep(
     _print_end(console, end, next(iter(description.rows())))
     if end.failed:
         raise typer.Exit(1)
+
+
+def _without_jobs(arguments: Sequence[str]) -> list[str]:
+    """The command's own arguments without ``--jobs N`` or ``--jobs=N``."""
+    places = [place for place, argument in enumerate(arguments) if argument == "--jobs"]
+    left_out = {*places, *(place + 1 for place in places)}
+    return [
+        argument
+        for place, argument in enumerate(arguments)
+        if place not in left_out and not argument.startswith("--jobs=")
+    ]
 
 
 def _print_end(console: Console, end: SweepEnd, reference: str) -> None:
