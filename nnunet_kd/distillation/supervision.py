@@ -49,7 +49,7 @@ class TeacherSupervision:
         self._called: Distillation | DistributedDataParallel = distillation
         self._capture = EncoderCapture(network)
         self._task_loss = loss_of_one_output(segmentation)
-        self._scale_weights = scale_weights(segmentation)
+        self._segmentation = segmentation
         self._labels = label_manager
         self._seed = 0 if seed is None else seed
         self._objectives: Mapping[str, Objective] = {}
@@ -120,7 +120,7 @@ class TeacherSupervision:
         return StepOutputs(
             image=image,
             student_features=self._capture.features,
-            student_logits=logits.to(torch.promote_types(logits.dtype, torch.float32)),
+            student_logits=_full_precision(logits),
             teacher_features=features,
             teacher_logits=teacher_logits,
             targets=TargetsOnDemand(
@@ -131,8 +131,8 @@ class TeacherSupervision:
             epoch=self._epoch,
             iteration=self._iteration,
             seed=self._step_seed(),
-            all_logits=tuple(scales),
-            scale_weights=self._scale_weights if len(scales) > 1 else (1.0,),
+            all_logits=tuple(_full_precision(one) for one in scales),
+            scale_weights=scale_weights(self._segmentation) if len(scales) > 1 else (1.0,),
             soft_labels=self._soft_labels,
         )
 
@@ -154,3 +154,8 @@ class TeacherSupervision:
         """Detach from the student."""
         self._capture.remove()
         self._last = None
+
+
+def _full_precision(logits: torch.Tensor) -> torch.Tensor:
+    """At least float32: objectives work outside of autocast."""
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))

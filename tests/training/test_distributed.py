@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import io
 import multiprocessing
 import zlib
@@ -23,6 +24,7 @@ from nnunet_kd.losses.self_trained import SelfTrained
 from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.training import distributed
 from nnunet_kd.training.history import LossHistory
+from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.distillation.objectives.test_every_objective import TRAINERS
@@ -35,6 +37,8 @@ STEPS = 2
 CASES = {
     "student": (["nnUNetTrainerStudent"], False),
     **{name: (arguments, False) for name, arguments in TRAINERS.items()},
+    "stored soft labels": (["nnUNetTrainerSoft"], False),
+    "stored soft labels, batch dice": (["nnUNetTrainerSoft"], True),
     "all at once": ([*TRAINERS["all at once"], WITHOUT_IFVD], False),
     "cwd on features": (["nnUNetTrainerCWD", "objectives.cwd.maps=features"], False),
     "all at once, batch dice": ([*TRAINERS["all at once"], WITHOUT_IFVD], True),
@@ -70,6 +74,7 @@ def observe(case: str, rank: int, size: int) -> list[dict[str, torch.Tensor]]:
         made.current_epoch = index
         whole = random_batch(made, index)
         batch = {"data": whole["data"][mine], "target": [target[mine] for target in whole["target"]]}
+        batch |= {KEY: whole[KEY][mine]} if KEY in whole else {}
         made.train_step(batch)
         modules = {"student": made.network} | (
             {} if made.supervision is None else {"learned": made.supervision.distillation}
@@ -136,29 +141,32 @@ def _run(root: Path, size: int) -> list[dict[str, Any]]:
 
 
 @pytest.fixture(scope="module")
-def observed(tmp_path_factory: pytest.TempPathFactory) -> dict[int, list[dict[str, Any]]]:
+def observed(tmp_path_factory: pytest.TempPathFactory) -> Callable[[int], list[dict[str, Any]]]:
+    """What every process saw, by their number."""
     root = tmp_path_factory.mktemp("processes")
     with nnunet_folders(root):
         write_untrained_teacher(plans_for(False), "3d_fullres", DATASET_JSON)
-    return {size: _run(root, size) for size in (1, 2, 4)}
+    return functools.cache(lambda size: _run(root, size))
 
 
 @pytest.mark.slow
 @pytest.mark.xdist_group("processes")
-@pytest.mark.parametrize("size", [2, 4])
+@pytest.mark.parametrize("size", [2, pytest.param(4, marks=pytest.mark.nightly)])
 @pytest.mark.parametrize("case", CASES)
-def test_as_one_process_with_the_whole_batch(observed: dict[int, list[dict[str, Any]]], case: str, size: int) -> None:
-    (alone,) = observed[1]
+def test_as_one_process_with_the_whole_batch(
+    observed: Callable[[int], list[dict[str, Any]]], case: str, size: int
+) -> None:
+    (alone,) = observed(1)
     worst = [0.0] * STEPS
     for rank in range(size):
-        for step, (expected, seen) in enumerate(zip(alone[case], observed[size][rank][case], strict=True)):
+        for step, (expected, seen) in enumerate(zip(alone[case], observed(size)[rank][case], strict=True)):
             assert seen.keys() == expected.keys(), step
             assert any("gradient" in key for key in seen)
             largest = max(float(value.abs().max()) for key, value in expected.items() if "gradient" in key)
             for key, value in expected.items():
                 scale = largest if "gradient" in key else max(1e-3, float(value.abs().max()))
                 worst[step] = max(worst[step], float((seen[key] - value).abs().max()) / scale)
-                assert torch.equal(seen[key], observed[size][0][case][step][key]), f"{key} differs between processes"
+                assert torch.equal(seen[key], observed(size)[0][case][step][key]), f"{key} differs between processes"
     print(f"{case}, {size} processes: {', '.join(f'{value:.1e}' for value in worst)}")
     assert max(worst) < (1e-5 if case in IN_FLOAT32 else torch.finfo(torch.float32).eps)
 

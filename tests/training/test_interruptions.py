@@ -21,7 +21,7 @@ from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, nnunet_fo
 from tests.training.tiny_training import NAME, SHORT, train, without_pictures, write_tiny_dataset
 
 TRAINER = "nnUNetTrainerDCD"
-KILLS = 20
+FEW, MANY = 5, 20
 ENDLESS = (*SHORT, "epochs=100000", "save_every=2")
 
 
@@ -68,14 +68,17 @@ def _checked_checkpoints(plans: dict[str, Any]) -> int:
 
 
 @pytest.mark.slow
-def test_killed_twenty_times_it_ends_as_if_never_killed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("kills", [FEW, pytest.param(MANY, marks=pytest.mark.nightly)])
+def test_killed_many_times_it_ends_as_if_never_killed(
+    kills: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     processes = multiprocessing.get_context("forkserver")
     processes.set_forkserver_preload(["tests.training.tiny_training", "tests.training.test_interruptions"])
     moments = random.Random(7)
     reached, during_writes = 0, 0
     with nnunet_folders(tmp_path):
         plans = write_tiny_dataset()
-        for kill in range(KILLS):
+        for kill in range(kills):
             started = processes.Event()
             child = processes.Process(target=_child, args=(str(tmp_path), kill > 0, ENDLESS, started))
             child.start()
@@ -105,7 +108,7 @@ def test_killed_twenty_times_it_ends_as_if_never_killed(tmp_path: Path, monkeypa
         assert len(interrupted) == reached + 2
         assert sorted(path.name for path in _fold().glob("*.pth")) == ["checkpoint_best.pth", "checkpoint_final.pth"]
         assert not list(_fold().glob("*.tmp"))
-    print(f"{KILLS} kills, {during_writes} with a file half written, {reached} epochs saved")
+    print(f"{kills} kills, {during_writes} with a file half written, {reached} epochs saved")
 
     def stop(made: DistillationTrainer) -> None:
         real = made.on_epoch_start

@@ -91,13 +91,13 @@ class Soft(Objective):
             if weight:
                 size = logits.shape[2:]
                 mask = None if valid is None else at_scale(valid.float(), size) > 0.5
-                terms[f"scale{place}"] = weight * self.loss(logits.float(), at_scale(probabilities, size), mask)
+                terms[f"scale{place}"] = weight * self.loss(logits, at_scale(probabilities, size), mask)
         return terms
 
     def _probabilities(self, step: StepOutputs) -> torch.Tensor:
         if not self.needs_teacher_logits:
             assert step.soft_labels is not None, "the loader gave no maps"
-            stored = step.soft_labels.float()
+            stored = step.soft_labels.to(step.student_logits.dtype)
             return stored if self._has_regions else with_background(stored)
         assert step.teacher_logits is not None
         logits = step.teacher_logits

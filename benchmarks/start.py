@@ -1,0 +1,92 @@
+"""What the start inside the teacher costs: minutes and memory, beside a plain student's training step.
+
+    python benchmarks/start.py                       # the hippocampus shape
+    python benchmarks/start.py --shape brats2024     # several minutes on two cores, 10 GiB
+
+An untrained teacher and random patches, as many as the settings ask for: the cost does not depend on what the networks know. Each
+side runs in a process of its own, which also gives its peak memory beyond the imported libraries. Loading and augmenting the
+patches is not part of it.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_kd.distillation.starts.fit import inherit
+from nnunet_kd.distillation.starts.options import InheritanceSettings
+from nnunet_kd.models.plans import build_meta_network, reduce_plans
+from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nnunet_kd.training.patches import patch_count
+from nnunet_kd.workflows.bench.pair import Shape
+from nnunet_kd.workflows.bench.rows import CONFIGURATION, PLAIN_STUDENT
+from nnunet_kd.workflows.bench.size import REDUCTION, measure_here
+
+SIDES = ("start", "plain step")
+
+
+def start(shape: Shape, device: torch.device) -> dict[str, Any]:
+    """Seconds, peak memory and patches of one start."""
+    plans, settings = shape.plans, InheritanceSettings()
+    channels, heads = len(shape.dataset_json["channel_names"]), len(shape.dataset_json["labels"])
+    before = resident_bytes()
+    torch.manual_seed(0)
+    networks = [
+        build_meta_network(own, CONFIGURATION, channels, heads).to_empty(device=device)
+        for own in (plans, reduce_plans(plans, REDUCTION))
+    ]
+    for network in networks:
+        for name, parameter in network.named_parameters():
+            torch.nn.init.normal_(parameter, std=0.05)
+            if ".norm." in name and name.endswith("weight"):
+                torch.nn.init.ones_(parameter)
+    patch = plans["configurations"][CONFIGURATION]["patch_size"]
+    count = patch_count(settings.voxels, tuple(patch))
+    patches = [torch.randn(1, channels, *patch) for _ in range(count)]
+    forget_peak()
+    began = time.perf_counter()
+    inherit(networks[0], networks[1], patches, settings)
+    seconds = time.perf_counter() - began
+    cuda = device.type == "cuda"
+    peak = torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes() - before
+    return {"seconds": seconds, "peak bytes": peak, "patches": count}
+
+
+def main() -> None:
+    """See the module."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--shape", choices=[shape.value for shape in Shape], default=Shape.HIPPOCAMPUS.value)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--json", type=Path)
+    parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    shape, device = Shape(options.shape), torch.device(options.device)
+    if options.side:
+        print(
+            json.dumps(start(shape, device) if options.side == SIDES[0] else measure_here(PLAIN_STUDENT, shape, device))
+        )
+        return
+    found = {}
+    for side in SIDES:
+        command = [sys.executable, __file__, "--shape", options.shape, "--device", options.device, "--side", side]
+        output = subprocess.run(command, check=True, capture_output=True, text=True).stdout
+        found[side] = json.loads(output.strip().splitlines()[-1])
+    threads = torch.get_num_threads()
+    print(f"{options.shape}, {options.device}, {threads} threads, {found['start']['patches']} patches")
+    for side, values in found.items():
+        print(f"{side}: {values['seconds']:.1f} s, {values['peak bytes'] / 2**30:.2f} GiB")
+    ratio = found["start"]["peak bytes"] / found["plain step"]["peak bytes"]
+    print(f"memory of the start over that of the step: {ratio:.2f}")
+    if options.json:
+        options.json.write_text(json.dumps({"shape": options.shape, "threads": threads, **found}, indent=1))
+
+
+if __name__ == "__main__":
+    main()
