@@ -78,7 +78,9 @@ def test_killed_many_times_it_ends_as_if_never_killed(
     reached, during_writes = 0, 0
     with nnunet_folders(tmp_path):
         plans = write_tiny_dataset()
-        for kill in range(kills):
+        for kill in range(4 * kills):  # on a busy machine none of the first may have saved anything
+            if kill >= kills and reached:
+                break
             started = processes.Event()
             child = processes.Process(target=_child, args=(str(tmp_path), kill > 0, ENDLESS, started))
             child.start()
