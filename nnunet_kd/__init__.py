@@ -23,6 +23,7 @@ if TYPE_CHECKING:  # for type checkers and editors; the same names as in _PUBLIC
     from nnunet_kd.losses import FreeKDLoss as FreeKDLoss
     from nnunet_kd.losses import IFVDLoss as IFVDLoss
     from nnunet_kd.losses import LogitsLoss as LogitsLoss
+    from nnunet_kd.losses import SoftLabelLoss as SoftLabelLoss
     from nnunet_kd.losses import dwt as dwt
     from nnunet_kd.losses import idwt as idwt
     from nnunet_kd.models.folder import open_model as open_model
@@ -38,6 +39,7 @@ _PUBLIC = {
     "FreeKDLoss": "losses",
     "IFVDLoss": "losses",
     "LogitsLoss": "losses",
+    "SoftLabelLoss": "losses",
     "DistillationTrainer": "training.trainer",
     "NnunetKdError": "errors",
     "Objective": "distillation.objectives.base",

@@ -28,6 +28,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "link": ("--link",),
     "method": ("--method", "-m"),
     "methods": ("--methods",),
+    "mirroring": ("--mirroring/--no-mirroring",),
     "model": ("--model", "-m"),
     "no-mirroring": ("--no-mirroring", "--disable_tta"),
     "nsd-tolerance": ("--nsd-tolerance",),

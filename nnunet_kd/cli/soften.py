@@ -33,9 +33,7 @@ def soften(
         Optional[list[str]],  # noqa: UP045
         option("folds", "Folds of the teacher, whose logits are averaged. Default: the student's."),
     ] = None,
-    mirroring: Annotated[
-        bool, typer.Option("--mirroring/--no-mirroring", help="Average over mirrored images, as nnU-Net predicts.")
-    ] = True,
+    mirroring: Annotated[bool, option("mirroring", "Average over mirrored images, as nnU-Net predicts.")] = True,
     out_of_fold: Annotated[
         bool,
         typer.Option(

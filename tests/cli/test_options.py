@@ -38,7 +38,9 @@ def commands() -> Iterator[tuple[str, Any]]:
 def spellings(command: Any) -> Iterator[tuple[str, ...]]:
     """Of every option, the long name first."""
     for parameter in command.params:
-        given = (*parameter.opts, *parameter.secondary_opts)
+        given = tuple(parameter.opts)
+        if parameter.secondary_opts:  # a flag and its opposite
+            given = (f"{given[0]}/{parameter.secondary_opts[0]}",)
         if given[0].startswith("-") and given != ("--help",):
             yield given
 

@@ -64,7 +64,7 @@ def test_through_the_command(regions: bool, tmp_path: Path) -> None:
     (predicted / "dataset.json").write_text(json.dumps(description))
     for folder, array in ((predicted, np.where(truth == 3, 0, truth)), (reference, truth)):
         sitk.WriteImage(sitk.GetImageFromArray(array), str(folder / "case.nii.gz"))
-    arguments = ["evaluate", str(predicted), str(reference), "--probabilities"]
+    arguments = ["evaluate", str(predicted), str(reference), "--probabilities", "--workers", "1"]
     result = CliRunner().invoke(cli.app, arguments)
     assert isinstance(result.exception, DataError)
     assert "1 of 1 cases have no probabilities" in str(result.exception)

@@ -9,11 +9,12 @@ from pathlib import Path
 import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from nnunet_kd.datasets.checks import _grid_and_volumes, _Unreadable
+from nnunet_kd.datasets.checks import _read_whole, _Unreadable
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import CasePair, LabelSet, check_pair
-from nnunet_kd.inference.cases import InputCase, check_headers, check_whole
+from nnunet_kd.inference.cases import InputCase, check_headers
 from nnunet_kd.system.names import check_name, name_problem
+from nnunet_kd.volumes.wholeness import check_whole
 
 TOLD = r"caf\\xe9_0000\.nii\.gz has a name that is not utf-8.*Rename"
 
@@ -36,11 +37,11 @@ def test_the_name_is_told_and_not_the_content(named: Path) -> None:
     with pytest.raises(DataError, match=TOLD):
         check_name(named)
     with pytest.raises(DataError, match=TOLD):
-        check_headers(InputCase("case", (named,), named), 1)
+        check_headers(InputCase("case", (named,), named), ["T1"], SimpleITKIO())
     with pytest.raises(DataError, match=TOLD):
         check_whole(named)
     with pytest.raises(_Unreadable, match=TOLD):
-        _grid_and_volumes(named)
+        _read_whole(named)
     labels = LabelSet({"one": 1}, frozenset((0, 1)), None, ".nii.gz")
-    (problem,) = check_pair(CasePair("case", named, named), labels, SimpleITKIO())
+    (problem,) = check_pair(CasePair("case", named, named), labels, SimpleITKIO()).problems
     assert re.search(TOLD, problem)

@@ -26,5 +26,5 @@ def test_one_worker_stays_in_this_process():
 def test_results_keep_their_order_and_a_dead_process_is_an_error_for_people():
     with worker_pool(2) as pool:
         assert run_all(square, list(range(6)), pool, "x") == [0, 1, 4, 9, 16, 25]
-        with pytest.raises(MissingRequirement, match="measuring: a worker process died"):
+        with pytest.raises(MissingRequirement, match="measuring: a worker process ended"):
             run_all(os._exit, [1], pool, "measuring")

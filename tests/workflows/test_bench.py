@@ -35,7 +35,7 @@ def test_step_measures_every_part() -> None:
 def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
     rows = phases(all_trainers())
     assert [row.name for row in rows][:1] == ["nnUNetTrainerDCD"]
-    assert len({row.trainer for row in rows}) == 9
+    assert len({row.trainer for row in rows}) == 10
     assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
 
 
