@@ -15,7 +15,8 @@ import torch
 from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.workflows.demo.tour import EPOCHS
 
-pytestmark = pytest.mark.slow
+# a third of the whole suite's time; `make test` trains and compares through the commands in test_real_sweep.py
+pytestmark = [pytest.mark.slow, pytest.mark.nightly]
 
 SCRIPTS = Path(sysconfig.get_path("scripts"))
 
