@@ -207,8 +207,7 @@ def commands_page() -> str:
     """Every command: arguments, options in all spellings, defaults."""
     from nnunet_kd import cli
 
-    if not cli.app.registered_commands:
-        cli._register()
+    cli._register()
     found = list(commands(cli.app, "nnunet-kd"))
     rows = [(f"[`{name}`](#{name.replace(' ', '-')})", first_paragraph(function)) for name, function in found]
     parts = [

@@ -42,6 +42,9 @@ def _nnunet_kd(
 
 
 def _register() -> None:
+    """Add every command, once however often it is called."""
+    if app.registered_commands:
+        return
     from nnunet_kd.cli import (
         bench,
         combine,

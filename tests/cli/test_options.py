@@ -112,3 +112,10 @@ def test_version() -> None:
     result = CliRunner().invoke(cli.app, ["--version"])
     assert (result.exit_code, result.stdout) == (0, f"nnunet-kd {nnunet_kd.__version__}\n")
     assert "small students" in CliRunner().invoke(cli.app, ["--help"]).stdout
+
+
+def test_commands_are_there_once() -> None:
+    cli._register()
+    cli._register()
+    names = [name for name, _ in commands()]
+    assert len(names) == len(set(names))
