@@ -27,7 +27,7 @@ DCD_FROM = 2
 LEARNING_RATE = 0.1
 """Ten times nnU-Net's, which is made for a thousand epochs: a few hundred iterations are to reach the thin structures."""
 START_VOXELS = 300_000
-"""For the start inside the teacher; a seventh of the default, so that it takes seconds instead of a minute."""
+"""For the start inside the teacher; a seventh of the default."""
 SEED = 1
 """Of the students' first weights. Those of seed 0 learn slowly, and chance then decides so short a training
 (docs/explanation-short-trainings.md)."""
