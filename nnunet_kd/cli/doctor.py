@@ -160,7 +160,7 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
 
 def _start(teacher: nn.Module, student: nn.Module) -> str:
     """Whether a student can start inside its (first) teacher."""
-    from nnunet_kd.distillation.starts.steps import pair
+    from nnunet_kd.distillation.starts.pairing import pair
     from nnunet_kd.errors import PlanError
 
     try:

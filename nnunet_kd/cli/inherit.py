@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from functools import partial
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -18,7 +19,6 @@ from nnunet_kd.cli.options import option
 from nnunet_kd.nnunet.environment import variables_set_to
 
 if TYPE_CHECKING:
-    from nnunet_kd.training.trainer import DistillationTrainer
     from nnunet_kd.workflows.inherit import Inherited
 
 TRAINER = "nnUNetTrainerInherited"
@@ -44,7 +44,7 @@ def inherit(
 ) -> None:
     """Compute a student's weights from its teacher's, and show how good they are before any training. Trains nothing."""
     options.check_device(device)
-    options.check_fold(fold)
+    own_fold = options.check_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
     options.check_settings(TRAINER, dataset, configuration, plans_name)
 
@@ -53,14 +53,7 @@ def inherit(
     from nnunet_kd.nnunet.training import trainer_of_dataset
     from nnunet_kd.workflows.inherit import inherit_student
 
-    fold_number: int | str = fold if fold == "all" else int(fold)
-
-    def make() -> DistillationTrainer:
-        made: DistillationTrainer = trainer_of_dataset(
-            dataset, configuration, fold_number, TRAINER, plans_name, torch.device(device)
-        )
-        return made
-
+    make = partial(trainer_of_dataset, dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device))
     console = Console()
     columns = (
         TextColumn("{task.description}"),

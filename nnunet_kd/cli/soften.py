@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import TYPE_CHECKING, Annotated, Optional
+from functools import partial
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -14,9 +15,6 @@ from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option, parse_folds
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import variables_set_to
-
-if TYPE_CHECKING:
-    from nnunet_kd.training.trainer import DistillationTrainer
 
 TRAINER = "nnUNetTrainerSoft"
 
@@ -50,7 +48,7 @@ def soften(
     Run it again after a stop: what is there is kept. FOLD is the student's.
     """
     options.check_device(device)
-    options.check_fold(fold)
+    own_fold = options.check_fold(fold)
     if part_id >= num_parts:
         raise SettingsError(f"--part-id counts from 0, so it must be below --num-parts ({num_parts}), got {part_id}.")
     chosen = parse_folds(folds or [])
@@ -64,14 +62,7 @@ def soften(
     from nnunet_kd.workflows.soften import SoftenOptions
     from nnunet_kd.workflows.soften import soften as run
 
-    own_fold: int | str = fold if fold == "all" else int(fold)
-
-    def make() -> DistillationTrainer:
-        made: DistillationTrainer = trainer_of_dataset(
-            dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device)
-        )
-        return made
-
+    make = partial(trainer_of_dataset, dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device))
     columns = (
         TextColumn("{task.description}"),
         BarColumn(),

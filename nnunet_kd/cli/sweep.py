@@ -19,7 +19,7 @@ from nnunet_kd.cli.training_options import check_device
 
 if TYPE_CHECKING:
     from nnunet_kd.workflows.sweep.command import SweepEnd
-    from nnunet_kd.workflows.sweep.runs import PlannedRun, State
+    from nnunet_kd.workflows.sweep.planned_run import PlannedRun, State
 
 _INTERRUPTED = 130
 """A shell's exit code after Ctrl-C."""

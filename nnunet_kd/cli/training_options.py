@@ -46,10 +46,15 @@ def check_device(device: str) -> None:
         raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
 
 
-def check_fold(fold: str) -> None:
-    """Raises SettingsError: neither a number nor ``all``."""
+def check_fold(fold: str) -> int | str:
+    """The fold as nnU-Net's trainers take it.
+
+    Raises:
+        SettingsError: neither a number nor ``all``.
+    """
     if fold != "all" and not fold.isdigit():
         raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
+    return fold if fold == "all" else int(fold)
 
 
 def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:

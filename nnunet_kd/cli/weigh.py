@@ -34,7 +34,7 @@ def weigh(
     """How large a method's gradient to a new student is beside the labels', and which weight makes it equal. Trains nothing."""
     trainer = method_trainer(method)
     options.check_device(device)
-    options.check_fold(fold)
+    own_fold = options.check_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
     if not options.check_settings(trainer, dataset, configuration, plans_name)[0].active_objectives():
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
@@ -48,7 +48,7 @@ def weigh(
         shares = shares_on_dataset(
             dataset,
             configuration,
-            fold if fold == "all" else int(fold),
+            own_fold,
             trainer,
             plans_name,
             torch.device(device),

@@ -8,10 +8,10 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from shutil import disk_usage
 
 from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
 from nnunet_kd.datasets.checks import BadCase, BadCasesError, check_case
+from nnunet_kd.datasets.destination import SUBFOLDERS, refuse_unknown_files, refuse_wrong_folder, require_room
 from nnunet_kd.datasets.splits import (
     Splits,
     grouped_folds,
@@ -20,16 +20,14 @@ from nnunet_kd.datasets.splits import (
     splits_files,
     write_splits,
 )
-from nnunet_kd.datasets.writing import JOURNAL, Journal, partial_folder, targets, write_case
+from nnunet_kd.datasets.writing import Journal, partial_folder, targets, write_case
 from nnunet_kd.errors import DataError
-from nnunet_kd.nnunet.datasets import datasets_of_number, write_dataset_json
+from nnunet_kd.nnunet.datasets import write_dataset_json
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.processes import as_finished, worker_pool
-from nnunet_kd.volumes.naming import NIFTI_ENDINGS, volumes_in
 
 SKIPPED = "skipped.csv"
-SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
 
 
 @dataclass
@@ -79,7 +77,7 @@ def convert(
         MissingRequirement: ``nnUNet_raw`` is not set, the disk refused, or a worker process died.
     """
     folder = required_folder("nnUNet_raw") / description.folder_name
-    _refuse_wrong_folder(folder, description, sources)
+    refuse_wrong_folder(folder, description, sources)
     with worker_pool(min(options.processes, len(cases))) as pool:
         return _convert(cases, description, folder, options, pool)
 
@@ -101,7 +99,7 @@ def _convert(
         raise DataError("No usable case was found. Is the download extracted, and is this its folder?")
     # images to predict on need no splits, and leave those of a dataset that is there already as they are
     splits = _splits(patients, options) if patients else []
-    _refuse_unknown_files(folder, usable, description)
+    refuse_unknown_files(folder, usable, description)
     if splits:
         refuse_other_splits(description.folder_name, splits)
     if not options.dry_run:
@@ -125,29 +123,6 @@ def _convert(
         splits_files=splits_files(description.folder_name) if splits else [],
         warnings=_warnings(checked, usable, options, folder, description),
     )
-
-
-def _refuse_wrong_folder(folder: Path, description: DatasetDescription, sources: list[Path]) -> None:
-    others = [name for name in datasets_of_number(description.dataset_id) if name != description.folder_name]
-    if others:
-        raise DataError(
-            f"Dataset id {description.dataset_id} is taken by {', '.join(others)} (in nnUNet_raw, nnUNet_preprocessed or "
-            "nnUNet_results), and nnU-Net wants ids unique. Choose another with --dataset-id."
-        )
-    splits_folders = (path.parent for path in splits_files(description.folder_name))
-    for target in (folder, *(folder / name for name in SUBFOLDERS), *splits_folders):
-        inside = target.resolve()
-        for source in sources:
-            if inside == source or source in inside.parents or inside in source.parents:
-                raise DataError(
-                    f"{target} and the source {source} overlap, and nothing may be written into a source. "
-                    "Point nnUNet_raw and nnUNet_preprocessed, or the source, to another folder."
-                )
-    if folder.is_dir() and any(folder.iterdir()) and not (folder / JOURNAL).is_file():
-        raise DataError(
-            f"{folder} exists and was not made by this command (it has no {JOURNAL}). "
-            "Move it away, or choose another --dataset-id."
-        )
 
 
 def _check(
@@ -188,25 +163,6 @@ def _splits(patients: dict[str, str], options: ConversionOptions) -> Splits:
     return grouped_folds(patients, seed=options.seed)
 
 
-def _refuse_unknown_files(folder: Path, usable: list[Case], description: DatasetDescription) -> None:
-    """Files that training or prediction would take for the dataset's; folders that this run writes nothing to are not its own."""
-    expected = {place for case in usable for place in targets(case, description).values()}
-    present = {
-        f"{name}/{path.name}"
-        for name in {Path(place).parent.name for place in expected}
-        for ending in NIFTI_ENDINGS
-        if (folder / name).is_dir()
-        for path in volumes_in(folder / name, ending)
-    }
-    unknown = sorted(present - expected)
-    if unknown:
-        raise DataError(
-            f"{folder} holds {len(unknown)} files that do not belong to the cases given now, for example "
-            f"{', '.join(unknown[:3])}. "
-            "Give all sources together, or move these files away, or choose another --dataset-id."
-        )
-
-
 def _write(
     checked: _Checked,
     description: DatasetDescription,
@@ -217,7 +173,7 @@ def _write(
 ) -> None:
     try:
         if not options.link:
-            _require_room(folder, checked.to_write)
+            require_room(folder, checked.to_write)
         for name in SUBFOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         journal.path.touch()
@@ -236,17 +192,6 @@ def _write(
             f"{folder} cannot be written: {error}. Finished cases are kept; when the cause is removed, "
             "run the same command again."
         ) from error
-
-
-def _require_room(folder: Path, cases: list[Case]) -> None:
-    needed = sum(volume.path.stat().st_size for case in cases for volume in case.volumes().values())
-    there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
-    free = disk_usage(there).free
-    if needed > free:
-        raise DataError(
-            f"{there} has {free / 1e9:.1f} GB free, but the copies need at least {needed / 1e9:.1f} GB. "
-            "Make room, or use --link (symlinks instead of copies)."
-        )
 
 
 def _write_dataset_json(folder: Path, description: DatasetDescription, training_cases: int) -> None:

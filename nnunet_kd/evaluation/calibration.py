@@ -17,8 +17,10 @@ import numpy.typing as npt
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import CasePair, LabelSet, find_pairs, find_plans, read_dataset_json, read_labels
+from nnunet_kd.evaluation.folders import find_plans
+from nnunet_kd.evaluation.labels import LabelSet, read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import Metric
+from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import Summary, Values, csv_number, summarise
 from nnunet_kd.nnunet.scoring import mask_of
 from nnunet_kd.system.files import write_csv

@@ -11,16 +11,10 @@ from pathlib import Path
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import (
-    CasePair,
-    LabelSet,
-    evaluate_folder,
-    find_pairs,
-    find_plans,
-    read_dataset_json,
-    read_labels,
-)
+from nnunet_kd.evaluation.folders import evaluate_folder, find_plans
+from nnunet_kd.evaluation.labels import LabelSet, read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
+from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Split, fold_cases, nnunet_folder, read_splits
 from nnunet_kd.volumes.reading import dataset_reader

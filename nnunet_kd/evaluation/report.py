@@ -22,7 +22,7 @@ from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, class_co
 from nnunet_kd.evaluation.comparison import Comparison
 from nnunet_kd.evaluation.costs.profiling import Profile
 from nnunet_kd.evaluation.costs.tables import profile_table
-from nnunet_kd.evaluation.folders import LabelSet
+from nnunet_kd.evaluation.labels import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
 from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run

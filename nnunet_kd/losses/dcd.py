@@ -6,9 +6,9 @@ import torch
 from torch import nn
 
 from nnunet_kd.losses.axis_operators import check_transform
+from nnunet_kd.losses.band_projection import Bands
 from nnunet_kd.losses.detail_loss import detail_loss
 from nnunet_kd.losses.projection import ChannelProjection, check_pair
-from nnunet_kd.losses.wavelets import Bands
 
 
 class DCDLoss(nn.Module):

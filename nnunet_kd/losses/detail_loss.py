@@ -21,8 +21,9 @@ import torch
 from torch.autograd.function import once_differentiable
 
 from nnunet_kd.losses.axis_operators import check_transform, is_orthonormal
+from nnunet_kd.losses.band_projection import BandProjection, Bands, band_projection
 from nnunet_kd.losses.blocks import block_bytes
-from nnunet_kd.losses.wavelets import BandProjection, Bands, band_projection, dwt, working_dtype
+from nnunet_kd.losses.wavelets import dwt, working_dtype
 
 _SMALLEST_BLOCK = 4
 """Channels: every block reads and writes the whole student feature, so very large volumes still share that among four."""

@@ -12,6 +12,7 @@ import statistics
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -176,10 +177,7 @@ def shares_on_dataset(
     # a few batches need no worker processes, and compiled code keeps nothing for a second backward pass
     variables = {"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}
 
-    def make() -> DistillationTrainer:
-        made: DistillationTrainer = trainer_of_dataset(dataset, configuration, fold, trainer, plans_name, device)
-        return made
-
+    make = partial(trainer_of_dataset, dataset, configuration, fold, trainer, plans_name, device)
     with variables_set_to(variables), in_temporary_results(make) as made:
         made.prepare_distillation()
         loader, _ = made.get_dataloaders()

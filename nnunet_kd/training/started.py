@@ -17,9 +17,9 @@ from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.objectives.base import Objective
 from nnunet_kd.distillation.settings_sources import is_asked_for
 from nnunet_kd.distillation.starts.fit import inherit
-from nnunet_kd.distillation.starts.layers import LayerFit, Progress
+from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
+from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections
-from nnunet_kd.distillation.starts.steps import pair
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_student
 from nnunet_kd.errors import NnunetKdError, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels

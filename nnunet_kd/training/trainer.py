@@ -8,41 +8,33 @@ learn are not.
 
 from __future__ import annotations
 
-import contextlib
-import random
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
-import numpy as np
 import torch
 import yaml
 from torch import nn
-from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
 import nnunet_kd
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.objectives.projection import PROJECTIONS
 from nnunet_kd.distillation.saved_state import LEARNED, STATE, learned_names, take_over
-from nnunet_kd.distillation.settings import Settings
-from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers
-from nnunet_kd.distillation.teacher_source import locate_teacher
-from nnunet_kd.distillation.teacher_source import previous_stage_segmentations as segmentations_of_teacher
 from nnunet_kd.distillation.weighting import Distillation
-from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
-from nnunet_kd.models.plans import provenance, reduce_plans, stage_channels
+from nnunet_kd.models.plans import provenance, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import compile_backend, sum_over_processes
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.history import LossHistory
-from nnunet_kd.training.shared_folder import refuse_other_networks
+from nnunet_kd.training.reduced import ReducedTrainer
 from nnunet_kd.training.skipped_steps import nan_unless_finite
 from nnunet_kd.training.soft_label_loader import KEY
-from nnunet_kd.training.soft_labels import SoftLabelTrainer
 
 CURVES_FILE = "distillation.png"
 
@@ -59,18 +51,13 @@ class _LossWithDistillation(nn.Module):
         return self._add(self.segmentation(output, target), output, target)
 
 
-class DistillationTrainer(SoftLabelTrainer):
+class DistillationTrainer(ReducedTrainer):
     """Trains a reduced network, with the objectives that the settings name.
 
     Attributes:
-        recipe: the trainer's own recipe, the lowest layer of its settings.
-        objectives: the objectives it takes from the settings; ``None``: any.
-        settings: the run's resolved settings.
+        supervision: the teachers and objectives, from the start of training to its end.
         history: mean losses per epoch.
     """
-
-    recipe: ClassVar[str] = "student"
-    objectives: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
         self,
@@ -80,65 +67,12 @@ class DistillationTrainer(SoftLabelTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
     ) -> None:
-        continued = plans.pop("continue_training", False)
-        self.settings = self._resolve_settings(plans, configuration, fold, continued)
-        plans = reduce_plans(plans, self.settings.reduction, required=configuration)
-        # nnU-Net takes this key out of the dictionary that it also stores
-        plans["continue_training"] = continued
         super().__init__(plans, configuration, fold, dataset_json, device)
-        if self.settings.epochs is not None:
-            self.num_epochs = self.settings.epochs
-        if self.settings.iterations_per_epoch is not None:
-            self.num_iterations_per_epoch = self.settings.iterations_per_epoch
-        if self.settings.validation_iterations is not None:
-            self.num_val_iterations_per_epoch = self.settings.validation_iterations
-        if self.settings.learning_rate is not None:
-            self.initial_lr = self.settings.learning_rate
-        dimensions = len(self.configuration_manager.patch_size)
-        if any(axis >= dimensions for axis in self.settings.mirror_axes or ()):
-            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
         self.history = LossHistory()
         self.supervision: TeacherSupervision | None = None
         self._in_train_step = False
 
-    # settings and plan ------------------------------------------------------------------------------------------------
-
-    def _resolve_settings(
-        self, plans: dict[str, Any], configuration: str, fold: int | str, continued: bool
-    ) -> Settings:
-        preprocessed, results = optional_folder("nnUNet_preprocessed"), optional_folder("nnUNet_results")
-        dataset_folder = None if preprocessed is None else preprocessed / plans["dataset_name"]
-        saved = None
-        if continued and results is not None:
-            model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
-            folder = results / plans["dataset_name"] / model / f"fold_{fold}"
-            saved = saved_settings(folder / SETTINGS_FILE)
-        return resolve_settings(self.recipe, self.objectives, dataset_folder, saved=saved)
-
-    def initialize(self) -> None:
-        """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""
-        if self.settings.seed is not None:
-            # the same weights on every rank, other patches
-            torch.manual_seed(self.settings.seed)
-            np.random.seed(self.settings.seed + self.local_rank)  # noqa: NPY002  what nnU-Net's loaders draw from
-            random.seed(self.settings.seed + self.local_rank)
-        if self.is_cascaded:
-            self.folder_with_segs_from_previous_stage = str(self.previous_stage_segmentations())
-        super().initialize()
-        if self.device.type == "cpu" and not self.is_ddp:
-            # a student's few channels do not fill oneDNN's blocked layouts (docs/reference-performance.md);
-            # DDP has seen the old layout
-            convert_conv2d_weight_memory_format(self.network, torch.channels_last)
-            convert_conv3d_weight_memory_format(self.network, torch.channels_last_3d)
-        if self.settings.seed is not None and self.local_rank > 0:
-            # nnU-Net's augmentation draws from this one too, and must differ between processes
-            torch.manual_seed(self.settings.seed + self.local_rank)
-
-    def previous_stage_segmentations(self) -> Path:
-        """Of a cascade: the folder with the first stage's segmentations, made by the teacher's trainer."""
-        wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
-        source = locate_teacher(wanted, optional_folder("nnUNet_results"), plans, self.configuration_name, self.fold)
-        return segmentations_of_teacher(source, self.configuration_manager.previous_stage_name, self.configuration_name)
+    # teacher ----------------------------------------------------------------------------------------------------------
 
     def configure_rotation_dummyDA_mirroring_and_inital_patch_size(self) -> tuple[Any, bool, Any, Any]:
         """nnU-Net's own, but mirrored is what the settings say, else what the teachers' training mirrored.
@@ -194,7 +128,7 @@ class DistillationTrainer(SoftLabelTrainer):
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
-        self._refuse_to_spoil_other_folds()
+        self.refuse_to_spoil_other_folds()
         self.prepare_distillation()
         super().on_train_start()
         if self.local_rank == 0:
@@ -205,22 +139,6 @@ class DistillationTrainer(SoftLabelTrainer):
             )
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
-
-    def _refuse_to_spoil_other_folds(self) -> None:
-        try:
-            refuse_other_networks(
-                Path(self.output_folder_base),
-                str(self.fold),
-                self.plans_manager.plans,
-                self.configuration_name,
-                self.dataset_json,
-            )
-        except PlanError:
-            if self.local_rank == 0:  # nnU-Net's constructor has begun a log already
-                Path(self.log_file).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty
-                    Path(self.output_folder).rmdir()
-            raise
 
     def _start_distillation(self, teachers: Teachers | None) -> None:
         batch_dice = bool(self.configuration_manager.batch_dice)

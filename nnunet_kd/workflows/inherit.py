@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.distillation.starts.layers import LayerFit, Progress
+from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.models.folder import ModelFolder

@@ -18,7 +18,7 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnunet_kd.datasets import conversion
+from nnunet_kd.datasets import destination
 from nnunet_kd.datasets.brats2024 import convert_brats2024, describe, find_cases
 from nnunet_kd.datasets.case import Case, ConversionOptions
 from nnunet_kd.datasets.checks import check_case
@@ -259,7 +259,7 @@ def test_other_splits_stop_before_anything_is_written(source: Path, nnunet: Path
 
 def test_full_disk_is_found_before_copying(source: Path, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download(source)
-    monkeypatch.setattr(conversion, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
+    monkeypatch.setattr(destination, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
     with pytest.raises(DataError, match="--link"):
         convert_brats2024([source], options=ONE)
     assert not (nnunet / "Dataset501_BraTS2024/imagesTr").exists()

@@ -17,7 +17,8 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, draw_panels, informative_slice, zoom_box
 from nnunet_kd.evaluation.comparison import compare
 from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
-from nnunet_kd.evaluation.folders import LabelSet, evaluate_folder
+from nnunet_kd.evaluation.folders import evaluate_folder
+from nnunet_kd.evaluation.labels import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, METRICS, MetricOptions
 from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation, paired_values

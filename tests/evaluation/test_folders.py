@@ -12,15 +12,10 @@ from nnunetv2.evaluation.evaluate_predictions import compute_metrics, compute_me
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import (
-    CasePair,
-    check_pair,
-    evaluate_folder,
-    find_pairs,
-    measure_case,
-    read_labels,
-)
+from nnunet_kd.evaluation.folders import evaluate_folder, measure_case
+from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
+from nnunet_kd.evaluation.pairs import CasePair, check_pair, find_pairs
 from nnunet_kd.system.processes import worker_pool
 from tests.evaluation.helpers import DATASET_JSON, SPACING, labels, write_dataset, write_image
 from tests.volumes.formats import CUT_INSIDE, FORMATS, written

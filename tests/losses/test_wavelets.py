@@ -13,7 +13,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nnunet_kd.losses.axis_operators import MODES, is_orthonormal
-from nnunet_kd.losses.wavelets import band_projection, detail_projection, dwt, idwt
+from nnunet_kd.losses.band_projection import band_projection
+from nnunet_kd.losses.wavelets import detail_projection, dwt, idwt
 
 SHAPES = [(13, 9, 10), (16, 8, 24), (3, 5, 7), (2, 2, 2), (17, 20), (5, 4)]
 

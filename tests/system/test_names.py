@@ -11,7 +11,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from nnunet_kd.datasets.checks import _read_whole, _Unreadable
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import CasePair, LabelSet, check_pair
+from nnunet_kd.evaluation.labels import LabelSet
+from nnunet_kd.evaluation.pairs import CasePair, check_pair
 from nnunet_kd.inference.cases import InputCase, check_headers
 from nnunet_kd.system.names import check_name, name_problem
 from nnunet_kd.volumes.wholeness import check_whole

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from nnunet_kd import cli
 from nnunet_kd.distillation.features import plain_module
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
-from nnunet_kd.distillation.starts.layers import LayerFit
+from nnunet_kd.distillation.starts.layer_fit import LayerFit
 from nnunet_kd.errors import PlanError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training import started

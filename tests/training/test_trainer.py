@@ -325,7 +325,7 @@ def _started(plans: dict, fold: int, *assignments: str) -> DistillationTrainer:
     made = trainer("nnUNetTrainerStudent", plans, *assignments, fold=fold)
     made.print_to_log_file("a line")
     with contextlib.redirect_stdout(io.StringIO()):
-        made._refuse_to_spoil_other_folds()
+        made.refuse_to_spoil_other_folds()
         made.initialize()
         made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
     for name, content in (("plans", made.plans_manager.plans), ("dataset", made.dataset_json)):

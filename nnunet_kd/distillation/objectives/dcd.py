@@ -10,8 +10,9 @@ from pydantic import Field, field_validator, model_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
 from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.band_projection import Bands
 from nnunet_kd.losses.dcd import DCDLoss
-from nnunet_kd.losses.wavelets import Bands, detail_projection
+from nnunet_kd.losses.wavelets import detail_projection
 
 
 class DCDSettings(ProjectingSettings):

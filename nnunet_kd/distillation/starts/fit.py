@@ -13,10 +13,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from nnunet_kd.distillation.starts.layers import LayerFit, Progress, StudentLayers
+from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
+from nnunet_kd.distillation.starts.layers import StudentLayers
 from nnunet_kd.distillation.starts.observation import TeacherObserver
 from nnunet_kd.distillation.starts.options import InheritanceSettings
-from nnunet_kd.distillation.starts.steps import IMAGE, pair
+from nnunet_kd.distillation.starts.pairing import pair
+from nnunet_kd.distillation.starts.steps import IMAGE
 from nnunet_kd.errors import PlanError, TeacherError
 
 

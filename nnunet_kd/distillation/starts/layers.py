@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -12,6 +11,7 @@ from torch import nn
 from nnunet_kd.distillation.starts.channels import choose_channels, interpolation, selection
 from nnunet_kd.distillation.starts.convolution_inputs import ConvolutionInputs
 from nnunet_kd.distillation.starts.heads import fit_probabilities
+from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.observation import Observed, TeacherObserver, children, rows_at, weights_of_bare
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.regression import CentredRegression, InterceptRegression
@@ -30,32 +30,8 @@ from nnunet_kd.distillation.starts.steps import (
 )
 from nnunet_kd.errors import TeacherError
 
-Progress = Callable[[int, int, str], None]
-"""Told how many of how many parts are done, and what is done next."""
-
 SMALLEST_VARIANCE = 1e-12
 """An instance whose layer varies less than this share of the most varying one says nothing and is left out."""
-
-
-@dataclass(frozen=True)
-class LayerFit:
-    """How well a layer of the student stands for its teacher's.
-
-    Attributes:
-        name: path of the layer.
-        kept: which of the teacher's channels its own stand for, in ascending order.
-        teacher_channels: how many there are.
-        unknowns, samples: weights per output channel, and voxels that they were fitted to.
-        unexplained: share of the teacher's signal at the chosen channels, behind norm and activation, that is left; of heads, of
-            the probabilities that they are fitted to.
-    """
-
-    name: str
-    kept: tuple[int, ...]
-    teacher_channels: int
-    unknowns: int
-    samples: int
-    unexplained: float
 
 
 class StudentLayers:

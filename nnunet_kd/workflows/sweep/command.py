@@ -12,7 +12,8 @@ from nnunet_kd.system.files import write_atomically
 from nnunet_kd.workflows.sweep import slurm
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE, SweepDescription
 from nnunet_kd.workflows.sweep.execution import Failure, train_all
-from nnunet_kd.workflows.sweep.runs import PlannedRun, State, plan_sweep, sweep_folder
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun, State
+from nnunet_kd.workflows.sweep.runs import plan_sweep, sweep_folder
 
 
 @dataclass(frozen=True)

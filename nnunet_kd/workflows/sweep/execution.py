@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-import os
 import shlex
 import signal
-import subprocess
-import sys
-import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
@@ -20,9 +16,9 @@ from rich.console import Console
 from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.record import (
     EPOCH_FINISHED,
     EPOCH_STARTED,
@@ -32,15 +28,9 @@ from nnunet_kd.workflows.sweep.record import (
     read_record,
     software,
 )
-from nnunet_kd.workflows.sweep.runs import PlannedRun
+from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD, running_training
 
-NNUNET_KD = (sys.executable, "-c", "from nnunet_kd.cli import main; main()")
-"""The command of this very Python, wherever its scripts are."""
 LAST_LINES = 15
-TIME_TO_STOP = 20.0
-"""Seconds that a training has to end its worker processes after Ctrl-C, before it is killed."""
-TIME_TO_LINGER = 10.0
-"""Seconds that worker processes may outlive a training that ended."""
 _LOCK_WAIT = 5.0
 
 
@@ -117,7 +107,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
     try:
         with (run.folder / LOG_FILE).open("a", buffering=1) as log:
             log.write(f"$ nnUNet_results={shlex.quote(str(run.results))} {shlex.join(record.command)}\n")
-            with _training([*program, *arguments], run) as process:
+            with running_training([*program, *arguments], run.results) as process:
                 assert process.stdout is not None
                 for line in process.stdout:
                     log.write(line)
@@ -167,55 +157,6 @@ def _how_to_start(run: PlannedRun) -> list[str]:
     if run.pretrained is not None and not any(run.folder.glob("checkpoint_*.pth")):
         return ["-pretrained_weights", str(run.pretrained.path)]
     return ["--c"]
-
-
-@contextlib.contextmanager
-def _training(command: Sequence[str], run: PlannedRun) -> Iterator[subprocess.Popen[str]]:
-    """The subprocess in a session of its own, so that Ctrl-C reaches it through us alone; nothing of it is left behind."""
-    # a recipe that the caller's variable names is among the run's arguments
-    environment = {name: value for name, value in os.environ.items() if name != CONFIG_VARIABLE}
-    environment |= {"nnUNet_results": str(run.results), "PYTHONUNBUFFERED": "1"}
-    process = subprocess.Popen(
-        command,
-        stdin=subprocess.DEVNULL,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env=environment,
-        start_new_session=True,
-    )
-    output_ended = threading.Event()
-    watcher = threading.Thread(target=_end_with, args=(process, output_ended), daemon=True)
-    watcher.start()
-    try:
-        yield process
-        output_ended.set()
-        process.wait()
-    except BaseException:
-        process.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(TIME_TO_STOP)
-        raise
-    finally:
-        output_ended.set()
-        _kill_session(process)
-        process.wait()
-        watcher.join()
-        if process.stdout is not None:
-            process.stdout.close()
-
-
-def _end_with(process: subprocess.Popen[str], output_ended: threading.Event) -> None:
-    """Workers of a training that was killed keep its output open, and reading it would never end."""
-    process.wait()
-    if not output_ended.wait(TIME_TO_LINGER):
-        _kill_session(process)
-
-
-def _kill_session(process: subprocess.Popen[str]) -> None:
-    with contextlib.suppress(ProcessLookupError, PermissionError):  # nobody is left
-        os.killpg(process.pid, signal.SIGKILL)
 
 
 class Stopped(Exception):

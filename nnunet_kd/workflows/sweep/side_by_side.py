@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 
 from nnunet_kd.system.cores import usable_cores
-from nnunet_kd.workflows.sweep.execution import NNUNET_KD
+from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD, start
 
 THREADS, LOADERS = "OMP_NUM_THREADS", "nnUNet_n_proc_DA"
 
@@ -44,19 +44,8 @@ def run_side_by_side(
     Returns:
         The largest exit code.
     """
-    environment = {**os.environ, **shares(jobs, usable_cores(), os.environ), "PYTHONUNBUFFERED": "1"}
-    processes = [
-        subprocess.Popen(
-            [*program, *arguments],
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            errors="replace",
-            env=environment,
-        )
-        for _ in range(jobs)
-    ]
+    environment = {**os.environ, **shares(jobs, usable_cores(), os.environ)}
+    processes = [start([*program, *arguments], environment) for _ in range(jobs)]
     with _forwarded_signals(processes):
         readers = [
             threading.Thread(target=_pass_on, args=(process, number, say), daemon=True)

@@ -9,8 +9,9 @@ from typing import Any
 
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
 from nnunet_kd.nnunet.environment import required_folder
-from nnunet_kd.workflows.sweep.execution import NNUNET_KD, TrainedElsewhere, train
-from nnunet_kd.workflows.sweep.runs import PlannedRun
+from nnunet_kd.workflows.sweep.execution import TrainedElsewhere, train
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun
+from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD
 
 SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name", "stderr_to_stdout")
 """submitit's names that every cluster understands; ``nodes`` and ``tasks_per_node`` are one, as a run is one process."""

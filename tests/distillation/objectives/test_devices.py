@@ -17,8 +17,9 @@ from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.objectives.base import Objective, ObjectiveSettings, StepOutputs
 from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
+from nnunet_kd.losses.band_projection import band_projection
 from nnunet_kd.losses.fourier import butterworth
-from nnunet_kd.losses.wavelets import _level_matrices, band_projection
+from nnunet_kd.losses.wavelets import _level_matrices
 from tests.distillation.objectives.steps import HALF, HEADS, NETWORKS, SHAPE, TinyNetwork, make_step
 
 DEVICE = torch.device("cuda", 0)

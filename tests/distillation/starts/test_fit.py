@@ -14,7 +14,7 @@ from torch.nn import functional
 from nnunet_kd.distillation.starts import observation
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.options import InheritanceSettings
-from nnunet_kd.distillation.starts.steps import pair
+from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.errors import PlanError, TeacherError
 from tests.distillation.starts.networks import PLAIN, RESIDUAL, every_channel_twice, images, largest_difference, network
 

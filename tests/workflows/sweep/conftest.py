@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from nnunet_kd.workflows.sweep.runs import PlannedRun
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 
 Program = tuple[str, ...]
 

@@ -19,10 +19,10 @@ from typer.testing import CliRunner
 
 from nnunet_kd.cli.sweep import sweep
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.workflows.sweep import execution, slurm
+from nnunet_kd.workflows.sweep import execution, slurm, subprocesses
 from nnunet_kd.workflows.sweep.execution import Stopped, TrainedElsewhere, train, train_all
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.record import read_record
-from nnunet_kd.workflows.sweep.runs import PlannedRun
 from tests.workflows.sweep.test_runs import plan
 
 app = typer.Typer(pretty_exceptions_enable=False)
@@ -142,7 +142,7 @@ def test_interrupted_after_its_last_file(tiny: dict, fake: Callable) -> None:
 
 
 def test_a_killed_training_whose_workers_linger(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(execution, "TIME_TO_LINGER", 0.3)
+    monkeypatch.setattr(subprocesses, "TIME_TO_LINGER", 0.3)
     run = plan()[0]
     started = time.monotonic()
     failure = train(run, program=fake([run], **{str(run): "die"}))

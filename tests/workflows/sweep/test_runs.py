@@ -14,7 +14,8 @@ from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABL
 from nnunet_kd.errors import DataError, SettingsError, TeacherError
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer
 from nnunet_kd.workflows.sweep.description import describe_sweep
-from nnunet_kd.workflows.sweep.runs import PlannedRun, plan_sweep
+from nnunet_kd.workflows.sweep.planned_run import PlannedRun
+from nnunet_kd.workflows.sweep.runs import plan_sweep
 
 LEAST = {"dataset": "998", "configuration": "3d_fullres", "methods": ["student", "dcd"], "device": "cpu"}
 
