@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import json
 import os
-import signal
 import stat
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import numpy as np
@@ -18,22 +15,13 @@ import SimpleITK as sitk
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from nnunet_kd.datasets import destination
 from nnunet_kd.datasets.brats2024 import convert_brats2024, describe, find_cases
 from nnunet_kd.datasets.case import Case, ConversionOptions
 from nnunet_kd.datasets.checks import check_case
 from nnunet_kd.datasets.isles2022 import convert_isles2022
-from nnunet_kd.datasets.writing import JOURNAL, Journal, WrittenCase, write_case
+from nnunet_kd.datasets.writing import write_case
 from nnunet_kd.errors import DataError
-from tests.datasets.generated_downloads import brats_case, edit, isles_case, tree_hash
-
-ONE = ConversionOptions(processes=1)
-
-
-def download(source: Path, patients: int = 5) -> Path:
-    for patient in range(patients):
-        brats_case(source, f"BraTS-GLI-{patient:05d}-100")
-    return source
+from tests.datasets.generated_downloads import ONE, brats_case, download, edit, isles_case, tree_hash
 
 
 def state(folder: Path) -> dict[str, tuple[int, int]]:
@@ -71,59 +59,6 @@ def test_half_written_missing_and_changed_cases_are_redone(source: Path) -> None
             written = folder / f"imagesTr/{case.name}_{number:04d}.nii.gz"
             assert written.read_bytes() == (case / f"{case.name}-{channel}.nii.gz").read_bytes()
     assert not left_over.exists()
-
-
-def test_a_failure_in_the_middle_leaves_no_half_file(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-    real, written = os.replace, []
-
-    def full_disk(old: Path, new: Path) -> None:
-        if len(written) == 12:  # in the middle of the third case
-            raise OSError(28, "No space left on device")
-        written.append(new)
-        real(old, new)
-
-    monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(DataError, match=r"BraTS-GLI-00002-100 could not be written .*No space left"):
-        convert_brats2024([source], options=ONE)
-    monkeypatch.setattr(os, "replace", real)
-    summary = convert_brats2024([source], options=ONE)
-    assert summary.kept == 2
-    assert not [path for path in summary.folder.iterdir() if path.name.startswith(".")]
-
-
-@pytest.mark.slow
-def test_killed_and_run_again(source: Path, nnunet: Path) -> None:
-    """A conversion that is killed outright, then run to its end: the result is that of an undisturbed one."""
-    for patient in range(5):
-        isles_case(source, f"sub-strokecase{patient:04d}", dwi_shape=(40, 40, 30), flair_shape=(180, 180, 12))
-    code = (
-        "from nnunet_kd.datasets.isles2022 import convert_isles2022; from nnunet_kd.datasets.case import ConversionOptions; "
-        f"convert_isles2022([{str(source)!r}], grid='flair', options=ConversionOptions(processes=1))"
-    )
-    process = subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL)
-    folder = nnunet / "Dataset502_ISLES2022"
-    while process.poll() is None and len(list((folder / "labelsTr").glob("*"))) < 2:
-        time.sleep(0.005)
-    process.send_signal(signal.SIGKILL)
-    process.wait()
-    assert not (folder / "dataset.json").exists()
-    summary = convert_isles2022([source], grid="flair", options=ONE)
-    assert 0 < summary.kept < 5
-    content = {path.name: path.read_bytes() for part in ("imagesTr", "labelsTr") for path in (folder / part).iterdir()}
-    again = convert_isles2022([source], grid="flair", dataset_id=503, options=ONE).folder
-    assert content == {
-        path.name: path.read_bytes() for part in ("imagesTr", "labelsTr") for path in (again / part).iterdir()
-    }
-
-
-def test_a_torn_line_in_the_journal_costs_one_case(source: Path) -> None:
-    download(source)
-    folder = convert_brats2024([source], options=ONE).folder
-    journal = folder / JOURNAL
-    journal.write_bytes(journal.read_bytes()[:-40])
-    assert convert_brats2024([source], options=ONE).kept == 4
-    assert convert_brats2024([source], options=ONE).kept == 5
 
 
 def test_dry_run_checks_and_writes_nothing(source: Path, tmp_path: Path) -> None:
@@ -190,143 +125,6 @@ def test_several_processes_give_the_same(source: Path) -> None:
             path.name: path.read_bytes() for path in (second / part).iterdir()
         }
     assert convert_brats2024([source], options=ONE).kept == 5
-
-
-def test_target_inside_a_source(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-    monkeypatch.setenv("nnUNet_raw", str(source / "raw"))
-    with pytest.raises(DataError, match="nothing may be written into a source"):
-        convert_brats2024([source], options=ONE)
-    assert not (source / "raw").exists()
-
-
-def test_splits_inside_a_source(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-    before = tree_hash(source)
-    monkeypatch.setenv("nnUNet_preprocessed", str(source / "preprocessed"))
-    with pytest.raises(DataError, match="nothing may be written into a source"):
-        convert_brats2024([source], options=ONE)
-    assert tree_hash(source) == before
-
-
-def test_images_folder_that_is_a_link_into_the_source(source: Path, nnunet: Path) -> None:
-    download(source)
-    folder = nnunet / "Dataset501_BraTS2024"
-    folder.mkdir()
-    (folder / JOURNAL).touch()
-    (folder / "imagesTr").symlink_to(source)
-    with pytest.raises(DataError, match="nothing may be written into a source"):
-        convert_brats2024([source], options=ONE)
-
-
-def test_folder_of_somebody_else_is_left_alone(source: Path, nnunet: Path) -> None:
-    download(source)
-    theirs = nnunet / "Dataset501_BraTS2024/labelsTr/BraTS-GLI-00001-100.nii.gz"
-    theirs.parent.mkdir(parents=True)
-    theirs.write_bytes(b"edited by hand")
-    with pytest.raises(DataError, match="was not made by this command"):
-        convert_brats2024([source], options=ONE)
-    assert theirs.read_bytes() == b"edited by hand"
-
-
-@pytest.mark.parametrize("place", ["raw", "preprocessed", "results"])
-def test_taken_id(source: Path, nnunet: Path, place: str) -> None:
-    download(source)
-    (nnunet.parent / place / "Dataset501_Other").mkdir()
-    with pytest.raises(DataError, match="Dataset id 501 is taken by Dataset501_Other"):
-        convert_brats2024([source], options=ONE)
-    assert convert_brats2024([source], dataset_id=600, options=ONE).folder.name == "Dataset600_BraTS2024"
-
-
-def test_cases_of_an_earlier_conversion_are_not_mixed_in(source: Path) -> None:
-    first, second = download(source / "a"), source / "b"
-    brats_case(second, "BraTS-GLI-00100-100")
-    convert_brats2024([first, second], options=ONE)
-    with pytest.raises(DataError, match=r"5 files that do not belong .*BraTS-GLI-00100-100"):
-        convert_brats2024([first], options=ONE)
-
-
-def test_other_splits_stop_before_anything_is_written(source: Path, nnunet: Path) -> None:
-    download(source)
-    splits = nnunet.parent / "preprocessed/Dataset501_BraTS2024/splits_final.json"
-    splits.parent.mkdir()
-    splits.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    with pytest.raises(DataError, match="hold\\(s\\) other splits"):
-        convert_brats2024([source], options=ONE)
-    assert json.loads(splits.read_text()) == [{"train": ["a"], "val": ["b"]}]
-    assert not any(nnunet.iterdir())
-
-
-def test_full_disk_is_found_before_copying(source: Path, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-    monkeypatch.setattr(destination, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(DataError, match="--link"):
-        convert_brats2024([source], options=ONE)
-    assert not (nnunet / "Dataset501_BraTS2024/imagesTr").exists()
-
-
-@pytest.mark.parametrize("how", ["cut short", "voxels missing"])
-def test_simpleitk_that_writes_half_a_file_without_an_error(
-    source: Path, monkeypatch: pytest.MonkeyPatch, how: str
-) -> None:
-    """What it does on a full disk: resampled images must not count as finished."""
-    for number in range(5):
-        isles_case(source, f"sub-strokecase000{number}")
-    real = sitk.WriteImage
-
-    def full_disk(image: sitk.Image, path: str, compress: bool) -> None:
-        real(image, path, compress)
-        content = Path(path).read_bytes()
-        half = content[: len(content) // 2]
-        Path(path).write_bytes(half if how == "cut short" else gzip.compress(gzip.decompress(content)[:-1000]))
-
-    monkeypatch.setattr(sitk, "WriteImage", full_disk)
-    with pytest.raises(DataError, match=r"sub-strokecase0000_ses-0001 could not be written .*No space left"):
-        convert_isles2022([source], options=ONE)
-    monkeypatch.setattr(sitk, "WriteImage", real)
-    summary = convert_isles2022([source], options=ONE)
-    assert summary.kept == 0
-    for path in (summary.folder / "imagesTr").iterdir():
-        gzip.decompress(path.read_bytes())
-
-
-def test_record_that_cannot_be_written(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-
-    def full_disk(self: Journal, entry: WrittenCase) -> None:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(Journal, "add", full_disk)
-    with pytest.raises(DataError, match=r"cannot be written: .*No space left on device"):
-        convert_brats2024([source], options=ONE)
-
-
-@pytest.mark.slow
-def test_interrupted_by_ctrl_c(source: Path, nnunet: Path) -> None:
-    """As in a terminal: the signal goes to the command and to its workers. No traceback, and the next run goes on."""
-    for patient in range(8):
-        isles_case(source, f"sub-strokecase{patient:04d}", flair_shape=(320, 320, 28))
-    code = "from nnunet_kd.cli import main; main()"
-    command = [sys.executable, "-c", code, "convert", "isles2022", str(source), "--grid", "flair", "-np", "2"]
-    process = subprocess.Popen(
-        command,
-        stderr=subprocess.PIPE,
-        text=True,
-        start_new_session=True,
-        # shells start background jobs with the signal ignored, which children inherit: the tests may be one
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
-    )
-    folder = nnunet / "Dataset502_ISLES2022"
-    while process.poll() is None and len(list((folder / "imagesTr").glob("*"))) < 2:
-        time.sleep(0.005)
-    os.killpg(process.pid, signal.SIGINT)
-    _, printed = process.communicate()
-    assert process.returncode == 130
-    assert "Traceback" not in printed
-    assert "Interrupted. Finished cases are kept" in printed
-    assert not (folder / "dataset.json").exists()
-    assert not list(folder.glob(".partial-*"))
-    assert len(convert_isles2022([source], grid="flair", options=ONE).training) == 8
 
 
 @pytest.mark.slow

@@ -12,6 +12,8 @@ from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from scipy import ndimage
 
+from nnunet_kd.evaluation.folders import evaluate_folder
+
 DATASET_JSON = {
     "channel_names": {"0": "MRI"},
     "labels": {"background": 0, "core": 1, "rim": 2},
@@ -127,3 +129,7 @@ def write_model(folder: Path, fold="0", plan=None, entry=None, settings=None, di
     if settings is not None:
         (fold_folder / "distillation_settings.yaml").write_text(settings)
     return folder
+
+
+def evaluated(tmp_path, raw, **options):
+    return evaluate_folder(tmp_path / "pred", raw / "labelsTr", raw / "dataset.json", **options)

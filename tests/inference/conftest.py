@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from pathlib import Path
 
 import pytest
@@ -29,3 +30,9 @@ def exported(student: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     with open_model(student, ("0",)) as model:
         export_onnx(model, path, OnnxOptions())
     return path
+
+
+@pytest.fixture
+def images(cases: tuple[Path, Path], tmp_path: Path) -> Path:
+    """A copy of the images, to be damaged."""
+    return shutil.copytree(cases[0], tmp_path / "images")

@@ -24,8 +24,7 @@ from nnunet_kd.system.files import remove_leftovers, write_atomically
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
 from tests.conftest import REAL_TEACHER, needs_real_teacher
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import CPU, close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import CPU, close_epoch, ready, save, steps, trainer
 
 RAN: list[str] = []
 

@@ -19,8 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.nnunet.checkpoints import KEYS
 from nnunet_kd.nnunet.contract import ATTRIBUTES, CALLS, TRAINER, find, missing_parts
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_kd"
 PUBLIC = {

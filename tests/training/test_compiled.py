@@ -6,7 +6,6 @@ import contextlib
 import io
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
 
 import pytest
 import torch
@@ -15,22 +14,13 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.nnunet import training as adapter
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
-from tests.conftest import make_plans
 from tests.distillation.objectives.test_every_objective import TRAINERS
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
 # a network of two stages, which compiles fast, has no weights of deep supervision to divide
+
+FEATURES = (8, 16)
 pytestmark = pytest.mark.filterwarnings("ignore:invalid value encountered in divide:RuntimeWarning")
-
-
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = make_plans(features=(8, 16), patch=(8, 8, 8))
-    with nnunet_folders(tmp_path_factory.mktemp("nnunet")):
-        write_untrained_teacher(made, "3d_fullres", DATASET_JSON)
-        yield made
 
 
 @pytest.fixture

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from collections import Counter
-from typing import Any
 
 import pytest
 import torch
 
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
-from tests.conftest import make_plans
+from nnunet_kd.workflows.bench.pair import random_batch
 from tests.distillation.objectives.test_every_objective import TRAINERS
 from tests.training.tiny_trainer import ready
 
+FEATURES, PATCH = (16, 20, 28), (16, 12, 8)
 ALLOWED: dict[str, tuple[dict[str, int], float]] = {
     "dcd": ({}, 0.22),  # the gradient that backward gives the student
     "fgbvd": ({"stage0": 2, "stage1": 2, "stage2": 2}, 2.38),  # the features themselves and their low band
@@ -30,14 +29,6 @@ ALLOWED: dict[str, tuple[dict[str, int], float]] = {
 """What was measured while teachers ran in inference mode, whose tensors cannot be kept. Then FGBVD held its two outside of what
 autograd saves, and FreeKD, one level deep, kept 1.15."""
 SETTINGS = {"freekd": ["objectives.freekd.prompt_iterations=0"], "soft": ["objectives.soft.source=live"]}
-
-
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = make_plans(features=(16, 20, 28), patch=(16, 12, 8))
-    with nnunet_folders(tmp_path_factory.mktemp("nnunet")):
-        write_untrained_teacher(made, "3d_fullres", DATASET_JSON)
-        yield made
 
 
 def kept(made: DistillationTrainer) -> tuple[Counter[str], float]:

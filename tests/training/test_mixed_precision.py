@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import io
-from typing import Any
 
 import pytest
 import torch
@@ -13,18 +12,8 @@ from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
-from tests.conftest import make_plans
 from tests.distillation.objectives.test_every_objective import TRAINERS
 from tests.training.tiny_trainer import steps, trainer
-
-
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
-    with nnunet_folders(tmp_path_factory.mktemp("nnunet")):
-        write_untrained_teacher(made, "3d_fullres", DATASET_JSON)
-        yield made
 
 
 @pytest.fixture

@@ -15,8 +15,7 @@ from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.training.trainer import DistillationTrainer
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
 MIX = (
     "objectives.dcd.weight=0.05",

@@ -11,11 +11,9 @@ import pytest
 import torch
 
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
-from tests.conftest import make_plans
+from nnunet_kd.workflows.bench.pair import nnunet_folders
 from tests.distillation.objectives.test_every_objective import TRAINERS
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 from tests.training.tiny_training import SHORT, train, without_pictures, write_tiny_dataset
 
 OBJECTIVES_AT_WORK = {
@@ -24,14 +22,6 @@ OBJECTIVES_AT_WORK = {
     "freekd, distilling": ["nnUNetTrainerFreeKD", "objectives.freekd.prompt_iterations=1"],
     "all at once": TRAINERS["all at once"],
 }
-
-
-@pytest.fixture(scope="module")
-def plans(tmp_path_factory: pytest.TempPathFactory) -> Any:
-    made = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
-    with nnunet_folders(tmp_path_factory.mktemp("nnunet")):
-        write_untrained_teacher(made, "3d_fullres", DATASET_JSON)
-        yield made
 
 
 def begin_epoch(made: DistillationTrainer) -> None:

@@ -16,8 +16,7 @@ from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.skipped_steps import SkippedSteps, nan_unless_finite
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
-from tests.training.test_trainer import save
-from tests.training.tiny_trainer import close_epoch, ready, steps, trainer
+from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
 
 def replace_loss(made: DistillationTrainer, name: str, value: float = float("nan")) -> Any:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,20 +22,11 @@ from nnunet_kd.errors import DataError, TeacherError
 from nnunet_kd.models.folder import ModelFolder, load_predictor, new_predictor
 from nnunet_kd.training.soft_label_loader import KEY, SoftLabelLoader
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import nnunet_folders
-from tests.training.tiny_training import CASES, NAME, SHORT, train, without_pictures, write_tiny_dataset
+from tests.training.tiny_training import CASES, NAME, SHORT, train
 
 cli._register()
 SOFT, INHERITED = "nnUNetTrainerSoft", "nnUNetTrainerInherited"
 RANDOM = "start=random"
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with nnunet_folders(tmp_path):
-        write_tiny_dataset()
-        without_pictures(monkeypatch)
-        yield Path(os.environ["nnUNet_preprocessed"]) / NAME
 
 
 def soften(*options: str, fold: str = "0") -> Any:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import random
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -24,20 +23,12 @@ from nnunet_kd.errors import PlanError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training import started
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, random_batch, write_untrained_teacher
 from tests.conftest import make_plans
-from tests.training.tiny_training import NAME, SHORT, train, without_pictures, write_tiny_dataset
+from tests.training.tiny_training import NAME, SHORT, train
 
 cli._register()
 INHERITED, DCD, STUDENT = "nnUNetTrainerInherited", "nnUNetTrainerDCD", "nnUNetTrainerStudent"
-
-
-@pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    with nnunet_folders(tmp_path):
-        write_tiny_dataset()
-        without_pictures(monkeypatch)
-        yield Path(os.environ["nnUNet_results"]) / NAME
 
 
 def made(
@@ -73,9 +64,9 @@ def log_of(trainer: DistillationTrainer) -> str:
     return Path(trainer.log_file).read_text()
 
 
-def test_it_starts_inside_its_teacher(dataset: Path) -> None:
+def test_it_starts_inside_its_teacher(results: Path) -> None:
     inherited = made(INHERITED, "reduction=1")
-    teacher = read_checkpoint(dataset / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0" / "checkpoint_final.pth")
+    teacher = read_checkpoint(results / "nnUNetTrainer__nnUNetPlans__3d_fullres" / "fold_0" / "checkpoint_final.pth")
     network = plain_module(inherited.network).eval()
     image = random_batch(inherited)["data"]
     with torch.no_grad():
@@ -126,7 +117,7 @@ def inherited_teacher(trainer: DistillationTrainer) -> Any:
     return teachers.members[0]
 
 
-def test_it_happens_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_it_happens_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     count = [0]
     original = started.inherit
 
@@ -142,7 +133,7 @@ def test_it_happens_once(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None
     once = weights(made(INHERITED, "epochs=2", continued=True))
     assert count == [2], "a loaded checkpoint is no new training"
     assert same(
-        once, read_checkpoint(next(dataset.glob(f"{INHERITED}*/fold_0/checkpoint_final.pth")))["network_weights"]
+        once, read_checkpoint(next(results.glob(f"{INHERITED}*/fold_0/checkpoint_final.pth")))["network_weights"]
     )
     finished = train(INHERITED, [*SHORT, "epochs=1"], before=lambda trainer: None)
     count[0] = 0
@@ -176,9 +167,9 @@ def _one_epoch(trainer: DistillationTrainer) -> None:
     trainer.on_epoch_end()
 
 
-def test_pretrained_weights_win(dataset: Path) -> None:
+def test_pretrained_weights_win(results: Path) -> None:
     train(STUDENT, [*SHORT, "epochs=1"])
-    checkpoint = next(dataset.glob(f"{STUDENT}*/fold_0/checkpoint_final.pth"))
+    checkpoint = next(results.glob(f"{STUDENT}*/fold_0/checkpoint_final.pth"))
 
     def load(trainer: DistillationTrainer) -> None:
         trainer.initialize()
@@ -198,9 +189,9 @@ def test_an_average_starts_from_the_start(dataset: Path) -> None:
     assert same(inherited.average.other_weights(), weights(inherited))
 
 
-def test_a_student_on_disk_as_start(dataset: Path) -> None:
+def test_a_student_on_disk_as_start(results: Path) -> None:
     train(STUDENT, [*SHORT, "epochs=1"])
-    folder = next(dataset.glob(f"{STUDENT}*"))
+    folder = next(results.glob(f"{STUDENT}*"))
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     expected = read_checkpoint(checkpoint)["network_weights"]
     for path in (folder, checkpoint):
@@ -218,9 +209,9 @@ def test_a_student_on_disk_as_start(dataset: Path) -> None:
     with pytest.raises(SettingsError, match="it is another checkpoint than the one meant"):
         made(INHERITED, f"start={folder}", f"start_sha256={'a' * 64}")
     with pytest.raises(SettingsError, match=r"another network than the one to train.*8x1x3x3x3 there, 4x1x3x3x3 here"):
-        made(INHERITED, "reduction=2", f"start={dataset / 'nnUNetTrainer__nnUNetPlans__3d_fullres'}")
+        made(INHERITED, "reduction=2", f"start={results / 'nnUNetTrainer__nnUNetPlans__3d_fullres'}")
     with pytest.raises(SettingsError, match=r"start: the model .*does not exist"):
-        made(INHERITED, f"start={dataset / 'nowhere'}")
+        made(INHERITED, f"start={results / 'nowhere'}")
 
 
 def test_without_a_start_it_is_no_inherited_training(dataset: Path) -> None:
@@ -270,7 +261,7 @@ def test_fitted_projections_keep_their_values_when_continued(dataset: Path) -> N
 
 
 @pytest.mark.slow
-def test_the_command_shows_and_writes_it(dataset: Path, tmp_path: Path) -> None:
+def test_the_command_shows_and_writes_it(results: Path, tmp_path: Path) -> None:
     output = tmp_path / "untrained.zip"
     arguments = ["inherit", NAME, "3d_fullres", "0", "--device", "cpu"]
     for assignment in SHORT:
@@ -281,7 +272,7 @@ def test_the_command_shows_and_writes_it(dataset: Path, tmp_path: Path) -> None:
     assert "encoder.stages.0.0.convs.0" in shown
     assert "Validation Dice before training" in shown
     assert "The teacher has no validation/summary.json" in shown
-    assert not list(dataset.glob("*Inherited*")), "nothing is left among the results"
+    assert not list(results.glob("*Inherited*")), "nothing is left among the results"
     computed = made(INHERITED)
     from_disk = made(INHERITED, f"start={output}")
     assert same(weights(computed), weights(from_disk))

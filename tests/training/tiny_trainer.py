@@ -6,6 +6,7 @@ import contextlib
 import io
 import json
 import os
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -45,3 +46,11 @@ def close_epoch(made: DistillationTrainer) -> None:
     with contextlib.redirect_stdout(io.StringIO()):
         made.on_train_epoch_end([{"loss": 0.0}])
     made.current_epoch += 1
+
+
+def save(made: DistillationTrainer, name: str = "checkpoint_latest.pth") -> Path:
+    path = Path(made.output_folder) / name
+    made.current_epoch -= 1  # nnU-Net saves within the epoch
+    made.save_checkpoint(str(path))
+    made.current_epoch += 1
+    return path

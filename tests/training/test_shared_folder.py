@@ -1,0 +1,73 @@
+"""Folds of one folder share its plans.json: a training that would make another fold unusable is refused."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import json
+from pathlib import Path
+
+import pytest
+
+from nnunet_kd.errors import PlanError
+from nnunet_kd.models.plans import named_student_plans
+from nnunet_kd.training.trainer import DistillationTrainer
+from tests.training.tiny_trainer import trainer
+
+
+def _started(plans: dict, fold: int, *assignments: str) -> DistillationTrainer:
+    """A student's training at the place where nnU-Net writes ``plans.json``; saved as if it had trained."""
+    made = trainer("nnUNetTrainerStudent", plans, *assignments, fold=fold)
+    made.print_to_log_file("a line")
+    with contextlib.redirect_stdout(io.StringIO()):
+        made.refuse_to_spoil_other_folds()
+        made.initialize()
+        made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
+    for name, content in (("plans", made.plans_manager.plans), ("dataset", made.dataset_json)):
+        (Path(made.output_folder_base) / f"{name}.json").write_text(json.dumps(content))
+    return made
+
+
+def test_a_fold_that_would_make_another_unusable_is_refused_before_anything_is_written(tiny: dict) -> None:
+    first = _started(tiny, 0, "reduction=4")
+    folder = Path(first.output_folder_base)
+
+    def content() -> dict[str, bytes]:
+        return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+    before = content()
+    with contextlib.redirect_stdout(io.StringIO()):
+        second = trainer("nnUNetTrainerStudent", tiny, "reduction=2", fold=1)
+        second.print_to_log_file("a line")
+        with pytest.raises(
+            PlanError, match=r"holds fold 0, .*another architecture \(reduction=4; .* has 2\)"
+        ) as caught:
+            second.on_train_start()
+    train = "nnUNetv2_train 998 3d_fullres 1 -tr nnUNetTrainerStudent -p nnUNetPlans_r2"
+    assert f"nnunet-kd plan 998 -p nnUNetPlans -r 2 && {train}" in str(caught.value)
+    assert content() == before
+    assert not (folder / "fold_1").exists()
+    # the way out, the same reduction, and the same fold anew
+    assert Path(_started(named_student_plans(tiny, 2), 1, "reduction=2").output_folder_base) != folder
+    _started(tiny, 1, "reduction=4")
+    with pytest.raises(PlanError, match="holds fold 1"):
+        _started(tiny, 0, "reduction=2")
+
+
+def test_a_fold_alone_may_be_trained_anew_and_validated(tiny: dict) -> None:
+    _started(tiny, 0, "reduction=4")
+    assert _started(tiny, 0, "reduction=2").output_folder_base.endswith("nnUNetPlans__3d_fullres")
+    _started(tiny, 1, "reduction=2")
+    # --val makes a trainer without the settings of the training, and never starts it
+    assert trainer("nnUNetTrainerStudent", tiny, fold=1).configuration_name == "3d_fullres"
+
+
+def test_folds_of_another_spacing_or_other_labels_are_not_made_unusable(tiny: dict) -> None:
+    _started(tiny, 0, "reduction=4")
+    other = json.loads(json.dumps(tiny))
+    other["configurations"]["3d_fullres"]["spacing"] = [2.0, 2.0, 2.0]
+    with pytest.raises(PlanError, match=r"another spacing\. .*Give the plan another name|another spacing\."):
+        _started(other, 1, "reduction=4")
+    other = json.loads(json.dumps(tiny))
+    other["configurations"]["3d_fullres"]["batch_size"] = 3
+    _started(other, 1, "reduction=4")  # which weights do without
