@@ -2,9 +2,16 @@
 
 The command line prints the message alone, without a traceback, and exits with ``exit_code``. Inside ``nnUNetv2_train`` they
 arrive as ordinary exceptions, the message last.
+
+The classes are the table of exit codes, the same in every command (docs/troubleshooting.md): what was typed is 3, even where it
+names files; what is missing on the machine, space and permissions too, is 6; what is wrong with files has the code of what they
+hold. Codes without a class: 0, 1 for a traceback or failed runs of a sweep, 2 for a command line that cannot be parsed.
 """
 
 from __future__ import annotations
+
+INTERRUPTED = 130
+"""A shell's exit code after Ctrl-C."""
 
 
 class NnunetKdError(Exception):
@@ -18,7 +25,7 @@ class NnunetKdWarning(UserWarning):
 
 
 class SettingsError(NnunetKdError):
-    """A settings file, recipe or ``--set`` does not hold."""
+    """A settings file, recipe, ``--set`` or another option does not hold, or options do not go together."""
 
     exit_code = 3
 
@@ -36,7 +43,7 @@ class TeacherError(NnunetKdError):
 
 
 class MissingRequirement(NnunetKdError):
-    """Something outside the package is missing: a variable, a folder, an extra."""
+    """Something outside the package is missing: a variable, a folder, an extra, memory, disk space, a permission."""
 
     exit_code = 6
 

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
+from nnunet_kd.cli.training_options import check_device
 
 app = typer.Typer(help="Measure what distillation costs, side by side in one run.", no_args_is_help=True)
 
@@ -62,6 +63,7 @@ def step(
     from nnunet_kd.workflows.bench.rows import all_trainers
     from nnunet_kd.workflows.bench.step import measure_steps
 
+    check_device(device)
     console = Console(highlight=False)
     trainers = all_trainers() if every else [trainer]
     with console.status(f"timing {'all trainers' if every else trainer} and the parts"):
@@ -95,6 +97,7 @@ def size(
     from nnunet_kd.workflows.bench.rows import all_trainers
     from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 
+    check_device(device)
     console = Console(highlight=False)
     if shape not in (known := [one.value for one in Shape]):
         raise SettingsError(f"there is no shape {shape!r}; there are {', '.join(known)}.")

@@ -18,6 +18,7 @@ from nnunet_kd.cli.evaluate import (
     Workers,
 )
 from nnunet_kd.cli.options import option
+from nnunet_kd.cli.training_options import check_fold
 
 
 def compare(
@@ -74,6 +75,8 @@ def compare(
     from nnunet_kd.nnunet.datasets import default_processes
     from nnunet_kd.workflows.comparison import ComparisonRequest, check_output, compare_predictions
 
+    if fold is not None:
+        check_fold(fold)
     check_output(output)
     request = ComparisonRequest(
         reference=reference,

@@ -17,6 +17,8 @@ from nnunet_kd.datasets import brats2024, isles2022, msd
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import table
 from nnunet_kd.datasets.conversion import SKIPPED, ConversionSummary
+from nnunet_kd.errors import INTERRUPTED
+from nnunet_kd.system.counts import counted
 
 app = typer.Typer(
     help="Public datasets into nnU-Net's raw format, checked, with splits by patient.", no_args_is_help=True
@@ -118,7 +120,7 @@ def _interruptible() -> Iterator[None]:
     except KeyboardInterrupt:
         message = "Interrupted. Finished cases are kept; run the same command again to go on."
         Console(stderr=True).print(message, soft_wrap=True)
-        raise typer.Exit(130) from None
+        raise typer.Exit(INTERRUPTED) from None
 
 
 def _report(summary: ConversionSummary) -> None:
@@ -129,18 +131,19 @@ def _report(summary: ConversionSummary) -> None:
 
     line("dataset", summary.folder)
     several = f" ({summary.patients_with_several} with several time points)" if summary.patients_with_several else ""
-    line("training", f"{len(summary.training)} cases of {summary.patients} patients{several}")
-    line("test", f"{len(summary.test)} cases without segmentation, in imagesTs")
+    line("training", f"{counted(len(summary.training), 'case')} of {counted(summary.patients, 'patient')}{several}")
+    line("test", f"{counted(len(summary.test), 'case')} without segmentation, in imagesTs")
     todo = len(summary.training) + len(summary.test) - summary.kept
-    line("to write" if summary.dry_run else "written", f"{todo} cases; {summary.kept} were finished before")
+    line("to write" if summary.dry_run else "written", f"{counted(todo, 'case')}; {summary.kept} finished before")
     for number, split in enumerate(summary.splits):
-        line(f"fold {number}", f"{len(split['train'])} training, {len(split['val'])} validation cases")
+        line(f"fold {number}", f"{len(split['train'])} training, {counted(len(split['val']), 'validation case')}")
     for path in summary.splits_files:
         line("splits", str(path))
     if summary.skipped:
         where = "would be listed" if summary.dry_run else "listed"
         console.print(
-            f"{len(summary.skipped)} bad cases left out, {where} in {summary.folder / SKIPPED}:", soft_wrap=True
+            f"{counted(len(summary.skipped), 'bad case')} left out, {where} in {summary.folder / SKIPPED}:",
+            soft_wrap=True,
         )
         console.print(table(summary.skipped), soft_wrap=True)
     for warning in summary.warnings:

@@ -11,6 +11,8 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
+from nnunet_kd.cli.training_options import check_device
+from nnunet_kd.system.counts import counted
 
 
 def demo(
@@ -25,10 +27,13 @@ def demo(
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
     from nnunet_kd.workflows.demo.tour import Tour
 
+    check_device(device)
     console = Console(highlight=False)
     start = time.perf_counter()
     tour = Tour(output, data, iterations, device)
-    console.print(f"Demonstration on {tour.dataset}, {iterations} iterations per student; logs in {tour.output}/logs")
+    console.print(
+        f"Demonstration on {tour.dataset}, {counted(iterations, 'iteration')} per student; logs in {tour.output}/logs"
+    )
     results = tour.run()
 
     classes = list(results[0].dice)

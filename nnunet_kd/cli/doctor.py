@@ -15,6 +15,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_kd.cli.options import option
+from nnunet_kd.cli.training_options import check_fold
 from nnunet_kd.errors import MissingRequirement, NnunetKdError
 from nnunet_kd.nnunet.environment import (
     VARIABLES,
@@ -25,6 +26,7 @@ from nnunet_kd.nnunet.environment import (
     trainer_names,
 )
 from nnunet_kd.system.cores import usable_cores
+from nnunet_kd.system.counts import counted
 
 if TYPE_CHECKING:
     from torch import nn
@@ -40,6 +42,7 @@ def doctor(
     teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
+    check_fold(fold)
     console = Console(highlight=False)
     problems: list[str] = []
 
@@ -62,7 +65,9 @@ def doctor(
         check("student", lambda: _student(dataset, configuration, plans_name))
         check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
     if problems:
-        raise MissingRequirement(f"{len(problems)} of the checks failed: {', '.join(problems)}. See above what to do.")
+        raise MissingRequirement(
+            f"{counted(len(problems), 'check')} failed: {', '.join(problems)}. See above what to do."
+        )
     console.print("Everything is in place.")
 
 
@@ -70,7 +75,8 @@ def _version(package: str) -> str:
     try:
         return version(package)
     except PackageNotFoundError as error:
-        raise MissingRequirement(f"not installed; run `pip install {package}`.") from error
+        command = "pip install -e .` in its clone" if package == "nnunet-kd" else f"pip install {package}`"
+        raise MissingRequirement(f"not installed; run `{command}.") from error
 
 
 def _device() -> str:
@@ -78,8 +84,8 @@ def _device() -> str:
 
     if torch.cuda.is_available():
         names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-        return f"{len(names)} CUDA device(s): {', '.join(names)}"
-    return f"CPU only, {usable_cores()} cores; train with -device cpu"
+        return f"{counted(len(names), 'CUDA device')}: {', '.join(names)}"
+    return f"CPU only, {counted(usable_cores(), 'core')}; train with -device cpu"
 
 
 def _folder(variable: str) -> str:

@@ -12,7 +12,9 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.errors import DataError
+from nnunet_kd.cli.training_options import check_fold
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.system.counts import counted
 
 
 class Empty(str, enum.Enum):
@@ -69,16 +71,18 @@ def evaluate(
     from nnunet_kd.system.processes import worker_pool
 
     if (splits is None) != (fold is None):
-        raise DataError("--splits and --fold belong together: give both, or neither to evaluate every case.")
+        raise SettingsError("--splits and --fold belong together: give both, or neither to evaluate every case.")
+    if fold is not None:
+        check_fold(fold)
     cases = fold_cases(read_splits(splits), fold, "val") if splits is not None and fold is not None else None
     for kind, folder in (("prediction", predictions), ("reference", reference)):
         if not folder.is_dir():
             raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one file per case.")
     target = output or predictions / "evaluation"
     if not target.parent.is_dir():
-        raise DataError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
+        raise SettingsError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
     if not os.access(target.parent, os.W_OK):
-        raise DataError(f"the folder {target.parent} cannot be written to. Give another place with --output.")
+        raise MissingRequirement(f"the folder {target.parent} cannot be written to. Give another place with --output.")
     labels_from = find_dataset_json(dataset_json, predictions, reference)
     options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
     with worker_pool(workers or default_processes()) as pool:
@@ -91,7 +95,9 @@ def evaluate(
     evaluation.write_json(json_path)
 
     table = Table(
-        "class", *(metric.heading for metric in METRICS), title=f"{len(evaluation.cases)} cases, mean ± standard error"
+        "class",
+        *(metric.heading for metric in METRICS),
+        title=f"{counted(len(evaluation.cases), 'case')}, mean ± standard error",
     )
     for class_name in (OVERALL, *evaluation.classes):
         cells = [mean_and_error(evaluation.summary(metric.name, class_name), metric) for metric in METRICS]
@@ -101,7 +107,9 @@ def evaluate(
     for class_name in evaluation.classes:
         counts = {name.replace("_", " "): n for name, n in evaluation.empty_counts(class_name).items() if n}
         if counts:
-            console.print(f"{class_name}: " + ", ".join(f"{name} in {n} cases" for name, n in counts.items()))
+            console.print(
+                f"{class_name}: " + ", ".join(f"{name} in {counted(n, 'case')}" for name, n in counts.items())
+            )
     written = [csv_path, json_path]
     if calibration is not None:
         table = Table("class", *(measure.heading for measure in MEASURES), title="Probabilities, mean ± standard error")

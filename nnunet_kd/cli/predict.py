@@ -10,6 +10,7 @@ import typer
 from rich.console import Console
 
 from nnunet_kd.cli.options import option, parse_folds
+from nnunet_kd.system.counts import counted
 
 
 class BackendName(str, Enum):
@@ -18,14 +19,6 @@ class BackendName(str, Enum):
     torch = "torch"
     onnxruntime = "onnxruntime"
     openvino = "openvino"
-
-
-class Device(str, Enum):
-    """Where the network runs."""
-
-    cpu = "cpu"
-    cuda = "cuda"
-    mps = "mps"
 
 
 def predict(
@@ -39,7 +32,7 @@ def predict(
         Optional[BackendName],  # noqa: UP045  typer on Python 3.10
         typer.Option("--backend", help="Default: onnxruntime for an ONNX file, torch for everything else."),
     ] = None,
-    device: Annotated[Device, option("device", "Where the network runs.")] = Device.cpu,
+    device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045
         option("folds", "Of a model folder: 0, or 0 1 2, or all (fold_all). Default: all trained."),
@@ -71,7 +64,7 @@ def predict(
 
     options = RunOptions(
         backend=backend.value if backend else None,
-        device=device.value,
+        device=device,
         folds=parse_folds(folds or []),
         checkpoint=checkpoint,
         mirroring=not no_mirroring,
@@ -83,7 +76,7 @@ def predict(
         trusted=trusted,
     )
     result = run(inputs, output, model, options)
-    kept = f"; {result.kept} were there before (--overwrite predicts them again)" if result.kept else ""
+    kept = f"; {result.kept} kept from before (--overwrite predicts all again)" if result.kept else ""
     Console(highlight=False, markup=False, emoji=False).print(
-        f"{result.predicted} cases segmented with {result.backend}{kept}: {output}", soft_wrap=True
+        f"{counted(result.predicted, 'case')} segmented with {result.backend}{kept}: {output}", soft_wrap=True
     )

@@ -11,14 +11,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.errors import DataError
+from nnunet_kd.cli.training_options import check_fold
+from nnunet_kd.errors import SettingsError
 
 
 def parse_models(texts: list[str]) -> dict[str, Path]:
     """``name=PATH`` or ``PATH``, which is called by its own name.
 
     Raises:
-        DataError: two of one name.
+        SettingsError: two of one name.
     """
     models: dict[str, Path] = {}
     for text in texts:
@@ -27,7 +28,7 @@ def parse_models(texts: list[str]) -> dict[str, Path]:
         if not equals or "/" in name or Path(text).exists():
             name, path_text = Path(text).name, text
         if name in models:
-            raise DataError(f"two models are called {name!r}. Tell them apart: name=PATH.")
+            raise SettingsError(f"two models are called {name!r}. Tell them apart: name=PATH.")
         models[name] = Path(path_text).expanduser()
     return models
 
@@ -57,16 +58,19 @@ def profile(
     """Parameters, FLOPs, checkpoint size, peak memory and latency; ratios are to the first model."""
     import torch
 
-    from nnunet_kd.evaluation.costs.profiling import ProfileOptions, profile_models
+    from nnunet_kd.evaluation.costs.profiling import PROFILED_DEVICES, ProfileOptions, profile_models
     from nnunet_kd.evaluation.costs.tables import profile_table, write_profiles
+    from nnunet_kd.nnunet.devices import check_device
     from nnunet_kd.system.files import write_atomically
 
+    if fold is not None:
+        check_fold(fold)
     named = parse_models(models)
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
-    if unknown := set(devices) - {"cpu", "cuda"}:
-        raise DataError(f"--device {', '.join(sorted(unknown))} is not known. Use cpu or cuda.")
+    for one in devices:
+        check_device(one, PROFILED_DEVICES)
     if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
-        raise DataError(f"--output {output} must be a *.json file in a folder that exists.")
+        raise SettingsError(f"--output {output} must be a *.json file in a folder that exists.")
     options = ProfileOptions(devices, repeats, warmup, _parse_volume(volume), not patch_only)
     profiles = profile_models(named, options, configuration, fold, dataset_json)
     table = profile_table(profiles)
@@ -89,5 +93,5 @@ def _parse_volume(text: str | None) -> tuple[int, ...] | None:
         return None
     parts = text.lower().split("x")
     if not all(part.isdigit() and int(part) > 0 for part in parts) or len(parts) not in (2, 3):
-        raise DataError(f"--volume {text!r} must be two or three numbers, as 155x240x240.")
+        raise SettingsError(f"--volume {text!r} must be two or three numbers, as 155x240x240.")
     return tuple(int(part) for part in parts)

@@ -15,6 +15,7 @@ from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option, parse_folds
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.system.counts import counted
 
 TRAINER = "nnUNetTrainerSoft"
 
@@ -88,7 +89,8 @@ def soften(
     console = Console()
     count = len(found.written) + len(found.kept)
     for line in (
-        f"{len(found.written)} cases written, {len(found.kept)} were there. {found.size / 2**20 / max(1, count):.2f} MiB a case.",
+        f"{counted(len(found.written), 'case')} written, {len(found.kept)} kept from before. "
+        f"{found.size / 2**20 / max(1, count):.2f} MiB a case.",
         *([f"Left out, since every teacher was trained on them: {', '.join(found.unseen)}."] if found.unseen else []),
         f"Soft labels: {found.folder}",
     ):

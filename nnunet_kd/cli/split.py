@@ -17,6 +17,7 @@ from nnunet_kd.datasets.splits import (
     training_cases,
     write_splits,
 )
+from nnunet_kd.system.counts import counted
 
 
 def split(
@@ -39,9 +40,9 @@ def split(
     splits = grouped_folds(groups, folds, seed) if holdout is None else grouped_holdout(groups, holdout, seed)
     files = write_splits(name, splits, overwrite=overwrite)
     console = Console(highlight=False, markup=False, emoji=False)
-    console.print(f"{name}: {len(cases)} cases of {len(set(groups.values()))} patients")
+    console.print(f"{name}: {counted(len(cases), 'case')} of {counted(len(set(groups.values())), 'patient')}")
     for number, fold in enumerate(splits):
-        console.print(f"fold {number}: {len(fold['train'])} training, {len(fold['val'])} validation cases")
+        console.print(f"fold {number}: {len(fold['train'])} training, {counted(len(fold['val']), 'validation case')}")
     if holdout is not None:
         console.print(
             "Train fold 0 only: nnU-Net makes up other folds by itself, without regard to patients.", style="yellow"

@@ -16,13 +16,12 @@ from rich.table import Table
 
 from nnunet_kd.cli.options import option
 from nnunet_kd.cli.training_options import check_device
+from nnunet_kd.errors import INTERRUPTED
+from nnunet_kd.system.counts import counted
 
 if TYPE_CHECKING:
     from nnunet_kd.workflows.sweep.command import SweepEnd
     from nnunet_kd.workflows.sweep.planned_run import PlannedRun, State
-
-_INTERRUPTED = 130
-"""A shell's exit code after Ctrl-C."""
 
 
 def sweep(
@@ -120,7 +119,7 @@ def sweep(
         end = run_sweep(description, lambda folder, states: _print_table(console, states, folder), console, dry_run)
     except Stopped as error:
         _say(console, f"Stopped ({error}). The same command again continues.")
-        raise typer.Exit(_INTERRUPTED) from error
+        raise typer.Exit(INTERRUPTED) from error
     _print_end(console, end, next(iter(description.rows())))
     if end.failed:
         raise typer.Exit(1)
@@ -152,7 +151,7 @@ def _print_end(console: Console, end: SweepEnd, reference: str) -> None:
     if end.failures:
         _say(
             console,
-            f"\n{len(end.failures)} of {end.missing} runs failed. The same command again tries them once more.",
+            f"\n{len(end.failures)} of {counted(end.missing, 'run')} failed. The same command again tries them once more.",
         )
         return
     left = Counter(end.states)

@@ -37,13 +37,10 @@ Device = Annotated[str, option("device", "cuda, cpu or mps.")]
 
 
 def check_device(device: str) -> None:
-    """Raises SettingsError: nnU-Net knows no such device, or it is not here."""
-    import torch
+    """See :func:`nnunet_kd.nnunet.devices.check_device`, which needs PyTorch."""
+    from nnunet_kd.nnunet.devices import check_device as check
 
-    if device not in ("cuda", "cpu", "mps"):
-        raise SettingsError(f"-device must be cuda, cpu or mps, got {device!r}.")
-    if device == "cuda" and not torch.cuda.is_available():
-        raise SettingsError("there is no CUDA device here; train on the CPU with `-device cpu`.")
+    check(device)
 
 
 def check_fold(fold: str) -> int | str:

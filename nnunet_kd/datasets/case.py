@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, is_hidden
 
@@ -74,7 +74,7 @@ class DatasetDescription:
 
     def __post_init__(self) -> None:
         if not 1 <= self.dataset_id <= 999:
-            raise DataError(
+            raise SettingsError(
                 f"nnU-Net numbers datasets from 1 to 999, not {self.dataset_id}; choose another --dataset-id."
             )
 

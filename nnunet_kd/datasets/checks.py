@@ -18,6 +18,7 @@ from rich.table import Table
 
 from nnunet_kd.datasets.case import LABEL, Case, DatasetDescription, Volume
 from nnunet_kd.errors import DataError
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.names import name_as_text
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import shadow_of
@@ -47,7 +48,7 @@ class BadCasesError(DataError):
     def __init__(self, bad: list[BadCase], total: int) -> None:
         self.bad = bad
         super().__init__(
-            f"{len(bad)} of {total} cases do not hold; nothing was written.\n{table(bad)}"
+            f"{len(bad)} of {counted(total, 'case')} cannot be used; nothing was written.\n{table(bad)}"
             "Repair or download them again, or leave them out with --skip-bad."
         )
 
@@ -96,7 +97,7 @@ def check_case(case: Case, description: DatasetDescription) -> CheckResult:
         grids[name] = grid
         values = array if volume.index is None or array.ndim == 3 else array[..., volume.index]
         if np.issubdtype(values.dtype, np.inexact) and not (finite := np.isfinite(values)).all():
-            problems.append(f"{name}: {int((~finite).sum())} voxels are NaN or infinite")
+            problems.append(f"{name}: {counted(int((~finite).sum()), 'voxel')} NaN or infinite")
         elif name == LABEL:
             found = np.unique(values)
             unknown = [f"{value:.9g}" for value in found.tolist() if value not in description.label_values]

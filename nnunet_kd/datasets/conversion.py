@@ -21,9 +21,10 @@ from nnunet_kd.datasets.splits import (
     write_splits,
 )
 from nnunet_kd.datasets.writing import Journal, partial_folder, targets, write_case
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.datasets import write_dataset_json
 from nnunet_kd.nnunet.environment import required_folder
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.processes import as_finished, worker_pool
 
@@ -73,8 +74,8 @@ def convert(
 
     Raises:
         BadCasesError: some cases do not hold and ``options.skip_bad`` is false.
-        DataError: no usable case; folders, splits or disk space stand in the way.
-        MissingRequirement: ``nnUNet_raw`` is not set, the disk refused, or a worker process died.
+        DataError: no usable case; folders or splits stand in the way.
+        MissingRequirement: ``nnUNet_raw`` is not set, the disk is full or refused, or a worker process died.
     """
     folder = required_folder("nnUNet_raw") / description.folder_name
     refuse_wrong_folder(folder, description, sources)
@@ -188,7 +189,7 @@ def _write(
                 if entry.empty_label:
                     checked.empty.add(case.name)
     except OSError as error:
-        raise DataError(
+        raise MissingRequirement(
             f"{folder} cannot be written: {error}. Finished cases are kept; when the cause is removed, "
             "run the same command again."
         ) from error
@@ -227,24 +228,24 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if checked.empty:
-        warnings.append(f"{len(checked.empty)} cases have an empty segmentation: {_some(checked.empty)}")
+        warnings.append(f"{counted(len(checked.empty), 'case')} with an empty segmentation: {_some(checked.empty)}")
     if checked.harmonised:
         warnings.append(
-            f"{checked.harmonised} files had headers that differ from {description.reference_channel}'s by less than the "
-            "tolerance; they were given exactly its header"
+            f"{counted(checked.harmonised, 'file')} with headers that differ from {description.reference_channel}'s by less than "
+            "the tolerance; given exactly its header"
         )
     if options.link and not options.dry_run:
         places = [folder / place for case in usable for place in targets(case, description).values()]
         files = sum(not place.is_symlink() for place in places)
         if files:
-            warnings.append(f"{files} of {len(places)} files had to be changed or compressed and are files, not links")
+            warnings.append(f"{files} of {counted(len(places), 'file')} had to be changed or compressed: no links")
     sides: dict[str, set[bool]] = defaultdict(set)
     for case in usable:
         sides[case.patient].add(case.label is None)
     both = {patient for patient, side in sides.items() if len(side) == 2}
     if both:
         warnings.append(
-            f"{len(both)} patients have training and test cases: {_some(both)}; do not report results on these"
+            f"{counted(len(both), 'patient')} with training and test cases: {_some(both)}; do not report results on these"
         )
     return warnings
 

@@ -8,8 +8,9 @@ from shutil import disk_usage
 from nnunet_kd.datasets.case import Case, DatasetDescription
 from nnunet_kd.datasets.splits import splits_files
 from nnunet_kd.datasets.writing import JOURNAL, targets
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.datasets import datasets_of_number
+from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, volumes_in
 
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
@@ -52,19 +53,19 @@ def refuse_unknown_files(folder: Path, usable: list[Case], description: DatasetD
     unknown = sorted(present - expected)
     if unknown:
         raise DataError(
-            f"{folder} holds {len(unknown)} files that do not belong to the cases given now, for example "
+            f"{folder} holds {counted(len(unknown), 'file')} of other cases than those given now, for example "
             f"{', '.join(unknown[:3])}. "
             "Give all sources together, or move these files away, or choose another --dataset-id."
         )
 
 
 def require_room(folder: Path, cases: list[Case]) -> None:
-    """Raise a DataError if the disk has no room for copies of these cases."""
+    """Raise a MissingRequirement if the disk has no room for copies of these cases."""
     needed = sum(volume.path.stat().st_size for case in cases for volume in case.volumes().values())
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = disk_usage(there).free
     if needed > free:
-        raise DataError(
+        raise MissingRequirement(
             f"{there} has {free / 1e9:.1f} GB free, but the copies need at least {needed / 1e9:.1f} GB. "
             "Make room, or use --link (symlinks instead of copies)."
         )

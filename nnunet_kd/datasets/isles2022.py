@@ -29,7 +29,7 @@ from nnunet_kd.datasets.case import (
     readable_folders,
 )
 from nnunet_kd.datasets.conversion import ConversionSummary, convert
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 
 DATASET_ID = 502
 CHANNELS = {"DWI": "dwi", "ADC": "adc", "FLAIR": "flair"}
@@ -77,10 +77,10 @@ def describe(dataset_id: int = DATASET_ID, grid: GridName = "dwi") -> DatasetDes
     """The dataset as ``dataset.json`` will have it.
 
     Raises:
-        DataError: an unknown grid.
+        SettingsError: an unknown grid.
     """
     if grid not in GRIDS:
-        raise DataError(f"--grid is {' or '.join(get_args(GridName))}, not {grid!r}.")
+        raise SettingsError(f"--grid is {' or '.join(get_args(GridName))}, not {grid!r}.")
     return DatasetDescription(
         dataset_id=dataset_id,
         name="ISLES2022",

@@ -25,7 +25,7 @@ from nnunet_kd.datasets.case import (
 )
 from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.datasets.splits import groups_by_regex, groups_where_found
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 
 _TASK = re.compile(r"Task(?P<id>\d+)_(?P<name>\w+)")
 
@@ -71,7 +71,7 @@ def convert_msd(
     if dataset_id is None:
         parsed = _TASK.fullmatch(folder.name)
         if parsed is None:
-            raise DataError(
+            raise SettingsError(
                 f"{folder.name} is not named like Task04_Hippocampus, so nnU-Net's dataset id is not known; give --dataset-id."
             )
         dataset_id = int(parsed["id"])

@@ -16,8 +16,9 @@ import numpy as np
 from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
-from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.nnunet.environment import dataset_name, required_folder
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.naming import images_in, segmentations_in
 
@@ -43,7 +44,8 @@ def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEE
     count = len(set(patients))
     if not 2 <= folds <= count:
         raise DataError(
-            f"{folds} folds cannot be made of {count} patients ({len(cases)} cases): between 2 and {count} folds are possible. "
+            f"{folds} folds cannot be made of {counted(count, 'patient')} ({counted(len(cases), 'case')}): between 2 "
+            f"and {count} folds are possible. "
             "Give more cases, or take one split, which every command that makes splits does with --holdout 0.34 (a third of the "
             "patients); `nnunet-kd split` makes fewer folds with --number-of-folds."
         )
@@ -56,11 +58,12 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
     nnU-Net makes folds that the file does not hold by itself, at random and over cases; train fold 0 only.
 
     Raises:
-        DataError: ``share`` is not between 0 and 1, or leaves one side without a patient.
+        SettingsError: ``share`` is not between 0 and 1.
+        DataError: it leaves one side without a patient.
     """
     cases, patients = _sorted(groups)
     if not 0 < share < 1:
-        raise DataError(
+        raise SettingsError(
             f"--holdout is the share of patients in validation, between 0 and 1, not {share:g}; the papers use 0.2."
         )
     splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
@@ -68,7 +71,8 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
         return _named(splitter.split(cases, groups=patients), cases)
     except ValueError as error:
         raise DataError(
-            f"Of {len(set(patients))} patients, {share:g} cannot be held out: {error}. Give more cases or another share."
+            f"Of {counted(len(set(patients)), 'patient')}, {share:g} cannot be held out: {error}. Give more cases or "
+            f"another share."
         ) from error
 
 
@@ -79,14 +83,15 @@ def groups_by_regex(cases: Iterable[str], pattern: str) -> dict[str, str]:
     {'BraTS-GLI-00005-100': '00005', 'BraTS-GLI-00005-101': '00005'}
 
     Raises:
-        DataError: not a regular expression, or one that some case does not match.
+        SettingsError: not a regular expression.
+        DataError: one that some case does not match.
     """
     cases = list(cases)
     groups = groups_where_found(cases, pattern)
     unmatched = [case for case in cases if case not in groups]
     if unmatched:
         raise DataError(
-            f"--group-regex {pattern!r} finds no patient in {len(unmatched)} case names, for example "
+            f"--group-regex {pattern!r} finds no patient in {counted(len(unmatched), 'case name')}, for example "
             f"{', '.join(sorted(unmatched)[:5])}. Every case needs a patient."
         )
     return groups
@@ -96,12 +101,12 @@ def groups_where_found(cases: Iterable[str], pattern: str) -> dict[str, str]:
     """:func:`groups_by_regex` of those cases in whose names ``pattern`` finds something; the others are left out.
 
     Raises:
-        DataError: not a regular expression.
+        SettingsError: not a regular expression.
     """
     try:
         expression = re.compile(pattern)
     except re.error as error:
-        raise DataError(f"--group-regex {pattern!r} is not a regular expression: {error}.") from error
+        raise SettingsError(f"--group-regex {pattern!r} is not a regular expression: {error}.") from error
     found = {case: expression.search(case) for case in cases}
     groups = {case: match[1 if expression.groups else 0] for case, match in found.items() if match is not None}
     return {case: group for case, group in groups.items() if group}

@@ -24,7 +24,7 @@ import SimpleITK as sitk
 
 from nnunet_kd.datasets.case import FILE_ENDING, LABEL, Case, DatasetDescription, Volume
 from nnunet_kd.datasets.geometry import resample, with_grid
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.wholeness import is_gzip
 
@@ -112,7 +112,7 @@ def write_case(
     Volumes on the case's own grid are copied byte for byte, or symlinked; the others are resampled.
 
     Raises:
-        DataError: a file cannot be written.
+        MissingRequirement: a file cannot be written.
     """
     depends_on = made_from(case, description, link)
     volumes = case.volumes()
@@ -143,7 +143,7 @@ def write_case(
             os.replace(temporary, folder / place)
             sizes[place] = (folder / place).stat().st_size
     except (OSError, RuntimeError) as error:
-        raise DataError(
+        raise MissingRequirement(
             f"{case.name} could not be written into {folder}: {' '.join(str(error).split())}. "
             "Finished cases are kept; when the cause is removed, run the same command again."
         ) from error

@@ -16,6 +16,7 @@ from torch.nn import functional
 from nnunet_kd.distillation.features import find_encoder, has_encoder
 from nnunet_kd.distillation.lighter_networks import half_precision_copy, recomputing_copy
 from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.system.counts import counted
 
 FeatureTeacher = Literal["first", "in_turn"]
 
@@ -78,7 +79,8 @@ class FrozenTeacher:
         find_encoder(self.network)
         if len(self.channels) != stages:
             raise PlanError(
-                f"the teacher's network has {len(self.channels)} stages, the student's {stages}, so their features cannot be "
+                f"the teacher's network has {counted(len(self.channels), 'stage')}, the student's {stages}, so their "
+                f"features cannot be "
                 f"compared. Any teacher can teach by its logits: -m logits or -m figkd."
             )
 

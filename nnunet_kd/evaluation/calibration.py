@@ -23,6 +23,7 @@ from nnunet_kd.evaluation.metrics import Metric
 from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import Summary, Values, csv_number, summarise
 from nnunet_kd.nnunet.scoring import mask_of
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_csv
 from nnunet_kd.system.processes import run_all
 from nnunet_kd.volumes.reading import dataset_reader, read_segmentation, whole_numbers
@@ -99,7 +100,7 @@ def evaluate_probabilities(
     if missing:
         shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise DataError(
-            f"{len(missing)} of {len(pairs)} cases have no probabilities in {prediction_folder}: {shown}. Predict them "
+            f"no probabilities in {prediction_folder} for {len(missing)} of {counted(len(pairs), 'case')}: {shown}. Predict them "
             f"with --save_probabilities, which writes CASE.npz beside every segmentation."
         )
     measured = run_all(partial(measure_pair, labels=labels, reader=reader), pairs, pool, "measuring probabilities")

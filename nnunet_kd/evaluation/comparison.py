@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.metrics import METRICS, Metric
 from nnunet_kd.evaluation.results import CASE_COLUMNS, OVERALL, Evaluation, Summary, Values, paired_values
 from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired, gap_recovered, holm
@@ -119,17 +119,17 @@ def check_roles(names: Sequence[str], reference: str, teacher: str | None = None
     """What must hold of the methods' names before anything is measured.
 
     Raises:
-        DataError: a name that is not there or there twice, fewer than two methods, or one in both roles.
+        SettingsError: a name that is not there or there twice, fewer than two methods, or one in both roles.
     """
     for role, name in (("--reference", reference), ("--teacher", teacher)):
         if name is not None and name not in names:
-            raise DataError(f"{role} {name!r} is not among the methods: {', '.join(names)}.")
+            raise SettingsError(f"{role} {name!r} is not among the methods: {', '.join(names)}.")
     if len(set(names)) != len(names):
-        raise DataError(f"two methods have the same name: {', '.join(names)}. Give each its own.")
+        raise SettingsError(f"two methods have the same name: {', '.join(names)}. Give each its own.")
     if len(names) < 2:
-        raise DataError("a comparison needs at least two methods; give another name=FOLDER.")
+        raise SettingsError("a comparison needs at least two methods; give another name=FOLDER.")
     if teacher == reference:
-        raise DataError(
+        raise SettingsError(
             f"{reference!r} cannot be reference and teacher at once. Give the undistilled student as --reference."
         )
 
@@ -143,7 +143,8 @@ def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str 
         teacher: one of them, for the share of the gap; ``None`` leaves that out.
 
     Raises:
-        DataError: a name that is not there, fewer than two methods, or methods with other cases or classes.
+        SettingsError: a name that is not there, or fewer than two methods.
+        DataError: methods with other cases or classes.
     """
     check_roles(list(evaluations), reference, teacher)
     base = evaluations[reference]

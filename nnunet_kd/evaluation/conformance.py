@@ -23,6 +23,7 @@ from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.requirements import require
 from nnunet_kd.volumes.reading import check_file, dataset_reader, read_segmentation
@@ -107,8 +108,10 @@ class Conformance:
         memory = ", ".join(f"{_megabytes(size)} {name}" for name, size in self.peak_bytes.items())
         installed = ", ".join(f"{_megabytes(size)} {name}" for name, size in self.installed_bytes.items())
         return (
-            f"{identical} of {len(self.cases)} cases are identical; at least {100 * self.least_agreement:.4f}% of voxels are "
-            f"equal in every case. Median seconds a case, {self.threads} threads: {stock:.2f} {STOCK}, {runtime:.2f} {RUNTIME} "
+            f"{identical} of {counted(len(self.cases), 'case')} identical; at least {100 * self.least_agreement:.4f}% "
+            f"of voxels are "
+            f"equal in every case. Median seconds a case, {counted(self.threads, 'thread')}: {stock:.2f} {STOCK}, "
+            f"{runtime:.2f} {RUNTIME} "
             f"with {self.backend}. Peak memory: {memory}. Installed with all requirements: {installed}. Dice is between the two "
             f"programs' segmentations."
         )

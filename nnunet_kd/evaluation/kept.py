@@ -10,10 +10,11 @@ from typing import Literal
 
 import numpy as np
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
 from nnunet_kd.evaluation.seeds import BySeed, Trainings
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_csv
 
 OPTION_COLUMNS = tuple(field.name for field in fields(MetricOptions))
@@ -87,20 +88,24 @@ def choose_trainings(
         seeds: no others, and each of them; default: all that every method has.
 
     Raises:
-        DataError: a method or seed is not there, or no seed is shared by all.
+        SettingsError: a method or seed is not there, or no seed is shared by all.
     """
     names = list(kept) if methods is None else list(dict.fromkeys(methods))
     if unknown := [name for name in names if name not in kept]:
-        raise DataError(f"the files hold no method {unknown[0]!r}; they hold {', '.join(kept)}.")
+        raise SettingsError(f"the files hold no method {unknown[0]!r}; they hold {', '.join(kept)}.")
     own = {name: {seed for seed in kept[name] if seed is not None} for name in names if None not in kept[name]}
     every = sorted(set().union(*own.values()))
     shared = [seed for seed in every if all(seed in of_method for of_method in own.values())]
     wanted = shared if seeds is None else list(dict.fromkeys(seeds))
     table = "; ".join(f"{name}: {', '.join(map(str, sorted(of_method)))}" for name, of_method in own.items())
     if missing := sorted(set(wanted) - set(shared)):
-        raise DataError(f"seed {missing[0]} is not there of every method ({table}). Choose with --methods and --seeds.")
+        raise SettingsError(
+            f"seed {missing[0]} is not there of every method ({table}). Choose with --methods and --seeds."
+        )
     if own and not wanted:
-        raise DataError(f"no seed is there of every method ({table}). Choose methods that share one with --methods.")
+        raise SettingsError(
+            f"no seed is there of every method ({table}). Choose methods that share one with --methods."
+        )
     chosen: dict[str, BySeed] = {
         name: {seed: kept[name][seed] for seed in (wanted if name in own else [None])} for name in names
     }
@@ -141,7 +146,8 @@ def _evaluation(rows: Sequence[CsvRow], path: Path, title: str) -> Evaluation:
     by_place = {(row["case"], row["class"]): row for row in rows}
     if len(by_place) != len(rows) or len(rows) != len(cases) * len(classes):
         raise DataError(
-            f"{path}: {title} has {len(rows)} rows for {len(cases)} cases of {len(classes)} classes. Take the file "
+            f"{path}: {title} has {counted(len(rows), 'row')} for {counted(len(cases), 'case')} of {len(classes)} "
+            f"classes. Take the file "
             f"as the comparison wrote it."
         )
     try:

@@ -14,12 +14,13 @@ from typing import Any
 import yaml
 
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
-from nnunet_kd.errors import CheckpointError, DataError, ModelError
+from nnunet_kd.errors import DataError, ModelError, SettingsError
 from nnunet_kd.evaluation.costs.networks import read_network
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import sha256
 
 Split = Mapping[str, Sequence[str]]
@@ -73,11 +74,11 @@ def method_name(text: str) -> str:
     """The name in ``name=DIR``.
 
     Raises:
-        DataError: not of this form.
+        SettingsError: not of this form.
     """
     name, _, folder = text.partition("=")
     if not name.strip() or not folder:
-        raise DataError(f"{text!r} must have the form name=FOLDER, for example student=predictions/student.")
+        raise SettingsError(f"{text!r} must have the form name=FOLDER, for example student=predictions/student.")
     return name
 
 
@@ -91,7 +92,8 @@ def parse_method(text: str, fold: str | None = None) -> Method:
         fold: of a model folder; default: its only fold with validation predictions.
 
     Raises:
-        DataError: not of this form, or nothing is there.
+        SettingsError: not of this form.
+        DataError: nothing is there.
     """
     name = method_name(text)
     folder = Path(text.removeprefix(f"{name}=")).expanduser()
@@ -121,19 +123,22 @@ def attach_runs(methods: Sequence[Method], texts: Sequence[str], fold: str | Non
         fold: of the model folders; default: their first trained one.
 
     Raises:
-        DataError: a name that is not among the methods, or no trained fold.
+        SettingsError: a name that is not among the methods.
+        ModelError: no trained fold.
     """
     runs: dict[str, Run] = {}
     for text in texts:
         name, _, folder_text = text.partition("=")
         if name not in {method.name for method in methods} or not folder_text:
-            raise DataError(f"--model {text!r} must be NAME=MODEL with one of {', '.join(m.name for m in methods)}.")
+            raise SettingsError(
+                f"--model {text!r} must be NAME=MODEL with one of {', '.join(m.name for m in methods)}."
+            )
         folder = Path(folder_text).expanduser()
         try:
             with open_model(folder, () if fold is None else (fold,), checkpoint=None) as model:
                 runs[name] = read_run(folder, model.folds[0])
         except ModelError as error:
-            raise DataError(f"--model {name}: {error}") from error
+            raise ModelError(f"--model {name}: {error}") from error
     return [replace(method, run=runs.get(method.name, method.run)) for method in methods]
 
 
@@ -142,6 +147,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
 
     Raises:
         DataError: a file is there but cannot be read.
+        CheckpointError, ModelError: the checkpoint is damaged, or of another network.
     """
     dataset_name = str(_read(model_folder / "plans.json").get("dataset_name", "unknown"))
     settings_path = model_folder / f"fold_{fold}" / SETTINGS_FILE
@@ -151,14 +157,8 @@ def read_run(model_folder: Path, fold: str) -> Run:
             checkpoint = model.checkpoint_path(fold)
     except ModelError:  # predictions are enough
         return Run(model_folder, fold, dataset_name, settings=settings)
-    try:
-        content = read_checkpoint(checkpoint, in_memory=False)
-    except CheckpointError as error:
-        raise DataError(str(error)) from error
-    try:
-        parameters = read_network(checkpoint).parameters
-    except ModelError as error:
-        raise DataError(str(error)) from error
+    content = read_checkpoint(checkpoint, in_memory=False)
+    parameters = read_network(checkpoint).parameters
     return Run(
         model_folder,
         fold,
@@ -219,12 +219,12 @@ def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:
     """The ``train`` or ``val`` cases of a fold; ``all`` trains on every case and validates on the same.
 
     Raises:
-        DataError: the splits have no such fold.
+        SettingsError: the splits have no such fold.
     """
     if fold == "all":
         return {case for split in splits for case in (*split["train"], *split["val"])}
     if not fold.isdigit() or int(fold) >= len(splits):
-        raise DataError(f"there is no fold {fold!r}: the splits have folds 0 to {len(splits) - 1}, and `all`.")
+        raise SettingsError(f"there is no fold {fold!r}: the splits have folds 0 to {len(splits) - 1}, and `all`.")
     return set(splits[int(fold)][part])
 
 
@@ -284,11 +284,11 @@ def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | N
         return [f"{who} was trained on all cases (fold all), so it had seen these in training."] if known else []
     try:
         seen = fold_cases(splits, fold, "train") & set(cases)
-    except DataError as error:
+    except (DataError, SettingsError) as error:
         return [f"whether {who} had seen the cases cannot be told: {error}"]
     if not seen:
         return []
     return [
-        f"{who} (fold {fold}) had seen {len(seen)} of the {len(cases)} cases in training, so the results look better "
+        f"{who} (fold {fold}) had seen {len(seen)} of {counted(len(cases), 'case')} in training, so the results look better "
         f"than they are."
     ]

@@ -10,6 +10,7 @@ from nnunet_kd.evaluation.comparison import Comparison, Row
 from nnunet_kd.evaluation.metrics import DICE, HD95, LESION_F1, METRICS, NSD, Metric
 from nnunet_kd.evaluation.results import OVERALL, Summary
 from nnunet_kd.evaluation.statistics import Interval
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import csv_text
 
 TESTED = (DICE, HD95, NSD, LESION_F1)
@@ -76,7 +77,7 @@ def overall_table(comparison: Comparison) -> Table:
         for name in comparison.evaluations
     ]
     note = (
-        f"Mean ± standard error over {len(comparison.cases)} cases; a case's value is the mean over its classes."
+        f"Mean ± standard error over {counted(len(comparison.cases), 'case')}; a case's value is the mean over its classes."
         f"{_left_out_note(comparison)}"
     )
     return Table("Overall", ("Method", *(metric.heading for metric in METRICS)), tuple(rows), note)
@@ -110,7 +111,7 @@ def difference_tables(comparison: Comparison) -> list[Table]:
     """Differences to the reference with interval, tests and share of the gap, one table per metric."""
     note = (
         f"Method minus {comparison.reference}, paired by case, overall over the classes defined in both; bootstrap 95% "
-        f"interval (BCa) of the mean; two-sided p; Holm: adjusted over the {len(comparison.evaluations) - 1} methods."
+        f"interval (BCa) of the mean; two-sided p; Holm: adjusted over the {counted(len(comparison.evaluations) - 1, 'method')}."
     )
     if comparison.teacher is not None:
         note += f" Gap: share of the difference from {comparison.reference} to {comparison.teacher} that is recovered."

@@ -24,7 +24,7 @@ import torch
 from rich.console import Console
 from torch import nn
 
-from nnunet_kd.errors import ModelError
+from nnunet_kd.errors import ModelError, SettingsError
 from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_label, matching_references
 from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
@@ -35,6 +35,7 @@ from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import ModelFolder, load_predictor
 from nnunet_kd.nnunet.checkpoints import trained_configuration
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, write_atomically
 from nnunet_kd.system.requirements import EXTRAS, require
 
@@ -93,7 +94,7 @@ class OnnxReport:
             full, exported = self.dice["torch"][label], self.dice["exported"][label]
             lines.append(f"Dice of {label}: {full:.4f} before, {exported:.4f} after, {exported - full:+.4f}")
         if self.dice:
-            lines.append(f"Dice over {self.dice_cases} cases.")
+            lines.append(f"Dice over {counted(self.dice_cases, 'case')}.")
         averaged = f", the average of folds {', '.join(self.folds)}" if len(self.folds) > 1 else ""
         size = self.path.stat().st_size / 1e6
         return [*lines, f"Wrote {self.path} ({size:.1f} MB{averaged}) and {json_path(self.path).name}."]
@@ -118,7 +119,8 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
     """Write ``output`` and its JSON.
 
     Raises:
-        ModelError: the output exists or has another ending; the plan names a reader, preprocessor, normalisation or
+        SettingsError: the output has another ending.
+        ModelError: the output exists; the plan names a reader, preprocessor, normalisation or
             resampling function that nnunet-kd-runtime does not have; the exported network differs from PyTorch's beyond the
             tolerance (then nothing is left at the output); the model is damaged or too large.
         MissingRequirement: the extra ``onnx`` is not installed, or the disk refused.
@@ -128,7 +130,7 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
         require(module)
     output = output.expanduser().absolute()
     if output.suffix != ".onnx":
-        raise ModelError(f"the output of --to onnx must end in .onnx, got {output}.")
+        raise SettingsError(f"the output of --to onnx must end in .onnx, got {output}.")
     for path in (output, json_path(output)):
         if path.exists() and not options.overwrite:
             raise ModelError(f"{path} exists already. Choose another name, or replace it with --overwrite.")

@@ -9,7 +9,8 @@ from typing import Any
 
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, split_channel
 from nnunet_kd.volumes.reading import check_alone, header
@@ -48,6 +49,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
         dataset_json: of the model; gives channels and file ending.
 
     Raises:
+        SettingsError: input and output do not go together.
         DataError: no images, files or channels missing or too many, another file ending, or an image would be overwritten.
     """
     ending = str(dataset_json["file_ending"])
@@ -58,7 +60,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
     file_ending = _file_ending(output, ending)
     if len(inputs) == 1 and inputs[0].is_dir():
         if file_ending is not None:
-            raise DataError(f"-i {inputs[0]} is a folder, so -o must be one too, got {output}.")
+            raise SettingsError(f"-i {inputs[0]} is a folder, so -o must be one too, got {output}.")
         groups = _group(inputs[0], ending)
         cases = [
             InputCase(name, tuple(path for _, path in sorted(files.items())), output / f"{name}{ending}")
@@ -74,7 +76,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
         problems = [_numbers_problem(images, channels, ending)]
     found = [problem for problem in problems if problem is not None]
     if found:
-        more = f" {len(found) - 5} more cases have such problems." if len(found) > 5 else ""
+        more = f" Likewise {counted(len(found) - 5, 'more case')}." if len(found) > 5 else ""
         raise DataError(" ".join(found[:5]) + more)
     for case in cases:
         _refuse_to_overwrite_images(case)
@@ -100,7 +102,8 @@ def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWr
     if sum(counts) != len(channels):
         held = ", ".join(f"{path.name} holds {count}" for path, count in zip(case.images, counts, strict=True))
         raise DataError(
-            f"case {case.name} has {sum(counts)} channels, but the model takes {len(channels)} ({', '.join(channels)}): {held}."
+            f"case {case.name} has {counted(sum(counts), 'channel')}, but the model takes {len(channels)} "
+            f"({', '.join(channels)}): {held}."
             + (" A fourth channel of a picture is its transparency: save it as RGB." if counts == [4] else "")
         )
     grids = [found[0] for found in headers if found is not None and found[0] is not None]
@@ -126,7 +129,7 @@ def _file_ending(output: Path, ending: str) -> str | None:
         if output.name.endswith(own) and output.name != own:
             return own
     if output.name.lower().endswith(_VOLUME_ENDINGS):
-        raise DataError(f"-o {output} must be a folder, or a file that ends in {' or '.join(allowed)}.")
+        raise SettingsError(f"-o {output} must be a folder, or a file that ends in {' or '.join(allowed)}.")
     return None
 
 
@@ -144,7 +147,7 @@ def _group(folder: Path, ending: str) -> dict[str, dict[int, Path]]:
 def _files_of_one_case(inputs: Sequence[Path], ending: str, channels: int) -> tuple[Path, ...]:
     folders = [path for path in inputs if path.is_dir()]
     if folders:
-        raise DataError(
+        raise SettingsError(
             f"give one folder, or the files of one case; got {len(inputs)} inputs, {folders[0]} is a folder."
         )
     wrong = [path for path in inputs if not path.name.endswith(ending)]
@@ -169,7 +172,7 @@ def _numbers_problem(images: Sequence[Path], channels: list[str], ending: str) -
         return problem
     if len(images) not in (1, len(channels)):
         return (
-            f"{len(images)} files were given for one case, but the model takes {len(channels)} channels "
+            f"{counted(len(images), 'file')} given for one case, but the model takes {counted(len(channels), 'channel')} "
             f"({', '.join(channels)}): {', '.join(path.name for path in images)}."
         )
     return None

@@ -27,6 +27,7 @@ from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.prediction import export_case, read_case
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside
 from nnunet_kd.volumes.placing import move_all
 from nnunet_kd.volumes.reading import check_file, dataset_reader, reading
@@ -118,7 +119,7 @@ class CasePredictor(nnUNetPredictor):
         item["data"] = item["data"].to(dtype=torch.float32, memory_format=torch.contiguous_format)
         if item["data"].shape[0] != self.input_channels:
             raise DataError(
-                f"case {case.name} has {item['data'].shape[0]} channels, but the model takes {self.input_channels}: "
+                f"case {case.name} has {counted(item['data'].shape[0], 'channel')}, but the model takes {self.input_channels}: "
                 f"{', '.join(self.dataset_json['channel_names'].values())}."
             )
         return item

@@ -13,7 +13,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from nnunet_kd.errors import DataError, ModelError, SettingsError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
@@ -22,6 +22,8 @@ from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import load_predictor, open_model
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
+from nnunet_kd.nnunet.devices import check_device
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.naming import shadow_of
 
@@ -134,8 +136,8 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[OpenedModel]:
                 else f"it needs an ONNX file. Write one with: nnunet-kd export {shlex.quote(str(model))} OUT.onnx --to onnx"
             )
         )
-    if options.device == "cuda" and backend == "torch" and not torch.cuda.is_available():
-        raise SettingsError("there is no CUDA device here; predict on the CPU with -device cpu.")
+    if backend == "torch":
+        check_device(options.device)
     torch.set_num_threads(options.threads or default_processes())
     device = torch.device("cpu" if exported else options.device)
     predictor = CasePredictor(device, options.mirroring, options.step)
@@ -189,13 +191,13 @@ def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], fold
             raise SettingsError("--previous-stage is for cascades; this model is none.")
         return
     if folder is None:
-        raise ModelError(
+        raise SettingsError(
             f"the model is the second stage of a cascade: predict with {needed} first and give that folder as --previous-stage."
         )
     ending = predictor.dataset_json["file_ending"]
     absent = [case.name for case in cases if not (folder / f"{case.name}{ending}").is_file()]
     if absent:
-        raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({len(absent)} cases).")
+        raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({counted(len(absent), 'case')}).")
 
 
 def _write_context(predictor: CasePredictor, folder: Path) -> None:

@@ -14,6 +14,7 @@ from importlib.metadata import version
 from typing import Any
 
 from nnunet_kd.nnunet.checkpoints import KEYS
+from nnunet_kd.system.counts import counted
 
 TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
 PREDICTOR = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
@@ -206,7 +207,7 @@ def find(name: str) -> Any:
 
 if __name__ == "__main__":
     missing = missing_parts()
-    print(f"nnunetv2 {version('nnunetv2')}: {len(missing)} parts missing")
+    print(f"nnunetv2 {version('nnunetv2')}: {counted(len(missing), 'part')} missing")
     for part in missing:
         print(f"- {part}")
     sys.exit(bool(missing))

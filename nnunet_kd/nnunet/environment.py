@@ -7,6 +7,7 @@ import io
 import json
 import os
 import shlex
+import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -62,11 +63,14 @@ def dataset_name(name_or_id: str) -> str:
 
     Raises:
         DataError: no such dataset, or several with that number.
+        MissingRequirement: none of nnU-Net's variables is set.
     """
     if name_or_id.startswith("Dataset"):
         return name_or_id
     if not name_or_id.isdigit():
         raise DataError(f"{name_or_id!r} is neither a dataset's number nor a name such as Dataset004_Hippocampus.")
+    if not any(map(optional_folder, VARIABLES)):
+        required_folder(VARIABLES[0])
     prefix = f"Dataset{int(name_or_id):03d}_"
     names = {
         folder.name
@@ -125,6 +129,18 @@ def trainer_names() -> list[str]:
     return sorted(path.stem for path in shipped_folder("trainers").glob("nnUNetTrainer*.py"))
 
 
+@contextlib.contextmanager
+def quiet_search() -> Iterator[None]:
+    """Within, nnU-Net's search for a trainer does not report where it looks.
+
+    It imports all of nnU-Net's trainers, and with them timm, which still uses what PyTorch has deprecated. Users can do nothing
+    about that.
+    """
+    with contextlib.redirect_stdout(io.StringIO()), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", r"`torch\.jit\.", FutureWarning)
+        yield
+
+
 def find_trainer(name: str) -> type[Any]:
     """Ask nnU-Net itself for a trainer class, without its report of where it looks.
 
@@ -134,7 +150,7 @@ def find_trainer(name: str) -> type[Any]:
     from nnunetv2.utilities.find_objects import recursive_find_trainer_class_by_name
 
     try:
-        with contextlib.redirect_stdout(io.StringIO()):
+        with quiet_search():
             found: type[Any] = recursive_find_trainer_class_by_name(name)
     except RuntimeError as error:
         raise MissingRequirement(f"nnU-Net does not find the trainer {name}. {_where_to_put(name)}") from error

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import io
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -21,6 +20,8 @@ from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
+
+from nnunet_kd.nnunet.environment import quiet_search
 
 COMPILE_BACKEND = "inductor"
 """PyTorch's default, which nnU-Net leaves as it is."""
@@ -90,7 +91,7 @@ def build_network(trainer: type[Any], plans: PlansManager, configuration: str, i
 def ships_trainer(name: str) -> bool:
     """Whether a trainer is nnU-Net's own."""
     package = nnunetv2.__path__[0]
-    with contextlib.redirect_stdout(io.StringIO()):
+    with quiet_search():
         found = recursive_find_python_class(
             f"{package}/training/nnUNetTrainer", name, "nnunetv2.training.nnUNetTrainer", package
         )

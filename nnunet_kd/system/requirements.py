@@ -1,22 +1,25 @@
-"""Optional requirements: imported where they are used, with an error that says which extra brings them."""
+"""Optional requirements: imported where they are used, with an error that says how to install them."""
 
 from __future__ import annotations
 
 import importlib
+import importlib.util
 from types import ModuleType
 
 from nnunet_kd.errors import MissingRequirement
 
+RUNTIME = "nnunet_kd_runtime"
 EXTRAS = {
     "onnx": "onnx",
     "onnxscript": "onnx",
     "onnxruntime": "onnx",
-    "nnunet_kd_runtime": "onnx",
+    RUNTIME: "onnx",
     "openvino": "openvino",
+    "submitit": "slurm",
 }
 """Module: the extra of this package that installs it."""
-_FROM_SOURCE = {"nnunet_kd_runtime": ", from a clone after: pip install ./runtime"}
-"""Module: what to do first where its distribution is not on a package index."""
+_WITH_RUNTIME = ("onnx", "openvino")
+"""Extras that need nnunet-kd-runtime, which no package index has."""
 
 
 def require(module: str) -> ModuleType:
@@ -26,13 +29,22 @@ def require(module: str) -> ModuleType:
         module: its name, possibly of a submodule (``onnxruntime.quantization``).
 
     Raises:
-        MissingRequirement: it is not installed; names the extra.
+        MissingRequirement: it is not installed; says how to install what it comes with.
     """
     top = module.partition(".")[0]
     try:
         return importlib.import_module(module)
     except ImportError as error:
-        extra = EXTRAS[top]
-        raise MissingRequirement(
-            f"{top} cannot be imported ({error}). Install it with: pip install 'nnunet-kd[{extra}]'{_FROM_SOURCE.get(top, '')}"
-        ) from error
+        raise MissingRequirement(f"{top} cannot be imported ({error}). {how_to_install(EXTRAS[top])}") from error
+
+
+def how_to_install(extra: str) -> str:
+    """A sentence with the command that installs an extra of this package.
+
+    pip knows the extras of an installed package without an index. It does not find nnunet-kd-runtime, so where that is missing it
+    comes first, from a clone.
+    """
+    command = f"pip install 'nnunet-kd[{extra}]'"
+    if extra in _WITH_RUNTIME and importlib.util.find_spec(RUNTIME) is None:
+        return f"Install it, in a clone of nnunet-kd, with: pip install ./runtime && {command}"
+    return f"Install it with: {command}"

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.system.counts import counted
 from nnunet_kd.training.ema import StudentAverage
 from nnunet_kd.training.resumable import ResumableTrainer
 
@@ -61,7 +62,7 @@ class AveragedTrainer(ResumableTrainer):
     def run_training(self) -> None:
         """nnU-Net's loop, which `patience` may end before its last epoch."""
         if self._is_out_of_patience():
-            self.print_to_log_file(f"Training had stopped early, after {self.current_epoch} epochs.")
+            self.print_to_log_file(f"Training had stopped early, after {counted(self.current_epoch, 'epoch')}.")
             return
         try:
             super().run_training()
@@ -91,7 +92,9 @@ class AveragedTrainer(ResumableTrainer):
         super().on_epoch_end()
         self._use_average(False)
         if self._is_out_of_patience() and self.current_epoch < self.num_epochs:
-            self.print_to_log_file(f"Stopping early: no better validation for {self.settings.patience} epochs.")
+            self.print_to_log_file(
+                f"Stopping early: no better validation for {counted(self.settings.patience, 'epoch')}."
+            )
             raise _StoppedEarly
 
     def on_train_end(self) -> None:

@@ -22,6 +22,7 @@ from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read
 from nnunet_kd.nnunet.checkpoints import LATEST, as_file, trained_plans
 from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.system.cores import computing_threads
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.training.distributed import (
     check_batch_size,
@@ -182,7 +183,9 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_epoch_end(taken or losses)
         skipped, why = self.skipped_steps.close_epoch()
         if skipped:
-            self.print_to_log_file(f"{skipped} of {len(losses)} steps skipped, loss or gradient not finite: {why}")
+            self.print_to_log_file(
+                f"{skipped} of {counted(len(losses), 'step')} skipped, loss or gradient not finite: {why}"
+            )
         if self.local_rank == 0:
             for logger in self.logger.loggers:
                 logger.log("kd/skipped_steps", skipped, self.current_epoch)

@@ -24,6 +24,7 @@ from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_st
 from nnunet_kd.errors import NnunetKdError, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.system.counts import counted
 from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.distributed import gather, is_distributed
 from nnunet_kd.training.patches import patch_count, training_patches
@@ -134,7 +135,8 @@ class StartedTrainer(AveragedTrainer):
         if self.start_fits:
             worst = max(self.start_fits, key=lambda fit: fit.unexplained)
             self.print_to_log_file(
-                f"The student starts inside its teacher: {len(self.start_fits)} layers fitted. Least explained is {worst.name}, "
+                f"The student starts inside its teacher: {counted(len(self.start_fits), 'layer')} fitted. Least "
+                f"explained is {worst.name}, "
                 f"of whose signal {worst.unexplained:.0%} is left."
             )
 
@@ -159,7 +161,7 @@ class StartedTrainer(AveragedTrainer):
             nonlocal last
             if time.monotonic() - last > SECONDS_BETWEEN_LINES:
                 last = time.monotonic()
-                self.print_to_log_file(f"Start from the teacher: {done} of {total} parts done, next: {what}")
+                self.print_to_log_file(f"Start from the teacher: {done} of {counted(total, 'part')} done, next: {what}")
 
         return tell
 

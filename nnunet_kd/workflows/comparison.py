@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among
 from nnunet_kd.evaluation.costs.tables import read_profiles
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept, write_kept
@@ -82,23 +82,26 @@ def check_output(folder: Path) -> None:
     """Whether a folder can be made or written to, known before hours of measuring.
 
     Raises:
-        DataError: it cannot.
+        MissingRequirement: it cannot.
     """
     existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise DataError(f"--output {folder}: {existing} is no folder that can be written to. Choose another place.")
+        raise MissingRequirement(
+            f"--output {folder}: {existing} is no folder that can be written to. Choose another place."
+        )
 
 
 def compare_predictions(request: ComparisonRequest) -> Compared:
     """Measure predictions against their references, and methods against each other.
 
     Raises:
-        DataError: everything that names, folders and files can tell is checked before the first case is measured.
+        SettingsError, DataError: everything that names, folders and files can tell is checked before the first case is
+            measured.
     """
     if (request.sweep is None) != bool(request.methods) or (request.sweep is not None and request.models):
-        raise DataError("give methods as NAME=DIR (with --model, if need be), or one --sweep FOLDER; not both.")
+        raise SettingsError("give methods as NAME=DIR (with --model, if need be), or one --sweep FOLDER; not both.")
     if (request.seeds_apart or request.variants) and request.sweep is None:
-        raise DataError("--seeds and --variants choose what is shown of a sweep; give them with --sweep.")
+        raise SettingsError("--seeds and --variants choose what is shown of a sweep; give them with --sweep.")
     if request.sweep is not None:
         swept = find_finished(request.sweep, request.fold, request.variants)
         return _compare_sweep(request, swept)
@@ -170,7 +173,8 @@ def combine_kept(
         teacher: the method that the gap is measured to; ``None``: ``teacher`` if there is one.
 
     Raises:
-        DataError: a file is damaged, or what is asked for is not in it.
+        DataError: a file is damaged.
+        SettingsError: what is asked for is not in it.
     """
     chosen = choose_trainings(read_kept(files), reference, methods, seeds)
     trainings = chosen.trainings
@@ -226,7 +230,7 @@ def _roles(request: ComparisonRequest, names: Sequence[str]) -> tuple[str | None
     focus = request.focus or next(iter(others), names[-1])
     check_roles(names, request.reference, teacher)
     if focus not in names:
-        raise DataError(f"--focus {focus!r} is not among the methods: {', '.join(names)}.")
+        raise SettingsError(f"--focus {focus!r} is not among the methods: {', '.join(names)}.")
     return teacher, focus
 
 

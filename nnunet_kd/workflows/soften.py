@@ -19,7 +19,7 @@ from nnunet_kd.distillation.soft_labels.description import FILE, Description, So
 from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, write_map
 from nnunet_kd.distillation.teacher import found_teacher
 from nnunet_kd.distillation.teacher_source import TeacherSource
-from nnunet_kd.errors import DataError, MissingRequirement, TeacherError
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError, TeacherError
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import case_shape
 from nnunet_kd.nnunet.environment import optional_folder
@@ -91,6 +91,7 @@ def soften(
 
     Raises:
         TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
+        SettingsError: ``out_of_fold`` for a student of one fold.
         MissingRequirement: memory or disk will not do; said before the first case.
         DataError: a preprocessed case cannot be read.
     """
@@ -207,7 +208,7 @@ def _check_out_of_fold(description: Description, trainer: DistillationTrainer) -
             "example -f 0 1 2 3 4."
         )
     if trainer.fold != "all":
-        raise TeacherError(
+        raise SettingsError(
             f"--out-of-fold makes maps for a student of all cases, whose fold is all; fold {trainer.fold} validates on cases "
             f"that some of these teachers were trained on. Use: fold all, or leave --out-of-fold and -f out."
         )

@@ -144,7 +144,7 @@ def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> Non
         "channel": "T2w: missing",
         "gzip": "T1n: BraTS-GLI-01001-100-t1n.nii.gz is not whole: its gzip data end early",
         "checksum": "T2f: BraTS-GLI-01002-100-t2f.nii.gz is not whole: its gzip data end early or were changed",
-        "nan": "T1c: 1 voxels are NaN or infinite",
+        "nan": "T1c: 1 voxel NaN or infinite",
         "label": "label: holds 7; known are 0, 1, 2, 3, 4",
         "origin": "T2f: origin",
         "shape": "T1c: shape (23, 24, 16) instead of (24, 24, 16)",
@@ -237,7 +237,7 @@ def test_empty_masks_are_a_warning_with_a_count(source: Path) -> None:
     for _ in range(2):  # the count survives a run that keeps the cases
         summary = convert_brats2024([folder], options=ONE)
         assert len(summary.training) == 12
-        assert any("2 cases have an empty segmentation: BraTS-GLI-00500-100" in text for text in summary.warnings)
+        assert any("2 cases with an empty segmentation: BraTS-GLI-00500-100" in text for text in summary.warnings)
 
 
 @pytest.mark.parametrize("dtype", [np.int16, np.uint16, np.float32, np.float64])
@@ -279,14 +279,14 @@ def test_headers_within_the_tolerance_become_equal(source: Path, nnunet: Path) -
     assert np.array_equal(images[0].affine, images[1].affine)
     original = nibabel.load(folder / name / f"{name}-t2f.nii.gz")
     assert np.array_equal(np.asanyarray(images[1].dataobj), np.asanyarray(original.dataobj))
-    assert any(text.startswith("1 files had headers") for text in summary.warnings)
+    assert any(text.startswith("1 file with headers") for text in summary.warnings)
 
 
 def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -> None:
     folder = download(source)
     brats_case(source / "validation_data", "BraTS-GLI-00005-109", seg=False)
     summary = convert_brats2024([folder, source / "validation_data"], options=ONE)
-    assert any("1 patients have training and test cases: 00005" in text for text in summary.warnings)
+    assert any("1 patient with training and test cases: 00005" in text for text in summary.warnings)
 
 
 def test_cases_without_any_segmentation_become_imagests_of_a_new_or_an_existing_dataset(

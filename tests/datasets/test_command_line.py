@@ -42,7 +42,7 @@ def test_brats_with_several_sources(source: Path, nnunet: Path) -> None:
         f"{nnunet.parent}/preprocessed/Dataset611_BraTS2024/splits_final.json" in result.output
     )  # whole, to be copied
     assert "10 cases of 5 patients (5 with several time points)" in result.output
-    assert "1 cases without segmentation" in result.output
+    assert "1 case without segmentation" in result.output
     assert "Train fold 0 only" in result.output
     assert "nnUNetv2_plan_and_preprocess -d 611 --verify_dataset_integrity" in result.output
 

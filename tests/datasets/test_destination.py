@@ -10,7 +10,7 @@ import pytest
 from nnunet_kd.datasets import destination
 from nnunet_kd.datasets.brats2024 import convert_brats2024
 from nnunet_kd.datasets.writing import JOURNAL
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement
 from tests.datasets.generated_downloads import ONE, brats_case, download, tree_hash
 
 
@@ -64,7 +64,7 @@ def test_cases_of_an_earlier_conversion_are_not_mixed_in(source: Path) -> None:
     first, second = download(source / "a"), source / "b"
     brats_case(second, "BraTS-GLI-00100-100")
     convert_brats2024([first, second], options=ONE)
-    with pytest.raises(DataError, match=r"5 files that do not belong .*BraTS-GLI-00100-100"):
+    with pytest.raises(DataError, match=r"5 files of other cases .*BraTS-GLI-00100-100"):
         convert_brats2024([first], options=ONE)
 
 
@@ -82,6 +82,6 @@ def test_other_splits_stop_before_anything_is_written(source: Path, nnunet: Path
 def test_full_disk_is_found_before_copying(source: Path, nnunet: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     download(source)
     monkeypatch.setattr(destination, "disk_usage", lambda _: type("Usage", (), {"free": 100}))
-    with pytest.raises(DataError, match="--link"):
+    with pytest.raises(MissingRequirement, match="--link"):
         convert_brats2024([source], options=ONE)
     assert not (nnunet / "Dataset501_BraTS2024/imagesTr").exists()

@@ -16,7 +16,7 @@ import SimpleITK as sitk
 from nnunet_kd.datasets.brats2024 import convert_brats2024
 from nnunet_kd.datasets.isles2022 import convert_isles2022
 from nnunet_kd.datasets.writing import JOURNAL, Journal, WrittenCase
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import MissingRequirement
 from tests.datasets.generated_downloads import ONE, download, isles_case
 
 
@@ -31,7 +31,7 @@ def test_a_failure_in_the_middle_leaves_no_half_file(source: Path, monkeypatch: 
         real(old, new)
 
     monkeypatch.setattr(os, "replace", full_disk)
-    with pytest.raises(DataError, match=r"BraTS-GLI-00002-100 could not be written .*No space left"):
+    with pytest.raises(MissingRequirement, match=r"BraTS-GLI-00002-100 could not be written .*No space left"):
         convert_brats2024([source], options=ONE)
     monkeypatch.setattr(os, "replace", real)
     summary = convert_brats2024([source], options=ONE)
@@ -89,7 +89,7 @@ def test_simpleitk_that_writes_half_a_file_without_an_error(
         Path(path).write_bytes(half if how == "cut short" else gzip.compress(gzip.decompress(content)[:-1000]))
 
     monkeypatch.setattr(sitk, "WriteImage", full_disk)
-    with pytest.raises(DataError, match=r"sub-strokecase0000_ses-0001 could not be written .*No space left"):
+    with pytest.raises(MissingRequirement, match=r"sub-strokecase0000_ses-0001 could not be written .*No space left"):
         convert_isles2022([source], options=ONE)
     monkeypatch.setattr(sitk, "WriteImage", real)
     summary = convert_isles2022([source], options=ONE)
@@ -105,7 +105,7 @@ def test_record_that_cannot_be_written(source: Path, monkeypatch: pytest.MonkeyP
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(Journal, "add", full_disk)
-    with pytest.raises(DataError, match=r"cannot be written: .*No space left on device"):
+    with pytest.raises(MissingRequirement, match=r"cannot be written: .*No space left on device"):
         convert_brats2024([source], options=ONE)
 
 

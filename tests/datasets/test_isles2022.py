@@ -192,7 +192,7 @@ def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> Non
     for kind, text in {
         "channel": "ADC: missing",
         "gzip": "FLAIR: sub-strokecase0101_ses-0001_FLAIR.nii.gz is not whole: its gzip data end early",
-        "nan": "DWI: 1 voxels are NaN or infinite",
+        "nan": "DWI: 1 voxel NaN or infinite",
         "label": "label: holds 7; known are 0, 1",
         "origin": "ADC: origin",
         "apart": "FLAIR: does not overlap DWI",
@@ -247,8 +247,8 @@ def test_what_lies_beside_the_images_in_the_release(source: Path) -> None:
     summary = convert_isles2022([source], options=ONE)
     assert len(summary.training) == 5
     assert len(summary.warnings) == 2
-    assert summary.warnings[0].startswith("1 cases have an empty segmentation: sub-strokecase0004_ses-0001")
-    assert summary.warnings[1].startswith("1 files had headers")
+    assert summary.warnings[0].startswith("1 case with an empty segmentation: sub-strokecase0004_ses-0001")
+    assert summary.warnings[1].startswith("1 file with headers")
     assert tree_hash(source) == before
 
 
@@ -275,7 +275,7 @@ def test_lesion_outside_the_flair_is_reported_as_empty(source: Path) -> None:
     below = {"lesion": lambda p: np.linalg.norm(p - CENTRE + np.array([0, 0, 12]), axis=-1) < 4, "flair_affine": higher}
     isles_case(source, "sub-strokecase0200", **below)
     summary = convert_isles2022([source], grid="flair", options=ONE)
-    assert any("1 cases have an empty segmentation: sub-strokecase0200" in text for text in summary.warnings)
+    assert any("1 case with an empty segmentation: sub-strokecase0200" in text for text in summary.warnings)
 
 
 def test_other_grid_redoes_the_cases(source: Path, nnunet: Path) -> None:

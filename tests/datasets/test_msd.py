@@ -11,7 +11,7 @@ import pytest
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import BadCasesError
 from nnunet_kd.datasets.msd import convert_msd
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from tests.datasets.generated_downloads import edit, msd_task, tree_hash, truncate
 
 ONE = ConversionOptions(processes=1)
@@ -72,7 +72,7 @@ def test_patients_by_regex(source: Path) -> None:
 
 def test_id_and_name(source: Path) -> None:
     task = msd_task(source, folder="hippo")
-    with pytest.raises(DataError, match="give --dataset-id"):
+    with pytest.raises(SettingsError, match="give --dataset-id"):
         convert_msd(task, options=ONE)
     assert convert_msd(task, dataset_id=77, options=ONE).folder.name == "Dataset077_Hippocampus"
 

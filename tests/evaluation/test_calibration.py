@@ -67,7 +67,7 @@ def test_through_the_command(regions: bool, tmp_path: Path) -> None:
     arguments = ["evaluate", str(predicted), str(reference), "--probabilities", "--workers", "1"]
     result = CliRunner().invoke(cli.app, arguments)
     assert isinstance(result.exception, DataError)
-    assert "1 of 1 cases have no probabilities" in str(result.exception)
+    assert "for 1 of 1 case:" in str(result.exception)
 
     probabilities = random.random((2 if regions else 3, 4, 5, 6)).astype(np.float32)
     np.savez_compressed(predicted / "case.npz", probabilities=probabilities)

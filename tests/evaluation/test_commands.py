@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.evaluate import evaluate
 from nnunet_kd.cli.profile import profile
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
 from nnunet_kd.evaluation.costs.tables import read_profiles, write_profiles
 from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
@@ -53,7 +53,7 @@ def test_evaluate_a_fold(dataset, tmp_path):
     arguments = ("evaluate", tmp_path / "ours", dataset / "labelsTr", "-np", 1, "-o", tmp_path / "fold")
     with pytest.raises(DataError, match=r"lacks case_0\.nii\.gz, case_1\.nii\.gz.*--splits"):
         run(*arguments)
-    with pytest.raises(DataError, match="--splits and --fold belong together"):
+    with pytest.raises(SettingsError, match="--splits and --fold belong together"):
         run(*arguments, "--fold", 0)
     run(*arguments, "--splits", tmp_path / "splits_final.json", "--fold", 0)
     assert len((tmp_path / "fold.csv").read_text().splitlines()) == 5
@@ -67,7 +67,7 @@ def test_evaluate_tells_the_output_folder_before_it_measures(dataset, tmp_path):
 def test_evaluate_counts_empty_masks(dataset, tmp_path):
     write_image(tmp_path / "ours" / "case_0.nii.gz", labels(0) * 0)
     output = run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-np", 1)
-    assert "core: only prediction empty in 1 cases" in output
+    assert "core: only prediction empty in 1 case" in output
 
 
 def test_compare_plain_folders(dataset, tmp_path):
@@ -76,7 +76,7 @@ def test_compare_plain_folders(dataset, tmp_path):
     arguments = ("compare", *methods, "--reference", "student", "-np", 1, "-o", out)
     with pytest.raises(DataError, match="--ground-truth"):
         run(*arguments)
-    with pytest.raises(DataError, match="--reference 'typo' is not among the methods"):
+    with pytest.raises(SettingsError, match="--reference 'typo' is not among the methods"):
         run("compare", *methods, "--reference", "typo")
     with pytest.raises(DataError, match="same name"):
         run("compare", methods[0], methods[0], "--reference", "student")
@@ -85,12 +85,12 @@ def test_compare_plain_folders(dataset, tmp_path):
         run(*arguments, "--images", dataset / "imagesTr", "--channel", 3)
     with pytest.raises(DataError, match="cannot be reference and teacher"):
         run(*arguments, "--teacher", "student")
-    with pytest.raises(DataError, match="at least two methods"):
+    with pytest.raises(SettingsError, match="at least two methods"):
         run("compare", methods[0], "--reference", "student")
-    with pytest.raises(DataError, match=r"--output .*no folder that can be written to"):
+    with pytest.raises(MissingRequirement, match=r"--output .*no folder that can be written to"):
         run(*arguments, "-o", tmp_path / "splits_final.json")
     assert not out.exists()
-    with pytest.raises(DataError, match="name=FOLDER"):
+    with pytest.raises(SettingsError, match="name=FOLDER"):
         run("compare", tmp_path / "student", tmp_path / "ours", "--reference", "student")
     run(*arguments, "--images", dataset / "imagesTr")
     assert {path.name for path in out.iterdir()} == {
@@ -144,11 +144,11 @@ def test_profile_writes_what_compare_reads(tmp_path):
 
 
 def test_profile_refuses_what_it_cannot_do(tmp_path):
-    with pytest.raises(DataError, match="two models are called 'a'"):
+    with pytest.raises(SettingsError, match="two models are called 'a'"):
         run("profile", f"a={tmp_path}", f"a={tmp_path}")
-    with pytest.raises(DataError, match="--device tpu is not known"):
+    with pytest.raises(SettingsError, match="-device must be cpu or cuda, got 'tpu'"):
         run("profile", f"a={tmp_path}", "--device", "tpu")
     with pytest.raises(DataError, match="must be two or three numbers"):
         run("profile", f"a={tmp_path}", "--volume", "12x0x3")
-    with pytest.raises(DataError, match=r"must be a \*\.json file"):
+    with pytest.raises(SettingsError, match=r"must be a \*\.json file"):
         run("profile", f"a={tmp_path}", "-o", tmp_path / "x.txt")

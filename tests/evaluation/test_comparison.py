@@ -13,7 +13,7 @@ import pytest
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from scipy import stats
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.case_figures import CaseImages, choose_cases, draw_panels, informative_slice, zoom_box
 from nnunet_kd.evaluation.comparison import compare
 from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
@@ -95,7 +95,7 @@ def test_a_class_without_a_value_in_one_method_counts_for_neither():
 
 def test_wrong_roles_and_unlike_evaluations_are_refused(comparison):
     methods = comparison.evaluations
-    with pytest.raises(DataError, match="--reference 'studnet' is not among the methods: teacher, student"):
+    with pytest.raises(SettingsError, match="--reference 'studnet' is not among the methods: teacher, student"):
         compare(methods, "studnet")
     with pytest.raises(DataError, match="at least two"):
         compare({"student": methods["student"]}, "student")

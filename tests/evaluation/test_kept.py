@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from nnunet_kd.cli.combine import combine
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept, write_kept
 from nnunet_kd.evaluation.metrics import COUNTS, METRICS, MetricOptions
 from nnunet_kd.evaluation.results import Evaluation
@@ -170,8 +170,8 @@ def test_combine_compares_without_predictions(files: list[Path], tmp_path: Path)
 def test_combine_tells_what_is_left_out_and_refuses_early(files: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert "warning: seed 7 left out; every method has 0." in run(*files, "--reference", "student", "-o", output)
-    with pytest.raises(DataError, match="not among the methods: dcd, cwd"):
+    with pytest.raises(SettingsError, match="not among the methods: dcd, cwd"):
         run(*files, "--reference", "student", "--methods", "dcd,cwd", "-o", output)
     (tmp_path / "file").write_text("")
-    with pytest.raises(DataError, match="no folder that can be written to"):
+    with pytest.raises(MissingRequirement, match="no folder that can be written to"):
         run(*files, "--reference", "student", "-o", tmp_path / "file")

@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.runs import (
     Method,
     Run,
@@ -79,7 +79,7 @@ def test_a_model_can_be_named_for_predictions_elsewhere(model, tmp_path):
 
 @pytest.mark.parametrize("text", ["no-equals-sign", "=folder", "name="])
 def test_methods_have_a_name_and_a_folder(text):
-    with pytest.raises(DataError, match="name=FOLDER"):
+    with pytest.raises(SettingsError, match="name=FOLDER"):
         parse_method(text)
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.inference import predictor as predictor_module
 from nnunet_kd.inference.cases import InputCase, find_cases
@@ -148,7 +148,9 @@ def test_an_output_that_ends_in_nii_is_a_file(student: Path, cases: Cases, stock
     run(image, tmp_path / "result.nii", student)
     assert [path.name for path in tmp_path.iterdir()] == ["result.nii"]
     assert np.array_equal(segmentation(tmp_path / "result.nii"), segmentation(stock / "case1.nii.gz"))
-    with pytest.raises(DataError, match=r"result\.nrrd must be a folder, or a file that ends in \.nii\.gz or \.nii"):
+    with pytest.raises(
+        SettingsError, match=r"result\.nrrd must be a folder, or a file that ends in \.nii\.gz or \.nii"
+    ):
         run(image, tmp_path / "result.nrrd", student)
 
 
@@ -224,6 +226,6 @@ def test_command_line(exported: Path, images: Path, tmp_path: Path) -> None:
     assert code == 0, errors
     assert "3 cases segmented with onnxruntime" in output
     assert "3/3" in errors
-    assert "0 cases segmented with onnxruntime; 3 were there before" in run_command(*common, str(exported))[1]
+    assert "0 cases segmented with onnxruntime; 3 kept from before" in run_command(*common, str(exported))[1]
     code, _, errors = run_command(*common, str(tmp_path / "none"))
     assert (code, "does not exist" in errors) == (8, True), errors

@@ -25,7 +25,7 @@ def test_channels_missing_or_too_many(student: Path, images: Path) -> None:
     refuse(images, student, r"case1_0002\.nii\.gz is one too many\. The model takes the channels 0000 T1, 0001 CT")
     for channel in (1, 2):
         (images / f"case1_000{channel}.nii.gz").unlink()
-    refuse(images, student, "case case1 has 1 channels, but the model takes 2")
+    refuse(images, student, "case case1 has 1 channel, but the model takes 2")
 
 
 @pytest.mark.parametrize(

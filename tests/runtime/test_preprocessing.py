@@ -197,7 +197,7 @@ def test_random_images(
     [
         (lambda made: made[0], "three spacings"),
         (lambda made: np.concatenate([made, made]), "2 channels, but the model takes 1"),
-        (lambda made: np.where(made > 100, np.nan, made), r"voxels that are not numbers"),
+        (lambda made: np.where(made > 100, np.nan, made), r"without a number"),
         (lambda made: made[:, :0], "empty"),
         (lambda made: made[:, 5:6, 5:6, 5:6], "too thin"),
     ],

@@ -120,7 +120,7 @@ def test_channels(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.Captu
     check("lies on another grid than case0_0000.nii.gz: shape")
     values[3, 3, 3] = np.nan
     write_image(values, second)
-    check("case case0: channel C1 has 1 voxels that are not numbers")
+    check("case case0: channel C1 has 1 voxel without a number")
     second.write_bytes(second.read_bytes()[:-20])
     check("case0_0001.nii.gz cannot be read to its end")
 
@@ -188,10 +188,10 @@ def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytes
     output = tmp_path / "out"
     assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 0
     told = capsys.readouterr()
-    assert "1 cases segmented with onnxruntime" in told.out
+    assert "1 case segmented with onnxruntime" in told.out
     assert "left 0:00:00" in told.err
     assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
-    assert "0 cases segmented with onnxruntime; 1 were there before" in capsys.readouterr().out
+    assert "0 cases segmented with onnxruntime; 1 kept from before" in capsys.readouterr().out
 
 
 REFUSED_AT_EXPORT = {

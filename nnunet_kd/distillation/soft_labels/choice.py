@@ -24,6 +24,7 @@ from nnunet_kd.distillation.soft_labels.description import (
 from nnunet_kd.distillation.soft_labels.maps import is_whole, map_path
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import case_shape, preprocessed_cases
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import sha256
 
 SHOWN = 3
@@ -188,6 +189,7 @@ def _check_complete(folder: Path, description: Description, student: Student) ->
         if cases:
             named = ", ".join(cases[:SHOWN]) + (", ..." if len(cases) > SHOWN else "")
             raise DataError(
-                f"{len(cases)} of {len(student.training)} training cases {what} in {folder}: {named}. `{student.command}` "
+                f"{len(cases)} of {counted(len(student.training), 'training case')} {what} in {folder}: {named}. "
+                f"`{student.command}` "
                 f"makes the rest; what is there is kept if it fits."
             )

@@ -13,6 +13,7 @@ from torch.nn.modules.instancenorm import _InstanceNorm
 
 from nnunet_kd.distillation.starts.steps import IMAGE, TRANSPOSED, Bare, Join, Pair, Pool, Step, Unit, paths
 from nnunet_kd.errors import PlanError
+from nnunet_kd.system.counts import counted
 
 
 def pair(teacher: nn.Module, student: nn.Module) -> Pair:
@@ -45,7 +46,7 @@ def _encoder(found: Pair, teacher: Any, student: Any) -> list[str]:
     """Adds the encoder's steps; returns every stage's value, finest first."""
     counts = [len(network.encoder.stages) for network in (teacher, student)]
     if counts[0] != counts[1]:
-        raise PlanError(f"the teacher has {counts[0]} stages, the student {counts[1]}")
+        raise PlanError(f"the teacher has {counted(counts[0], 'stage')}, the student {counts[1]}")
     value = IMAGE
     if getattr(teacher.encoder, "stem", None) is not None:
         value = _stacked(found, teacher, student, "encoder.stem", (value,))
@@ -86,7 +87,7 @@ def _stacked(found: Pair, teacher: nn.Module, student: nn.Module, path: str, val
 
 def _check_counts(path: str, teacher: int, student: int) -> None:
     if teacher != student:
-        raise PlanError(f"{path} has {teacher} layers in the teacher and {student} in the student")
+        raise PlanError(f"{path} has {counted(teacher, 'layer')} in the teacher and {student} in the student")
 
 
 def _block(found: Pair, teacher: nn.Module, student: nn.Module, path: str, value: str) -> str:
@@ -155,7 +156,9 @@ def check_step(step: Step, teacher: nn.Module, student: nn.Module) -> None:
             f"{paths(step)[0]}: kernel, stride and padding are {layouts[0]} in the teacher and {layouts[1]} in the student"
         )
     if len(widths) == 2 and widths[1] > widths[0]:
-        raise PlanError(f"{paths(step)[0]} has {widths[0]} channels in the teacher, but {widths[1]} in the student")
+        raise PlanError(
+            f"{paths(step)[0]} has {counted(widths[0], 'channel')} in the teacher, but {widths[1]} in the student"
+        )
 
 
 def _check_unit(path: str, unit: Any) -> None:

@@ -12,7 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import determine_num_input
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
-from nnunet_kd.errors import PlanError
+from nnunet_kd.errors import ModelError, PlanError
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
 from nnunet_kd.models.folder import load_predictor, new_predictor, open_model
 
@@ -58,19 +58,20 @@ def read_network(
         dataset_json: of a plan; default: the one beside it.
 
     Raises:
-        PlanError: nothing of that kind is there, or it cannot be built.
-        ModelError: there is no such trained model, or its checkpoint is damaged, of another network or not only data.
+        PlanError: a plan cannot be read or built.
+        ModelError: nothing of that kind is there, or no such trained model,
+            or its checkpoint is damaged, of another network or not only data.
         MissingRequirement: an ONNX file without onnx and onnxruntime.
     """
     if path.is_dir() or path.suffix in (".zip", ".pth"):
         return _from_trained(path, configuration, fold)
     if not path.is_file():
-        raise PlanError(f"{path} does not exist. {WHAT_IS_READ}")
+        raise ModelError(f"{path} does not exist. {WHAT_IS_READ}")
     if path.suffix == ".json":
         return _from_plan(path, configuration, dataset_json)
     if path.suffix == ".onnx":
         return _from_onnx(path)
-    raise PlanError(f"{path} is of an unknown kind. {WHAT_IS_READ}")
+    raise ModelError(f"{path} is of an unknown kind. {WHAT_IS_READ}")
 
 
 def _from_trained(path: Path, configuration: str | None, fold: str | None) -> MeasuredNetwork:

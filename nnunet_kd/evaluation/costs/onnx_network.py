@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.errors import ModelError, PlanError
+from nnunet_kd.errors import ModelError
 from nnunet_kd.inference.runtime_network import RuntimeNetwork, open_file
 from nnunet_kd.system.requirements import require
 
@@ -26,7 +26,7 @@ class OnnxNetwork(RuntimeNetwork):
 
     Raises:
         MissingRequirement: the extra ``onnx`` is not installed.
-        PlanError: no ONNX file that onnxruntime runs, or its patch is not known or not that of the JSON.
+        ModelError: no ONNX file that onnxruntime runs, or its patch is not known or not that of the JSON.
     """
 
     def __init__(self, path: Path) -> None:
@@ -34,11 +34,11 @@ class OnnxNetwork(RuntimeNetwork):
         try:
             graph = onnx.load(str(path), load_external_data=False).graph
         except Exception as error:  # protobuf's exceptions have no common base
-            raise PlanError(f"{path} is no ONNX file that onnxruntime runs: {error}. Export it again.") from error
+            raise ModelError(f"{path} is no ONNX file that onnxruntime runs: {error}. Export it again.") from error
         try:
             backend = open_file(path, torch.get_num_threads())  # the same share of the machine as PyTorch gets
         except ModelError as error:
-            raise PlanError(f"{path} is no ONNX file that onnxruntime runs. {error}") from error
+            raise ModelError(f"{path} is no ONNX file that onnxruntime runs. {error}") from error
         super().__init__(backend)
         beside = _read_beside(path)
         self.input_channels, self.patch_size = _input_shape(path, backend.input_shape, beside)
@@ -59,24 +59,24 @@ def _read_beside(path: Path) -> dict[str, Any]:
         if not isinstance(content, dict):
             raise ValueError("it holds no keys and values")
     except ValueError as error:
-        raise PlanError(f"{beside} cannot be read: {error}. Export {path.name} again.") from error
+        raise ModelError(f"{beside} cannot be read: {error}. Export {path.name} again.") from error
     return content
 
 
 def _input_shape(path: Path, shape: tuple[int | None, ...], beside: dict[str, Any]) -> tuple[int, tuple[int, ...]]:
     """Channels and patch of a graph's input (B, C, *patch), in which ``None`` stands for an open number."""
     if len(shape) not in (4, 5) or shape[1] is None:
-        raise PlanError(f"{path} takes {list(shape)}, but an image (batch, channels, 2 or 3 spatial axes) is needed.")
+        raise ModelError(f"{path} takes {list(shape)}, but an image (batch, channels, 2 or 3 spatial axes) is needed.")
     told = tuple(int(size) for size in beside.get("patch_size", ()))
     fixed = shape[2:]
     if told and (len(told) != len(fixed) or any(f not in (None, t) for f, t in zip(fixed, told, strict=True))):
-        raise PlanError(
+        raise ModelError(
             f"{path} takes {list(shape)}, but {path.with_suffix('.json').name} tells a patch of {list(told)}: they are of "
             f"different models. Put the JSON that was written with the model beside it."
         )
     patch = tuple(size for size in told or fixed if size is not None)
     if len(patch) != len(fixed):
-        raise PlanError(
+        raise ModelError(
             f"{path} takes {list(shape)}, so its patch is not known. Put its JSON with `patch_size` beside it, "
             f"{path.with_suffix('.json').name}."
         )

@@ -21,13 +21,16 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.errors import MissingRequirement, PlanError
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.evaluation.costs.networks import MeasuredNetwork, read_network
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
 from nnunet_kd.evaluation.costs.peak_memory import cpu_peak_memory, cuda_peak_memory, prediction_precision
 from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
+from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.prediction import window_starts
+
+PROFILED_DEVICES = ("cpu", "cuda")
 
 
 @dataclass(frozen=True)
@@ -129,12 +132,12 @@ def profile_models(
         configuration, fold, dataset_json: of all models; see :func:`nnunet_kd.evaluation.costs.networks.read_network`.
 
     Raises:
-        PlanError: nothing to read there, or a volume of other dimension than the patch.
-        MissingRequirement: CUDA is asked for and not there.
+        ModelError, PlanError: nothing to read there.
+        SettingsError: CUDA is asked for and not there, or a volume of other dimension than the patch.
     """
     options = options or ProfileOptions()
-    if "cuda" in options.devices and not torch.cuda.is_available():
-        raise MissingRequirement("CUDA is not available to PyTorch here. Use --device cpu, or a machine with a GPU.")
+    for device in options.devices:
+        check_device(device, PROFILED_DEVICES)
     sources = {name: read_network(path, configuration, fold, dataset_json) for name, path in models.items()}
     profiles = {name: _costs_without_a_device(name, source, options) for name, source in sources.items()}
     for device in options.devices:
@@ -175,13 +178,13 @@ def count_windows(volume_shape: Sequence[int], patch_size: Sequence[int]) -> int
     A 2D patch runs over every slice of a 3D volume.
 
     Raises:
-        PlanError: other dimensions.
+        SettingsError: other dimensions.
     """
     volume, slices = tuple(volume_shape), 1
     if len(volume) == 3 and len(patch_size) == 2:
         slices, volume = volume[0], volume[1:]
     if len(volume) != len(patch_size) or min(volume) < 1:
-        raise PlanError(
+        raise SettingsError(
             f"a volume of {'x'.join(map(str, volume_shape))} does not go with a patch of "
             f"{'x'.join(map(str, patch_size))}. Give --volume with {len(patch_size)} numbers above 0."
         )

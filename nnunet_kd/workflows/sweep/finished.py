@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from nnunet_kd.distillation.settings_sources import read_settings_file
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
@@ -190,7 +190,7 @@ def find_finished(
     known = {variant for variant, _, _ in found}
     if only_variants is not None:
         if unknown := [variant for variant in only_variants if variant not in known]:
-            raise DataError(f"--sweep {folder} has no variant {unknown[0]!r}; it has {', '.join(sorted(known))}.")
+            raise SettingsError(f"--sweep {folder} has no variant {unknown[0]!r}; it has {', '.join(sorted(known))}.")
         found = {place: path for place, path in found.items() if place[0] in only_variants}
     variants = list(dict.fromkeys(only_variants or _in_order(folder, known)))
     folds = sorted({fold for _, _, fold in found}, key=lambda fold: (len(fold), fold))

@@ -13,6 +13,7 @@ from pydantic import Field, ValidationError
 import nnunet_kd
 from nnunet_kd.distillation.settings_model import SettingsModel
 from nnunet_kd.errors import DataError
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 
 RECORD_FILE = "sweep_run.json"
@@ -74,7 +75,8 @@ def read_record(folder: Path) -> RunRecord | None:
         return RunRecord.model_validate_json(path.read_bytes())
     except ValidationError as error:
         raise DataError(
-            f"{path} is not a sweep's record ({error.error_count()} problems). Delete it: only the run's training time is lost."
+            f"{path} is not a sweep's record ({counted(error.error_count(), 'problem')}). Delete it: only the run's "
+            f"training time is lost."
         ) from error
 
 

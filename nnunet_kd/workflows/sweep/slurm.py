@@ -9,6 +9,7 @@ from typing import Any
 
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
 from nnunet_kd.nnunet.environment import required_folder
+from nnunet_kd.system.requirements import require
 from nnunet_kd.workflows.sweep.execution import TrainedElsewhere, train
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD
@@ -55,10 +56,7 @@ def check_parameters(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         MissingRequirement: submitit is not installed.
         SettingsError: an unknown cluster or parameter, or no time limit.
     """
-    try:
-        from submitit import SlurmExecutor
-    except ImportError as error:
-        raise MissingRequirement("--slurm needs submitit: pip install 'nnunet-kd[slurm]'.") from error
+    SlurmExecutor = require("submitit").SlurmExecutor
 
     values = dict(given)
     cluster = values.pop("cluster", "slurm")

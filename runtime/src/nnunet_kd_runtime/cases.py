@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from nnunet_kd_runtime.description import Model
-from nnunet_kd_runtime.errors import DataError
+from nnunet_kd_runtime.errors import DataError, SettingsError
 
 COLOURS = "NaturalImage2DIO"
 """The reader whose files may hold several channels."""
@@ -74,7 +74,7 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         )
     if output.name.endswith(ending):
         if len(cases) > 1:
-            raise DataError(f"-o {output} is a file, but there are {len(cases)} cases. Give a folder.")
+            raise SettingsError(f"-o {output} is a file, but there are {len(cases)} cases. Give a folder.")
         cases = [Case(output.name.removesuffix(ending), cases[0].images, output)]
     return cases
 

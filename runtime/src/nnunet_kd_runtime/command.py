@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_kd_runtime import __version__
+from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.errors import SegmentationError
 
 
@@ -37,7 +38,8 @@ class ProgressLine:
     def __call__(self, name: str, done: float, total: int, kept: int) -> None:
         """See :data:`nnunet_kd_runtime.session.Progress`."""
         left = (time.monotonic() - self._start) * (total - done) / done if done else 0.0
-        line = f"{name}: {kept + int(done + 1e-6)} of {kept + total} cases, {100 * done / total:.0f} %, left {_clock(left)}"
+        of_all = f"{kept + int(done + 1e-6)} of {counted(kept + total, 'case')}"
+        line = f"{name}: {of_all}, {100 * done / total:.0f} %, left {_clock(left)}"
         if self._terminal:
             print(f"\r{line:<78}", end="", file=sys.stderr, flush=True)
         elif name != self._last:
@@ -70,8 +72,8 @@ def _run(given: argparse.Namespace) -> int:
         counts = run(given.model, given.images, given.output, options, progress)
     finally:
         progress.end()
-    kept = f"; {counts.kept} were there before (--overwrite predicts them again)" if counts.kept else ""
-    print(f"{counts.predicted} cases segmented with {given.backend}{kept}: {given.output}")
+    kept = f"; {counts.kept} kept from before (--overwrite predicts all again)" if counts.kept else ""
+    print(f"{counted(counts.predicted, 'case')} segmented with {given.backend}{kept}: {given.output}")
     return 0
 
 

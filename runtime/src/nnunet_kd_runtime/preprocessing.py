@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
+from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.description import Model
 from nnunet_kd_runtime.errors import DataError
 from nnunet_kd_runtime.normalization import normalize
@@ -117,7 +118,7 @@ def preprocess(
         stage = stage.astype(np.int16 if stage.max() > 127 else np.int8)
         data = np.vstack([data, *((stage == label)[None].astype(data.dtype) for label in model.labels.foreground)])
     if data.shape[0] != model.input_channels:
-        raise DataError(f"the image gives {data.shape[0]} channels, the model takes {model.input_channels}.")
+        raise DataError(f"the image gives {counted(data.shape[0], 'channel')}, the model takes {model.input_channels}.")
     return np.ascontiguousarray(data, np.float32), grid
 
 
@@ -139,7 +140,7 @@ def _check(model: Model, image: Image, spacing: Sequence[float], previous: NDArr
         wrong = channel.size - int(np.isfinite(channel).sum())
         if wrong:
             raise DataError(
-                f"channel {name} has {wrong} voxels that are not numbers (NaN or infinite). Replace them, usually by 0."
+                f"channel {name} has {counted(wrong, 'voxel')} without a number (NaN or infinite). Replace them, usually by 0."
             )
     if model.previous_stage is None and previous is not None:
         raise DataError("a previous stage's segmentation is for cascades; this model is none.")

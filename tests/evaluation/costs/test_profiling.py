@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
-from nnunet_kd.errors import DataError, MissingRequirement, ModelError, PlanError
+from nnunet_kd.errors import DataError, MissingRequirement, ModelError, PlanError, SettingsError
 from nnunet_kd.evaluation.costs.networks import MeasuredNetwork, read_network
 from nnunet_kd.evaluation.costs.profiling import (
     ProfileOptions,
@@ -71,7 +71,7 @@ def test_windows_by_hand():
     # 100 voxels, patch 64, steps of at most 32: positions 0, 18, 36; 30 is padded to 64
     assert count_windows((100, 64, 30), (64, 64, 64)) == 3
     assert count_windows((7, 64, 100), (64, 64)) == 7 * 3
-    with pytest.raises(PlanError, match="a volume of 10x10 does not go with a patch of 8x8x8"):
+    with pytest.raises(SettingsError, match="a volume of 10x10 does not go with a patch of 8x8x8"):
         count_windows((10, 10), (8, 8, 8))
 
 
@@ -137,7 +137,7 @@ def onnx_file(tmp_path):
 
 def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file, monkeypatch):
     path, layer = onnx_file
-    with pytest.raises(PlanError, match=r"its patch is not known\. Put its JSON with `patch_size` beside it, m\.json"):
+    with pytest.raises(ModelError, match=r"its patch is not known\. Put its JSON with `patch_size` beside it, m\.json"):
         read_network(path)
     path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10, 12], "mirror_axes": [0, 2]}))
     source = read_network(path)
@@ -217,13 +217,13 @@ def test_ratios_are_to_the_first_model(tmp_path):
 def test_cuda_that_is_not_there_is_an_error(model):
     if torch.cuda.is_available():
         pytest.skip("there is a GPU")
-    with pytest.raises(MissingRequirement, match="CUDA is not available"):
+    with pytest.raises(SettingsError, match="no CUDA device here"):
         profile_models({"m": model}, ProfileOptions(devices=("cuda",)))
 
 
 def test_what_cannot_be_read_is_named(model, tmp_path):
     (tmp_path / "empty").mkdir()
-    with pytest.raises(PlanError, match="absent does not exist"):
+    with pytest.raises(ModelError, match="absent does not exist"):
         read_network(tmp_path / "absent")
     with pytest.raises(ModelError, match=r"no fold_4/checkpoint_final\.pth.*found: fold_0/checkpoint_final\.pth"):
         read_network(model, fold="4")
