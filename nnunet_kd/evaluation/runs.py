@@ -289,6 +289,6 @@ def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | N
     if not seen:
         return []
     return [
-        f"{who} (fold {fold}) had seen {len(seen)} of {counted(len(cases), 'case')} in training, so the results look better "
+        f"{who} (fold {fold}) had seen {len(seen)} of the {counted(len(cases), 'case')} in training, so the results look better "
         f"than they are."
     ]

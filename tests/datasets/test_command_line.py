@@ -72,7 +72,7 @@ def test_skip_bad_shows_the_table(source: Path) -> None:
     assert "T1c: missing" in str(stopped.exception)
     result = run("convert", "brats2024", source, "-np", 1, "--skip-bad")
     assert result.exit_code == 0, result.output
-    assert "1 bad cases left out" in result.output
+    assert "1 bad case left out" in result.output
     assert "T1c: missing" in result.output
 
 

@@ -10,7 +10,7 @@ import pytest
 from nnunet_kd.datasets.case import ConversionOptions
 from nnunet_kd.datasets.checks import BadCasesError
 from nnunet_kd.datasets.isles2022 import convert_isles2022
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import SettingsError
 from tests.datasets.generated_downloads import (
     DWI_AFFINE,
     DWI_SHAPE,
@@ -300,5 +300,5 @@ def test_strongly_oblique(source: Path, nnunet: Path, orientation: np.ndarray) -
 
 
 def test_unknown_grid(source: Path) -> None:
-    with pytest.raises(DataError, match="--grid is dwi or flair"):
+    with pytest.raises(SettingsError, match="--grid is dwi or flair"):
         convert_isles2022([download(source)], grid="t1", options=ONE)  # type: ignore[arg-type]

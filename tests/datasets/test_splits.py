@@ -15,7 +15,7 @@ from nnunet_kd.datasets.splits import (
     training_cases,
     write_splits,
 )
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from tests.datasets.generated_downloads import brats_case
 
 # 60 patients with one to five time points
@@ -55,7 +55,7 @@ def test_holdout_is_the_share_of_the_patients() -> None:
 
 @pytest.mark.parametrize("share", [0, 1, -0.2, 20])
 def test_holdout_outside_of_0_to_1(share: float) -> None:
-    with pytest.raises(DataError, match="between 0 and 1"):
+    with pytest.raises(SettingsError, match="between 0 and 1"):
         grouped_holdout(GROUPS, share)
 
 
@@ -68,9 +68,9 @@ def test_too_few_patients() -> None:
 
 def test_regex() -> None:
     assert groups_by_regex(["p1_x", "p1_y"], "p1") == {"p1_x": "p1", "p1_y": "p1"}
-    with pytest.raises(DataError, match="is not a regular expression"):
+    with pytest.raises(SettingsError, match="is not a regular expression"):
         groups_by_regex(CASES, "(")
-    with pytest.raises(DataError, match=r"finds no patient in 1 case names, for example other"):
+    with pytest.raises(DataError, match=r"finds no patient in 1 case name, for example other"):
         groups_by_regex([*CASES, "other"], r"GLI-(\d{5})")
     with pytest.raises(DataError, match="finds no patient"):
         groups_by_regex(["ax"], "a(b)?")

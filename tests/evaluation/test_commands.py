@@ -60,7 +60,7 @@ def test_evaluate_a_fold(dataset, tmp_path):
 
 
 def test_evaluate_tells_the_output_folder_before_it_measures(dataset, tmp_path):
-    with pytest.raises(DataError, match="Make it first"):
+    with pytest.raises(SettingsError, match="Make it first"):
         run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-o", tmp_path / "no" / "where")
 
 
@@ -78,12 +78,12 @@ def test_compare_plain_folders(dataset, tmp_path):
         run(*arguments)
     with pytest.raises(SettingsError, match="--reference 'typo' is not among the methods"):
         run("compare", *methods, "--reference", "typo")
-    with pytest.raises(DataError, match="same name"):
+    with pytest.raises(SettingsError, match="same name"):
         run("compare", methods[0], methods[0], "--reference", "student")
     arguments = (*arguments, "--ground-truth", dataset / "labelsTr")
     with pytest.raises(DataError, match=r"imagesTr lacks case_0_0003\.nii\.gz, case_1_0003"):
         run(*arguments, "--images", dataset / "imagesTr", "--channel", 3)
-    with pytest.raises(DataError, match="cannot be reference and teacher"):
+    with pytest.raises(SettingsError, match="cannot be reference and teacher"):
         run(*arguments, "--teacher", "student")
     with pytest.raises(SettingsError, match="at least two methods"):
         run("compare", methods[0], "--reference", "student")
@@ -148,7 +148,7 @@ def test_profile_refuses_what_it_cannot_do(tmp_path):
         run("profile", f"a={tmp_path}", f"a={tmp_path}")
     with pytest.raises(SettingsError, match="-device must be cpu or cuda, got 'tpu'"):
         run("profile", f"a={tmp_path}", "--device", "tpu")
-    with pytest.raises(DataError, match="must be two or three numbers"):
+    with pytest.raises(SettingsError, match="must be two or three numbers"):
         run("profile", f"a={tmp_path}", "--volume", "12x0x3")
     with pytest.raises(SettingsError, match=r"must be a \*\.json file"):
         run("profile", f"a={tmp_path}", "-o", tmp_path / "x.txt")

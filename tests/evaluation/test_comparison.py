@@ -97,9 +97,9 @@ def test_wrong_roles_and_unlike_evaluations_are_refused(comparison):
     methods = comparison.evaluations
     with pytest.raises(SettingsError, match="--reference 'studnet' is not among the methods: teacher, student"):
         compare(methods, "studnet")
-    with pytest.raises(DataError, match="at least two"):
+    with pytest.raises(SettingsError, match="at least two"):
         compare({"student": methods["student"]}, "student")
-    with pytest.raises(DataError, match="cannot be reference and teacher"):
+    with pytest.raises(SettingsError, match="cannot be reference and teacher"):
         compare(methods, "student", "student")
     with pytest.raises(DataError, match=r"other cases or classes \(case_19\)"):
         compare({"student": methods["student"], "short": evaluation(0.1, n=19)}, "student")

@@ -99,7 +99,7 @@ def test_methods_are_compared_with_the_seeds_that_all_have(files: list[Path]) ->
         ((["student", "fgbvd"],), r"no method 'fgbvd'; they hold teacher, student, dcd, cwd"),
         ((None, [7]), r"seed 7 is not there of every method \(student: 0, 7; dcd: 0, 7; cwd: 0\)"),
     ):
-        with pytest.raises(DataError, match=message):
+        with pytest.raises(SettingsError, match=message):
             choose_trainings(kept, "student", *arguments)
     with pytest.raises(DataError, match=r"no seed is there of every method \(cwd: 0; late: 7\)"):
         choose_trainings({"cwd": kept["cwd"], "late": {7: kept["dcd"][7]}}, "cwd")

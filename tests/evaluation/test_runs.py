@@ -8,7 +8,7 @@ import json
 import numpy as np
 import pytest
 
-from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.errors import CheckpointError, DataError, ModelError, SettingsError
 from nnunet_kd.evaluation.runs import (
     Method,
     Run,
@@ -71,9 +71,9 @@ def test_a_model_can_be_named_for_predictions_elsewhere(model, tmp_path):
     assert student.run is None
     assert dcd.run.teachers[0]["sha256"] == "abc123"
     assert dcd.predictions == tmp_path / "predictions"
-    with pytest.raises(DataError, match="with one of student, dcd"):
+    with pytest.raises(SettingsError, match="with one of student, dcd"):
         attach_runs(methods, [f"typo={model}"])
-    with pytest.raises(DataError, match=r"--model dcd: .*has no fold_3"):
+    with pytest.raises(ModelError, match=r"--model dcd: .*has no fold_3"):
         attach_runs(methods, [f"dcd={model}"], fold="3")
 
 
@@ -91,7 +91,7 @@ def test_absent_and_damaged_files_are_named(model, tmp_path):
         read_run(model, "0")
     (model / "fold_0" / "distillation_settings.yaml").unlink()
     (model / "fold_0" / "checkpoint_final.pth").write_bytes(b"torn")
-    with pytest.raises(DataError, match=r"checkpoint_final\.pth cannot be read"):
+    with pytest.raises(CheckpointError, match=r"checkpoint_final\.pth cannot be read"):
         read_run(model, "0")
     (model / "fold_0" / "checkpoint_final.pth").unlink()
     assert read_run(model, "0").checkpoint is None
@@ -102,7 +102,7 @@ def test_folds(tmp_path):
     splits = read_splits(tmp_path / "splits_final.json")
     assert fold_cases(splits, "1", "val") == {"a", "b"}
     assert fold_cases(splits, "all", "train") == set("abcde")
-    with pytest.raises(DataError, match="no fold '2': the splits have folds 0 to 1"):
+    with pytest.raises(SettingsError, match="no fold '2': the splits have folds 0 to 1"):
         fold_cases(splits, "2", "val")
     (tmp_path / "splits_final.json").write_text('[{"train": []}]')
     with pytest.raises(DataError, match=r"no splits_final\.json"):

@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.distillation.supervision import TeacherSupervision
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.errors import PlanError, SettingsError
 from nnunet_kd.losses.self_trained import SelfTrained
 from nnunet_kd.nnunet.training import wrapped_for
 from nnunet_kd.training import distributed
@@ -220,3 +220,10 @@ def test_what_does_not_go_together(
     refused = CliRunner().invoke(cli.app, ["train", "998", "3d_fullres", "0", *arguments])
     assert isinstance(refused.exception, SettingsError)
     assert message in str(refused.exception)
+
+
+def test_a_batch_smaller_than_the_number_of_processes_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dist, "get_world_size", lambda: 3)
+    distributed.check_batch_size(3)
+    with pytest.raises(PlanError, match="a batch of 2 cannot be divided among 3 processes"):
+        distributed.check_batch_size(2)

@@ -82,6 +82,7 @@ def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path: Path) -> None:
         assert len(summary["metric_per_case"]) == len(CASES[4:])
 
 
+@pytest.mark.nightly  # the check itself is in test_distributed
 def test_what_cannot_work_is_said_at_once(tmp_path: Path) -> None:
     with nnunet_folders(tmp_path):
         write_tiny_dataset(batch_size=2)

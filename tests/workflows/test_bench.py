@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import pytest
+import torch
 
+from nnunet_kd.workflows.bench import step
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
+from nnunet_kd.workflows.bench.pair import Shape
 from nnunet_kd.workflows.bench.rows import all_trainers, phases
+from nnunet_kd.workflows.bench.size import measure_sizes
 from nnunet_kd.workflows.bench.step import measure_steps
 
 
@@ -22,8 +26,13 @@ def test_memory_stays_below_three_times_the_features() -> None:
     assert 1 < result["ratio"] < 3
 
 
-def test_step_measures_every_part() -> None:
-    result = measure_steps(["nnUNetTrainerDCD", "nnUNetTrainerLogits"], repeats=1, memory=False)
+def test_step_measures_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
+    # the real peaks are measured below
+    peaks = {"nnUNetTrainerDCD": 2, "nnUNetTrainerLogits": 3}
+    rows = [{"name": name, "peak bytes": peak} for name, peak in peaks.items()]
+    monkeypatch.setattr(step, "measure_sizes", lambda *arguments: rows)
+    result = measure_steps(list(peaks), repeats=1)
+    assert result["peak bytes"] == peaks
     assert list(result["seconds"]) == [
         "student step", "teacher encoder", "teacher forward", "nnUNetTrainerDCD", "nnUNetTrainerLogits"
     ]  # fmt: skip
@@ -41,7 +50,7 @@ def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
-    result = measure_steps(["nnUNetTrainerFitNet"], repeats=1)
-    peaks = result["peak bytes"]
+    rows = measure_sizes(["nnUNetTrainerFitNet"], Shape.HIPPOCAMPUS, torch.device("cpu"))
+    peaks = {row["name"]: row["peak bytes"] for row in rows}
     assert set(peaks) == {"nnUNetTrainerStudent", "nnUNetTrainerFitNet"}
     assert 1e7 < peaks["nnUNetTrainerStudent"] < peaks["nnUNetTrainerFitNet"] < 1e10

@@ -66,33 +66,38 @@ def write_everything() -> Path:
     return teacher
 
 
-@pytest.mark.slow
-def test_two_methods_two_seeds(folders: Path) -> None:
-    teacher = write_everything()
+def command(methods: str, seeds: str, *options: str) -> list[str]:
     settings = ("epochs=1", "iterations_per_epoch=2", "validation_iterations=1")
-    command = ["sweep", "998", "3d_fullres", "--methods", "student,logits", "--seeds", "0,1", "-device", "cpu"]
-    command += [part for setting in settings for part in ("--set", setting)]
-    run(*command)
+    given = [part for setting in settings for part in ("--set", setting)]
+    return ["sweep", "998", "3d_fullres", "--methods", methods, "--seeds", seeds, "-device", "cpu", *given, *options]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("seeds", [(1,), pytest.param((0, 1), marks=pytest.mark.nightly)])
+def test_two_methods(folders: Path, seeds: tuple[int, ...]) -> None:
+    teacher = write_everything()
+    listed = ",".join(map(str, seeds))
+    run(*command("student,logits", listed))
     sweep = folders / "nnUNet_results" / DATASET / "sweeps" / "3d_fullres"
     records = [RunRecord.model_validate_json(file.read_bytes()) for file in sweep.rglob("sweep_run.json")]
     assert {(record.variant, record.seed) for record in records} == {
-        (variant, seed) for variant in ("student", "logits") for seed in (0, 1)
+        (variant, seed) for variant in ("student", "logits") for seed in seeds
     }
     assert all(record.state == "done" and record.epochs_trained == 1 for record in records)
     assert all(record.training_seconds > 0 for record in records)
-    assert len({record.checkpoint_sha256 for record in records}) == 4
+    assert len({record.checkpoint_sha256 for record in records}) == 2 * len(seeds)
     logits = sweep / "logits" / "seed_1" / DATASET / "nnUNetTrainerLogits__nnUNetPlans__3d_fullres" / "fold_0"
     saved = torch.load(logits / "checkpoint_final.pth", weights_only=False)["nnunet_kd"]["settings"]
     assert saved["seed"] == 1
     assert saved["teacher"]["path"] == str(teacher.resolve())
 
-    again = run(*command, "--dry-run")
-    assert "4 done" in again
+    again = run(*command("student,logits", listed, "--dry-run"))
+    assert f"{2 * len(seeds)} done" in again
     assert "1/1" in again
 
     output = folders / "comparison"
     compared = run("compare", "--sweep", str(sweep), "--reference", "student", "-np", "1", "-o", str(output))
-    assert "Seeds: 0, 1 (averaged per case" in compared
+    assert f"Seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}" in compared
     with (output / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows if row["class"] == "rim"] == ["teacher", "student", "logits"]
@@ -101,9 +106,16 @@ def test_two_methods_two_seeds(folders: Path) -> None:
     assert "Training time" in page
     assert "Hours per run" in (output / "tables.md").read_text()
 
+
+@pytest.mark.slow
+@pytest.mark.nightly
+def test_a_sweep_from_pretrained_weights(folders: Path) -> None:
+    write_everything()
+    run(*command("student", "0"))
+    sweep = folders / "nnUNet_results" / DATASET / "sweeps" / "3d_fullres"
     student = sweep / "student" / "seed_0" / DATASET / "nnUNetTrainerStudent__nnUNetPlans__3d_fullres"
-    still = [*command, "--name", "from-student", "--methods", "student", "--seeds", "1", "--set", "learning_rate=1e-60"]
-    run(*still, "-pretrained_weights", str(student))
+    still = ("--name", "from-student", "--set", "learning_rate=1e-60", "-pretrained_weights", str(student))
+    run(*command("student", "1", *still))
     (left,) = (sweep.parent / "from-student").rglob("checkpoint_final.pth")
     before, after = (
         torch.load(path, weights_only=False)["network_weights"] for path in (student / "fold_0" / left.name, left)
