@@ -17,9 +17,14 @@ import torch
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.nnunet.environment import find_trainer, trainer_names
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import Shape, make_trainer, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import (
+    CONFIGURATION,
+    Shape,
+    make_trainer,
+    nnunet_folders,
+    write_untrained_teacher,
+)
 
-CONFIGURATION = "3d_fullres"
 STUDENT = "nnUNetTrainerStudent"
 FIRST_ITERATION, SECOND_ITERATION = 0, 1
 
