@@ -55,7 +55,8 @@ def measure_steps(
             work["teacher encoder"] = lambda: teacher.features(image)
             work["teacher forward"] = lambda: teacher.outputs(image)
         for row in rows:
-            work[row.name] = training_step(prepared[row.name], batch, row.exploring)
+            own = prepared[row.name]
+            work[row.name] = training_step(own, random_batch(own), row.exploring)
         timings = time_in_turn(work, repeats, device, warm_up=2)
         forwards = {row.name: forward_needed(prepared[row.name], row.exploring) for row in rows}
     alone = measure_sizes(trainers, shape, device) if memory else ()
