@@ -113,7 +113,7 @@ def run_part(name: str, results: Path, extent: Extent, tell: Callable[[str], obj
         tell(f"{name}: {row}")
         found[row] = measured(measure)
         write_json(results / f"{name}.json", found)
-        free_memory()
+        free_memory(extent.device)
     write_summary(results)
     return [f"{row}: {said}" for row, figures in found.items() if (said := problem(figures))]
 

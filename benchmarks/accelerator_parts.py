@@ -22,7 +22,7 @@ from torch.distributed import get_rank, get_world_size
 
 from nnunet_kd.distillation.features import plain_module
 from nnunet_kd.distillation.settings import TeacherSettings
-from nnunet_kd.nnunet.environment import find_trainer, trainer_names, variables_set_to
+from nnunet_kd.nnunet.environment import trainer_names, variables_set_to
 from nnunet_kd.nnunet.training import loader_processes
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes
 from nnunet_kd.training.distributed import gather, process_group
@@ -103,7 +103,7 @@ def trainers(extent: Extent) -> dict[str, Row]:
     """Every shipped trainer, and one row more where it explores."""
     rows: dict[str, tuple[str, tuple[str, ...]]] = {}
     for name in trainer_names():
-        if find_trainer(name).objectives:
+        if name in all_trainers():
             for phase in phases([name]):
                 own = ("objectives.fopro.explore_every=1",) if phase.exploring and "FoPro" in name else ()
                 rows[phase.name] = (name, (*phase.assignments(), *own))
@@ -292,11 +292,11 @@ PARTS: dict[str, Callable[[Extent], dict[str, Row]]] = {
 }
 
 
-def free_memory() -> None:
-    """Between rows: compiled code and freed tensors are given back."""
-    torch._dynamo.reset()
-    gc.collect()
-    if torch.cuda.is_available():
+def free_memory(device: torch.device) -> None:
+    """Between rows: a GPU's memory, and what was compiled, are given back."""
+    if device.type == "cuda":
+        torch._dynamo.reset()
+        gc.collect()
         torch.cuda.empty_cache()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import re
 import subprocess
@@ -15,6 +16,9 @@ import pytest
 import torch
 from accelerator_extent import CARDIAC, Extent, real_extent, toy_extent
 from accelerator_parts import CORE, PARTS
+from nnunetv2.inference import predict_from_raw_data
+from nnunetv2.run import run_training
+from nnunetv2.utilities import find_objects
 
 from nnunet_kd.nnunet.environment import trainer_names
 from nnunet_kd.workflows.bench.loss import PERIODIZATION, PTWT, ZERO, stage_shapes
@@ -33,6 +37,10 @@ def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def extent(results: Path) -> Iterator[Extent]:
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("nnUNet_compile", "f")
+        # nnU-Net's search through all its modules takes longer than what is tried here
+        search = functools.cache(find_objects.recursive_find_trainer_class_by_name)
+        for caller in (run_training, predict_from_raw_data, find_objects):
+            patch.setattr(caller, "recursive_find_trainer_class_by_name", search)
         yield toy_extent(CPU, results / "work")
 
 

@@ -10,6 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -118,11 +119,18 @@ def make_trainer(
     own = json.loads(json.dumps(plans))
     own["continue_training"] = continue_training
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
+        kind = _trainer_class(name, os.environ.get("nnUNet_extTrainer"))
+        trainer = kind(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
     if isinstance(getattr(trainer, "settings", None), Settings):
         trainer.settings = without_start(trainer.settings)
         trainer.maps_in_batches = True
     return trainer
+
+
+@cache
+def _trainer_class(name: str, searched: str | None) -> type[Any]:
+    """nnU-Net searches all its modules in every call, which takes longer than a step of a small network."""
+    return find_trainer(name)
 
 
 def without_start(settings: Settings) -> Settings:

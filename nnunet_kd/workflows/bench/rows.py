@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +64,11 @@ def phases(trainers: Sequence[str]) -> list[TrainerPhase]:
     return rows
 
 
-def all_trainers() -> list[str]:
+@cache
+def all_trainers() -> tuple[str, ...]:
     """Every shipped trainer with objectives of its own, DCD first."""
     named = [name for name in trainer_names() if find_trainer(name).objectives]
-    return sorted(named, key=lambda name: (name != "nnUNetTrainerDCD", name))
+    return tuple(sorted(named, key=lambda name: (name != "nnUNetTrainerDCD", name)))
 
 
 @contextlib.contextmanager
