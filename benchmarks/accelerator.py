@@ -2,8 +2,8 @@
 
     python benchmarks/accelerator.py PART --results FOLDER [--device cuda] [--toy]
 
-A row that was measured is kept in ``FOLDER/PART.json`` and not measured again; one that failed is. ``FOLDER/summary.md`` is written
-anew after every part. The exit code is 1 if a row of the part failed or does not hold, 2 if it cannot begin.
+A row that was measured is kept in ``FOLDER/PART.json`` and not measured again; one that failed is. ``FOLDER/summary.md`` is
+written anew after every part. The exit code is 1 if a row of the part failed or does not hold, 2 if it cannot begin.
 """
 
 from __future__ import annotations

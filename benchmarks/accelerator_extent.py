@@ -81,11 +81,15 @@ def real_extent(device: torch.device, work: Path) -> Extent:
 
 def toy_extent(device: torch.device, work: Path) -> Extent:
     """The same with networks of three narrow stages, in one process: it finds what would fail, and its figures mean nothing."""
-    shapes = (toy_shape(Shape(name), work / "toys" / Path(name).name) for name in (HIPPOCAMPUS, BRATS2024, str(CARDIAC)))
+    small, large, cardiac = (
+        toy_shape(Shape(name), work / "toys" / Path(name).name) for name in (HIPPOCAMPUS, BRATS2024, str(CARDIAC))
+    )
     return Extent(
         device,
         work,
-        *shapes,
+        small,
+        large,
+        cardiac,
         steps=8,
         repeats=1,
         iterations=2,

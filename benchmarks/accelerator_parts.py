@@ -95,7 +95,9 @@ def measure_start(extent: Extent) -> dict[str, Any]:
             "layers": len(trainer.start_fits),
             "least explained": worst.name,
             "unexplained": worst.unexplained,
-            "finite": all(bool(value.isfinite().all()) for value in plain_module(trainer.network).state_dict().values()),
+            "finite": all(
+                bool(value.isfinite().all()) for value in plain_module(trainer.network).state_dict().values()
+            ),
         }
 
 
@@ -176,7 +178,13 @@ def alone_in_its_group(extent: Extent) -> dict[str, Any]:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
-    described = {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "RANK": "0", "LOCAL_RANK": "0", "WORLD_SIZE": "1"}
+    described = {
+        "MASTER_ADDR": "127.0.0.1",
+        "MASTER_PORT": str(port),
+        "RANK": "0",
+        "LOCAL_RANK": "0",
+        "WORLD_SIZE": "1",
+    }
     with variables_set_to(described):
         return one_of_several(extent)
 
@@ -242,7 +250,11 @@ def measure_soft_labels(shape: Shape, extent: Extent) -> dict[str, Any]:
         )
         seconds, cases = time.perf_counter() - began, len(found.written)
         count = cases + len(found.kept)
-        return {"seconds a case": seconds / cases if cases else None, "cases": cases, "bytes a case": found.size / count}
+        return {
+            "seconds a case": seconds / cases if cases else None,
+            "cases": cases,
+            "bytes a case": found.size / count,
+        }
 
 
 def measure_row(shape: Shape, name: str, assignments: tuple[str, ...], extent: Extent) -> dict[str, Any]:

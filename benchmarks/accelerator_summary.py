@@ -91,7 +91,9 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
     columns = list(dict.fromkeys(key for figures in flat.values() for key in figures))
     if len(columns) > SHOWN:  # many names, few rows
         lines = ["| row | figure | value |", "|-|-|-:|"]
-        return lines + [f"| {row} | {key} | {value} |" for row, figures in flat.items() for key, value in figures.items()]
+        return lines + [
+            f"| {row} | {key} | {value} |" for row, figures in flat.items() for key, value in figures.items()
+        ]
     lines = [f"| row | {' | '.join(columns)} |", f"|-|{'-:|' * len(columns)}"]
     return lines + [
         f"| {row} | {' | '.join(figures.get(key, '') for key in columns)} |" for row, figures in flat.items()
@@ -100,7 +102,7 @@ def table(rows: dict[str, dict[str, Any]]) -> list[str]:
 
 def flattened(figures: dict[str, Any]) -> dict[str, str]:
     """Texts by name; bytes as MiB."""
-    found = {}
+    found: dict[str, str] = {}
     for key, value in figures.items():
         if isinstance(value, dict) and key in ("seconds", "ratio", "explored"):
             found |= {f"{key}, {name}": written(key, one) for name, one in value.items()}

@@ -35,7 +35,10 @@ def loss(
     with console.status("timing the stage loss against ptwt"):
         speed = measure_speed(repeats=repeats, device=on)
     table = Table(
-        "form", "forward + backward", "times as fast as ptwt", title=f"teacher feature {tuple(speed['shapes'][0])}, {device}"
+        "form",
+        "forward + backward",
+        "times as fast as ptwt",
+        title=f"teacher feature {tuple(speed['shapes'][0])}, {device}",
     )
     for name, seconds in speed["seconds"].items():
         table.add_row(name, f"{1e3 * seconds:.1f} ms", f"{speed['faster'][name]:.1f}")
@@ -73,9 +76,8 @@ def step(
     with console.status(f"timing {'all trainers' if every else trainer} and the parts"):
         result = measure_steps(trainers, repeats, torch.device(device), shape=at)
     patch = "x".join(map(str, at.configuration["patch_size"]))
-    title = (
-        f"one training step: batch {at.configuration['batch_size']}, patch {patch}, r=4, {result['threads']} threads, {device}"
-    )
+    size = f"batch {at.configuration['batch_size']}, patch {patch}, r=4"
+    title = f"one training step: {size}, {result['threads']} threads, {device}"
     table = Table("part", "median (range)", "ratio to student step + teacher forward", "peak memory", title=title)
     for name, spread in result["spread"].items():
         ratio, peak = result["ratio"].get(name), result["peak bytes"].get(PEAK_OF.get(name, name))

@@ -11,9 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
 from scipy import ndimage
 
+from nnunet_kd.nnunet.datasets import write_preprocessed_case
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, Shape, write_untrained_teacher
 
 FOREGROUND_SHARE = 0.05
@@ -41,10 +41,10 @@ def write_made_up_dataset(shape: Shape, cases: int) -> dict[str, int]:
         leftover.unlink()
     random = np.random.default_rng(0)
     names = [f"case_{place}" for place in range(cases + 1)]
-    found = {}
+    patch, found = shape.configuration["patch_size"], {}
     for name in names:
         data, segmentation, properties = _case(shape, random)
-        nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(own / name))
+        write_preprocessed_case(own / name, data, segmentation, properties, patch)
         found[name] = sum(path.stat().st_size for path in own.glob(f"{name}*"))
     (folder / "splits_final.json").write_text(json.dumps([{"train": names[:-1], "val": names[-1:]}]))
     (folder / "dataset_fingerprint.json").write_text("{}")

@@ -37,8 +37,8 @@ def measure_steps(
         shape: the plan to train with; default: the hippocampus (batch 2, patch 40x56x40, r=4).
 
     Returns:
-        Median seconds of the plain student's step, of the teacher's encoder and whole forward pass (if a trainer runs one); and per row of
-        :func:`phases` the median of its step, its ``ratio`` to (student step + the teacher's forward it needs), and
+        Median seconds of the plain student's step; of the teacher's encoder and whole forward pass, if any of them runs; and per
+        row of :func:`phases` the median of its step, its ``ratio`` to (student step + the teacher's forward it needs), and
         ``peak bytes`` (see :func:`~nnunet_kd.workflows.bench.size.measure_sizes`).
     """
     device, shape = device or torch.device("cpu"), shape or Shape(HIPPOCAMPUS)
