@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # Everything that is to be measured on a GPU, on one card, the shorter parts first. Nothing is downloaded; data are made up, and teachers untrained.
 #
-# Needs:   an environment with nnunet-kd (`make setup`, then PYTHON=.venv/bin/python) and a CUDA device; 20 GB of disk for made-up cases.
+# Needs:   an environment with nnunet-kd (`make setup`, then PYTHON=.venv/bin/python) and a CUDA device; some GB of disk in RESULTS/work.
 # Command: bash benchmarks/accelerator.sh RESULTS              # RESULTS: a new folder, or an earlier one: what was measured is kept
 #          bash benchmarks/accelerator.sh RESULTS loss steps   # these parts only
 #          DEVICE=cpu TOY=1 bash benchmarks/accelerator.sh RESULTS    # tries the script without a GPU; its figures mean nothing

@@ -137,6 +137,9 @@ def _steps(trainer: DistillationTrainer, batch: dict[str, Any], extent: Extent) 
     first, last = statistics.fmean(losses[:few]), statistics.fmean(losses[-few:])
     weights = plain_module(trainer.network).state_dict().values()
     network = trainer.network.module if trainer.is_ddp else trainer.network
+    mixed, compiled = trainer.grad_scaler is not None, isinstance(network, OptimizedModule)
+    if extent.on_gpu and not (mixed and compiled):
+        raise RuntimeError(f"mixed precision: {mixed}, compiled: {compiled}; on a GPU nnU-Net trains with both")
     return {
         "first": first,
         "last": last,
@@ -144,8 +147,8 @@ def _steps(trainer: DistillationTrainer, batch: dict[str, Any], extent: Extent) 
         and all(bool(value.isfinite().all()) for value in weights),
         "falling": last < first,
         "skipped": skipped,
-        "mixed precision": trainer.grad_scaler is not None,
-        "compiled": isinstance(network, OptimizedModule),
+        "mixed precision": mixed,
+        "compiled": compiled,
         "first step seconds": seconds[0],
         "seconds": statistics.median(seconds[few:]),
         "peak bytes": _peak(trainer.device),
