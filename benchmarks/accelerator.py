@@ -26,7 +26,7 @@ import nnunetv2
 import torch
 from accelerator_extent import Extent, real_extent, toy_extent
 from accelerator_parts import PARTS, Row, free_memory, one_of_several
-from accelerator_summary import MACHINE, problem, read_part, write_summary
+from accelerator_summary import MACHINE, TOYS, problem, read_part, write_summary
 
 import nnunet_kd
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
@@ -53,7 +53,7 @@ def describe_machine(extent: Extent) -> dict[str, Any]:
         "nnU-Net": version(nnunetv2),
         "nnunet-kd": nnunet_kd.__version__,
         "commit": commit(),
-        "shapes": [shape.name for shape in (extent.small, extent.large, extent.cardiac)] if extent.apart else "toys",
+        "shapes": [shape.name for shape in (extent.small, extent.large, extent.cardiac)] if extent.apart else TOYS,
     }
 
 

@@ -10,6 +10,7 @@ from nnunet_kd.system.files import write_atomically
 from nnunet_kd.workflows.bench.loss import PERIODIZATION, PTWT, ZERO
 
 MACHINE, SUMMARY = "machine", "summary.md"
+TOYS = "toys"
 LARGEST_SHARE_OF_STEP = 0.20
 LARGEST_SHARE_OF_DENSE = 0.05
 LARGEST_SOFT_STEP = 1.15
@@ -69,6 +70,8 @@ def write_summary(results: Path) -> None:
     machine = read_part(results, MACHINE)
     parts = [path.stem for path in sorted(results.glob("*.json"), key=lambda path: path.stat().st_mtime)]
     lines = ["# Measured by benchmarks/accelerator.sh", "", *(f"- {name}: {value}" for name, value in machine.items())]
+    if machine.get("shapes") == TOYS:
+        lines += ["", "A dry run: these networks are toys, and no figure below means anything."]
     lines += ["", "## Targets", "", "| ratio | measured | at most | met |", "|-|-:|-:|-|"]
     for name, ratio, most in targets(results):
         lines.append(f"| {name} | {ratio:.3f} | {most} | {'yes' if ratio <= most else 'no'} |")
