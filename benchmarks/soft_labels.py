@@ -6,7 +6,7 @@
 Made-up cases of the plan's median size, an untrained teacher, and every part through its own loader. Epochs of 10 iterations of
 the plain student, of ``soft`` with stored maps and of ``soft`` with the teacher running (``source: live``) take turns. The table
 gives the ratio to the plain epoch, what ``nnunet-kd soften`` takes for a case with and without mirroring, and a map's size beside
-the preprocessed case's. Blobs stand for organs: maps of smooth shapes compress as real ones do, noise would not.
+the preprocessed case's.
 """
 
 from __future__ import annotations
@@ -21,10 +21,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
-from scipy import ndimage
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
@@ -32,10 +29,10 @@ from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.system.memory import resident_bytes
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import Shape, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.bench.made_up import write_made_up_dataset
+from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape, nnunet_folders
 from nnunet_kd.workflows.soften import SoftenOptions, soften
 
-CONFIGURATION = "3d_fullres"
 ITERATIONS = 10
 ROWS = {
     "plain": ("nnUNetTrainerStudent", ()),
@@ -47,7 +44,7 @@ ROWS = {
 def parse() -> argparse.Namespace:
     """The command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=[shape.value for shape in Shape], default=Shape.HIPPOCAMPUS.value)
+    parser.add_argument("--shape", default=HIPPOCAMPUS, help="as of nnunet-kd bench step")
     parser.add_argument("--cases", type=int, default=4, help="made-up training cases; one more validates")
     parser.add_argument("--repeats", type=int, default=5, help="epochs of each row")
     parser.add_argument("--workers", type=int, default=1, help="loader processes (nnUNet_n_proc_DA)")
@@ -57,43 +54,21 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def write_cases(folder: Path, shape: Shape, count: int) -> dict[str, int]:
-    """Made-up preprocessed cases of the plan's median size and their split; returns bytes by case."""
-    plan = shape.plans["configurations"][CONFIGURATION]
-    size = tuple(round(edge) for edge in plan["median_image_size_in_voxels"])
-    channels = len(shape.dataset_json["channel_names"])
-    labels = [value for value in shape.dataset_json["labels"].values() if value]
-    random = np.random.default_rng(0)
-    cases = folder / f"{shape.plans['plans_name']}_{CONFIGURATION}"
-    for leftover in cases.glob("case.*"):
-        leftover.unlink()
-    found = {}
-    names = [f"case_{place}" for place in range(count + 1)]
-    for name in names:
-        fields = np.stack([ndimage.gaussian_filter(random.standard_normal(size), 4) for _ in labels])
-        segmentation = np.zeros(size, np.int8)
-        for label, one in zip(labels, fields, strict=True):
-            segmentation[one > np.quantile(one, 0.95)] = label
-        data = random.standard_normal((channels, *size)).astype(np.float32) + segmentation
-        properties = {"class_locations": {label: _places(segmentation, label, random) for label in labels}}
-        nnUNetDatasetBlosc2.save_case(data, segmentation[None], properties, str(cases / name))
-        found[name] = sum(path.stat().st_size for path in cases.glob(f"{name}*"))
-    (folder / "splits_final.json").write_text(json.dumps([{"train": names[:-1], "val": names[-1:]}]))
-    return found
-
-
-def _places(segmentation: np.ndarray, label: int, random: np.random.Generator) -> np.ndarray:
-    """As nnU-Net's preprocessing keeps them: ``(N, 4)``, channel first, some thousands."""
-    places = np.argwhere(segmentation[None] == label)
-    return random.permutation(places)[:10000]
-
-
-def trainer(dataset: str, name: str, assignments: tuple[str, ...], device: torch.device) -> DistillationTrainer:
+def trainer(shape: Shape, name: str, assignments: tuple[str, ...], device: torch.device) -> DistillationTrainer:
     """Ready to train, loaders running."""
     os.environ[SET_VARIABLE] = json.dumps(["seed=0", *assignments])
-    made: DistillationTrainer = trainer_of_dataset(dataset, CONFIGURATION, 0, name, "nnUNetPlans", device)
+    made = new_trainer(shape, name, device)
     made.on_train_start()
     made.on_train_epoch_start()
+    return made
+
+
+def new_trainer(shape: Shape, name: str, device: torch.device) -> DistillationTrainer:
+    """Of the made-up dataset, as nnU-Net makes it."""
+    plans = shape.plans
+    made: DistillationTrainer = trainer_of_dataset(
+        plans["dataset_name"], CONFIGURATION, 0, name, plans["plans_name"], device
+    )
     return made
 
 
@@ -113,15 +88,13 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as root, nnunet_folders(Path(root)):
         quiet = contextlib.redirect_stdout(io.StringIO())
         with quiet:
-            write_untrained_teacher(shape.plans, CONFIGURATION, shape.dataset_json)
-        dataset = str(shape.plans["dataset_name"])
-        cases = write_cases(Path(root) / "nnUNet_preprocessed" / dataset, shape, options.cases)
-        found: dict[str, Any] = {"shape": shape.value, "device": str(device), "threads": torch.get_num_threads()}
-        for mirroring in (False, True) if options.device != "cpu" or shape is Shape.HIPPOCAMPUS else (False,):
+            cases = write_made_up_dataset(shape, options.cases)
+        found: dict[str, Any] = {"shape": shape.name, "device": str(device), "threads": torch.get_num_threads()}
+        for mirroring in (False, True) if options.device != "cpu" or shape.name == HIPPOCAMPUS else (False,):
             with contextlib.redirect_stdout(io.StringIO()):
                 start = time.perf_counter()
                 made = soften(
-                    lambda: trainer_of_dataset(dataset, CONFIGURATION, 0, "nnUNetTrainerSoft", "nnUNetPlans", device),
+                    lambda: new_trainer(shape, "nnUNetTrainerSoft", device),
                     TeacherSettings(),
                     SoftenOptions(mirroring=mirroring),
                     device,
@@ -138,7 +111,7 @@ def main() -> None:
         with contextlib.redirect_stdout(io.StringIO()):
             for name, row in rows.items():
                 before = resident_bytes()
-                prepared[name] = trainer(dataset, *row, device)
+                prepared[name] = trainer(shape, *row, device)
                 found[f"{name}: memory of its process after the start (bytes)"] = resident_bytes() - before
             work = {name: (lambda one=one: epoch(one)) for name, one in prepared.items()}
             timings = time_in_turn(work, options.repeats, device, warm_up=1)

@@ -25,8 +25,8 @@ from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.models.plans import build_meta_network, reduce_plans
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 from nnunet_kd.training.patches import patch_count
-from nnunet_kd.workflows.bench.pair import Shape
-from nnunet_kd.workflows.bench.rows import CONFIGURATION, PLAIN_STUDENT
+from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape
+from nnunet_kd.workflows.bench.rows import PLAIN_STUDENT
 from nnunet_kd.workflows.bench.size import REDUCTION, measure_here
 
 SIDES = ("start", "plain step")
@@ -62,7 +62,7 @@ def start(shape: Shape, device: torch.device) -> dict[str, Any]:
 def main() -> None:
     """See the module."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--shape", choices=[shape.value for shape in Shape], default=Shape.HIPPOCAMPUS.value)
+    parser.add_argument("--shape", default=HIPPOCAMPUS, help="as of nnunet-kd bench step")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--side", choices=SIDES, help=argparse.SUPPRESS)

@@ -15,6 +15,7 @@ from nnunet_kd.cli.training_options import check_device
 
 app = typer.Typer(help="Measure what distillation costs, side by side in one run.", no_args_is_help=True)
 
+SHAPE_HELP = "hippocampus, brats2024 (ResidualEncoderUNet, 4x128x160x112), or a model folder, whose plan is taken."
 PEAK_OF = {"student step": "nnUNetTrainerStudent"}
 
 Output = Annotated[Optional[Path], option("json", "Also write the figures to this file.")]  # noqa: UP045
@@ -23,16 +24,23 @@ Output = Annotated[Optional[Path], option("json", "Also write the figures to thi
 @app.command("loss")
 def loss(
     repeats: Annotated[int, option("repeats", "Counted runs of each form.")] = 7,
+    device: Annotated[str, option("device", "cuda or cpu.")] = "cpu",
     output: Output = None,
 ) -> None:
-    """DCD's stage loss, forward and backward on one CPU thread, against the same loss through ptwt; and its peak memory."""
+    """DCD's stage loss, forward and backward (CPU: one thread), against the same loss through ptwt; and its peak memory."""
+    import torch
+
     from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
 
-    console = Console(highlight=False)
-    with console.status("timing the stage loss against ptwt, one thread"):
-        speed = measure_speed(repeats=repeats)
+    check_device(device)
+    console, on = Console(highlight=False), torch.device(device)
+    with console.status("timing the stage loss against ptwt"):
+        speed = measure_speed(repeats=repeats, device=on)
     table = Table(
-        "form", "forward + backward", "times as fast as ptwt", title=f"teacher feature {tuple(speed['shape'])}"
+        "form",
+        "forward + backward",
+        "times as fast as ptwt",
+        title=f"teacher feature {tuple(speed['shapes'][0])}, {device}",
     )
     for name, seconds in speed["seconds"].items():
         table.add_row(name, f"{1e3 * seconds:.1f} ms", f"{speed['faster'][name]:.1f}")
@@ -41,7 +49,7 @@ def loss(
         f"largest relative difference to ptwt (loss and gradients, mode zero): {speed['largest relative difference']:.1e}"
     )
     with console.status("measuring peak memory in a process of its own"):
-        memory = measure_memory()
+        memory = measure_memory(device=on)
     console.print(
         f"peak memory at {tuple(memory['shape'])}: {memory['peak'] / 2**20:.0f} MiB, "
         f"{memory['ratio']:.2f} times the two features ({memory['features'] / 2**20:.0f} MiB)"
@@ -54,21 +62,25 @@ def step(
     trainer: Annotated[str, option("trainer", "A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
     every: Annotated[bool, typer.Option("--all", help="All shipped trainers, in one run.")] = False,
     repeats: Annotated[int, option("repeats", "Counted runs of each part.")] = 10,
+    shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "hippocampus",
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
 ) -> None:
-    """A distillation step against the plain student's step and the teacher's forward, at the hippocampus shape."""
+    """A distillation step against the plain student's step and the teacher's forward."""
     import torch
 
+    from nnunet_kd.workflows.bench.pair import Shape
     from nnunet_kd.workflows.bench.rows import all_trainers
     from nnunet_kd.workflows.bench.step import measure_steps
 
     check_device(device)
-    console = Console(highlight=False)
+    console, at = Console(highlight=False), Shape(shape)
     trainers = all_trainers() if every else [trainer]
     with console.status(f"timing {'all trainers' if every else trainer} and the parts"):
-        result = measure_steps(trainers, repeats, torch.device(device))
-    title = f"one training step: batch 2, patch 40x56x40, r=4, {result['threads']} threads, {device}"
+        result = measure_steps(trainers, repeats, torch.device(device), shape=at)
+    patch = "x".join(map(str, at.configuration["patch_size"]))
+    size = f"batch {at.configuration['batch_size']}, patch {patch}, r=4"
+    title = f"one training step: {size}, {result['threads']} threads, {device}"
     table = Table("part", "median (range)", "ratio to student step + teacher forward", "peak memory", title=title)
     for name, spread in result["spread"].items():
         ratio, peak = result["ratio"].get(name), result["peak bytes"].get(PEAK_OF.get(name, name))
@@ -82,9 +94,7 @@ def step(
 
 @app.command("size")
 def size(
-    shape: Annotated[
-        str, typer.Option(help="hippocampus, or brats2024 (ResidualEncoderUNet, 4x128x160x112).")
-    ] = "brats2024",
+    shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "brats2024",
     trainer: Annotated[Optional[list[str]], option("trainer", "May be repeated; default: all.")] = None,  # noqa: UP045
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
@@ -92,19 +102,16 @@ def size(
     """Peak memory and time of one training step at a real size, each trainer in a process of its own, beside their floor."""
     import torch
 
-    from nnunet_kd.errors import SettingsError
     from nnunet_kd.workflows.bench.pair import Shape
     from nnunet_kd.workflows.bench.rows import all_trainers
     from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 
     check_device(device)
-    console = Console(highlight=False)
-    if shape not in (known := [one.value for one in Shape]):
-        raise SettingsError(f"there is no shape {shape!r}; there are {', '.join(known)}.")
-    floor = unavoidable(Shape(shape))
+    console, at = Console(highlight=False), Shape(shape)
+    floor = unavoidable(at)
     rows = []
     with console.status("one step of the plain student and of each trainer") as status:
-        for row in measure_sizes(trainer or all_trainers(), Shape(shape), torch.device(device)):
+        for row in measure_sizes(trainer or all_trainers(), at, torch.device(device)):
             parts = [part for part in ("student", row["forward"]) if part]
             row["floor"] = {kind: sum(of[part] for part in parts) for kind, of in floor.items()}
             rows.append(row)

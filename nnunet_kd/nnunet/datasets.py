@@ -31,11 +31,28 @@ def block_sizes(
         patch_size: two or three axes.
         itemsize: bytes of a value.
     """
-    compute = getattr(nnunet_dataset, "comp_blosc2_params", None)
-    if compute is None:  # before 2.8.1
-        compute = nnunet_dataset.nnUNetDatasetBlosc2.comp_blosc2_params
-    blocks, chunks = compute(tuple(shape), tuple(patch_size), itemsize)
+    blocks, chunks = nnunet_dataset.comp_blosc2_params(tuple(shape), tuple(patch_size), itemsize)
     return tuple(blocks), tuple(chunks)
+
+
+def write_preprocessed_case(
+    path: Path, data: np.ndarray, segmentation: np.ndarray, properties: dict[str, Any], patch_size: Sequence[int]
+) -> None:
+    """Write a case as nnU-Net's preprocessing does.
+
+    Args:
+        path: without ending.
+        data: ``(C, *spatial)``, float32.
+        segmentation: ``(1, *spatial)``, int8.
+        properties: for loaders ``class_locations`` is enough.
+        patch_size: of the configuration.
+    """
+    arrays = {"": data, "_seg": segmentation}
+    layout: dict[str, tuple[int, ...]] = {}
+    for suffix, array in arrays.items():
+        blocks, chunks = block_sizes(array.shape, patch_size, array.itemsize)
+        layout |= {f"blocks{suffix}": blocks, f"chunks{suffix}": chunks}
+    nnunet_dataset.nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(path), **layout)
 
 
 def preprocessed_cases(folder: Path, cases: Sequence[str] | None = None) -> nnUNetBaseDataset:

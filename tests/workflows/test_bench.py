@@ -2,19 +2,24 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.workflows.bench import step
-from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
-from nnunet_kd.workflows.bench.pair import Shape
+from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed, stage_shapes
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, Shape
 from nnunet_kd.workflows.bench.rows import all_trainers, phases
 from nnunet_kd.workflows.bench.size import measure_sizes
 from nnunet_kd.workflows.bench.step import measure_steps
+from tests.conftest import make_plans
 
 
 def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
-    result = measure_speed((1, 4, 10, 12, 8), repeats=1)
+    result = measure_speed([(1, 4, 10, 12, 8), (1, 8, 5, 6, 4)], repeats=1)
     assert result["largest relative difference"] < 1e-5
     assert set(result["seconds"]) == {"ptwt, zero", "nnunet-kd, zero", "nnunet-kd, periodization"}
 
@@ -39,6 +44,28 @@ def test_step_measures_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
     assert result["forward"] == {"nnUNetTrainerDCD": "teacher encoder", "nnUNetTrainerLogits": "teacher forward"}
     floor = result["seconds"]["student step"] + result["seconds"]["teacher forward"]
     assert result["ratio"]["nnUNetTrainerLogits"] == pytest.approx(result["seconds"]["nnUNetTrainerLogits"] / floor)
+
+
+def test_stored_soft_labels_run_no_teacher() -> None:
+    result = measure_steps(["nnUNetTrainerSoft"], repeats=1, memory=False)
+    assert list(result["seconds"]) == ["student step", "nnUNetTrainerSoft"]
+    assert result["forward"] == {"nnUNetTrainerSoft": ""}
+    seconds = result["seconds"]
+    assert result["ratio"]["nnUNetTrainerSoft"] == pytest.approx(seconds["nnUNetTrainerSoft"] / seconds["student step"])
+
+
+def test_a_shape_is_a_name_or_a_model_folder(tmp_path: Path) -> None:
+    made = make_plans(features=(8, 12, 16), patch=(16, 12, 8), strides=((1, 1, 1), (2, 2, 2), (2, 1, 2)))
+    for name, content in (("plans.json", made), ("dataset.json", DATASET_JSON)):
+        (tmp_path / name).write_text(json.dumps(content))
+    shape = Shape(str(tmp_path))
+    assert (shape.plans, shape.dataset_json) == (made, DATASET_JSON)
+    assert stage_shapes(shape) == [(2, 8, 16, 12, 8), (2, 12, 8, 6, 4), (2, 16, 4, 6, 2)]
+    with pytest.raises(SettingsError, match=r"no shape 'brats'; there are hippocampus, brats2024, and every folder"):
+        Shape("brats")
+    (tmp_path / "plans.json").write_text(json.dumps(make_plans(dimensions=2)))
+    with pytest.raises(SettingsError, match="has no configuration 3d_fullres"):
+        Shape(str(tmp_path))
 
 
 def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:

@@ -35,7 +35,8 @@ def fit_probabilities(
     Returns:
         ``W`` and ``b``; the start where that is better, which a minimisation that fails cannot change.
     """
-    weight, bias = (value.clone().requires_grad_() for value in start)
+    # L-BFGS of PyTorch 2.6 takes no gradients of other layouts
+    weight, bias = (value.clone(memory_format=torch.contiguous_format).requires_grad_() for value in start)
     penalty = ridge * float(inputs.var(0, correction=0).mean()) / 2
     probabilities = teacher_logits.sigmoid() if regions else teacher_logits.softmax(1)
 

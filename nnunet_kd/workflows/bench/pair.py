@@ -10,7 +10,7 @@ import io
 import json
 import os
 from collections.abc import Iterator, Mapping
-from enum import Enum
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.distillation.starts.student import RANDOM
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.plans import read_plans
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
@@ -38,23 +39,49 @@ _BRATS2024 = {
     "channel_names": {"0": "T1N", "1": "T1C", "2": "T2W", "3": "T2F"},
     "labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4},
 }
+HIPPOCAMPUS, BRATS2024 = "hippocampus", "brats2024"
+SHIPPED_SHAPES = {HIPPOCAMPUS: DATASET_JSON, BRATS2024: _BRATS2024}
+CONFIGURATION = "3d_fullres"
+PLANS_FILE, DATASET_FILE = "plans.json", "dataset.json"
 
 
-class Shape(Enum):
-    """A shipped reference plan to measure at."""
+class Shape:
+    """A plan to measure at, in its configuration ``3d_fullres``.
 
-    HIPPOCAMPUS = "hippocampus"
-    BRATS2024 = "brats2024"
+    Attributes:
+        name: of a shipped reference plan (:data:`SHIPPED_SHAPES`), or the folder.
+        plans: the plan.
+        dataset_json: a dataset description that fits it.
+
+    Args:
+        name: the same; a folder has ``plans.json`` and ``dataset.json``, as every model folder.
+
+    Raises:
+        SettingsError: it is neither, or its plan has no ``3d_fullres``.
+    """
+
+    def __init__(self, name: str) -> None:
+        self.name = name
+        shipped, folder = SHIPPED_SHAPES.get(name), Path(name)
+        if shipped is None and not all((folder / file).is_file() for file in (PLANS_FILE, DATASET_FILE)):
+            raise SettingsError(
+                f"there is no shape {name!r}; there are {', '.join(SHIPPED_SHAPES)}, and every folder with {PLANS_FILE} and "
+                f"{DATASET_FILE}, such as a model folder."
+            )
+        path = folder / PLANS_FILE if shipped is None else shipped_folder("plans") / "reference" / f"{name}.json"
+        self.plans = read_plans(path)
+        if CONFIGURATION not in self.plans["configurations"]:
+            raise SettingsError(f"{path} has no configuration {CONFIGURATION}, which is what is measured.")
+        self.dataset_json = json.loads((folder / DATASET_FILE).read_text()) if shipped is None else shipped
 
     @property
-    def plans(self) -> dict[str, Any]:
-        """The plan."""
-        return read_plans(shipped_folder("plans") / "reference" / f"{self.value}.json")
+    def configuration(self) -> dict[str, Any]:
+        """The plan's ``3d_fullres``."""
+        found: dict[str, Any] = self.plans["configurations"][CONFIGURATION]
+        return found
 
-    @property
-    def dataset_json(self) -> dict[str, Any]:
-        """A dataset description that fits the plan."""
-        return DATASET_JSON if self is Shape.HIPPOCAMPUS else _BRATS2024
+    def __str__(self) -> str:
+        return self.name
 
 
 @contextlib.contextmanager
@@ -92,11 +119,18 @@ def make_trainer(
     own = json.loads(json.dumps(plans))
     own["continue_training"] = continue_training
     with contextlib.redirect_stdout(io.StringIO()):
-        trainer = find_trainer(name)(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
+        kind = _trainer_class(name, os.environ.get("nnUNet_extTrainer"))
+        trainer = kind(own, configuration, fold, json.loads(json.dumps(dataset_json)), device)
     if isinstance(getattr(trainer, "settings", None), Settings):
         trainer.settings = without_start(trainer.settings)
         trainer.maps_in_batches = True
     return trainer
+
+
+@cache
+def _trainer_class(name: str, searched: str | None) -> type[Any]:
+    """nnU-Net searches all its modules in every call, which takes longer than a step of a small network."""
+    return find_trainer(name)
 
 
 def without_start(settings: Settings) -> Settings:
@@ -120,8 +154,8 @@ def write_untrained_teacher(
         teacher.initialize()
         teacher.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # a trained one knows what it mirrored
         teacher.save_checkpoint(str(folder / "fold_0" / FINAL))
-    (folder / "plans.json").write_text(json.dumps(plans))
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
+    (folder / PLANS_FILE).write_text(json.dumps(plans))
+    (folder / DATASET_FILE).write_text(json.dumps(dataset_json))
     return folder
 
 

@@ -9,6 +9,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,9 +18,14 @@ import torch
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.nnunet.environment import find_trainer, trainer_names
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import Shape, make_trainer, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import (
+    CONFIGURATION,
+    Shape,
+    make_trainer,
+    nnunet_folders,
+    write_untrained_teacher,
+)
 
-CONFIGURATION = "3d_fullres"
 STUDENT = "nnUNetTrainerStudent"
 FIRST_ITERATION, SECOND_ITERATION = 0, 1
 
@@ -58,10 +64,11 @@ def phases(trainers: Sequence[str]) -> list[TrainerPhase]:
     return rows
 
 
-def all_trainers() -> list[str]:
+@cache
+def all_trainers() -> tuple[str, ...]:
     """Every shipped trainer with objectives of its own, DCD first."""
     named = [name for name in trainer_names() if find_trainer(name).objectives]
-    return sorted(named, key=lambda name: (name != "nnUNetTrainerDCD", name))
+    return tuple(sorted(named, key=lambda name: (name != "nnUNetTrainerDCD", name)))
 
 
 @contextlib.contextmanager

@@ -16,9 +16,8 @@ from nnunet_kd.distillation.features import find_encoder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.models.plans import build_meta_network, parameter_count, reduce_plans
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
-from nnunet_kd.workflows.bench.pair import Shape, random_batch
+from nnunet_kd.workflows.bench.pair import CONFIGURATION, Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
-    CONFIGURATION,
     PLAIN_STUDENT,
     TrainerPhase,
     forward_needed,
@@ -40,29 +39,34 @@ def measure_sizes(trainers: Sequence[str], shape: Shape, device: torch.device) -
         device: to train on.
 
     Yields:
-        Per row: ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the step, on CUDA of the second one,
-        after compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the
-        networks; CUDA: the allocator's); ``error`` instead of the last two if the process failed, for want of memory for example.
+        Per row what :func:`measure_apart` returns.
     """
     for row in [PLAIN_STUDENT, *phases(trainers)]:
-        arguments = [
-            sys.executable,
-            "-m",
-            "nnunet_kd.workflows.bench.size",
-            json.dumps(asdict(row)),
-            shape.value,
-            str(device),
-        ]
-        result = subprocess.run(arguments, check=False, capture_output=True, text=True)
-        if result.returncode == 0:
-            yield {"name": row.name, **json.loads(result.stdout.strip().splitlines()[-1])}
-        else:
-            killed = f"ended by signal {-result.returncode}" if result.returncode < 0 else ""
-            yield {
-                "name": row.name,
-                "forward": "",
-                "error": killed or (result.stderr.strip().splitlines() or ["failed"])[-1],
-            }
+        yield measure_apart(row, shape, device)
+
+
+def measure_apart(row: TrainerPhase, shape: Shape, device: torch.device) -> dict[str, Any]:
+    """One row in a process of its own.
+
+    Returns:
+        ``name``; ``forward``, the pass it needs of the teacher; ``seconds`` of the step, on CUDA of the second one, after
+        compilation; ``peak bytes`` (CPU: resident memory beyond that of the imported libraries, which includes the networks;
+        CUDA: the allocator's); ``error`` instead of the last two if the process failed, for want of memory for example.
+    """
+    arguments = [
+        sys.executable,
+        "-m",
+        "nnunet_kd.workflows.bench.size",
+        json.dumps(asdict(row)),
+        shape.name,
+        str(device),
+    ]
+    result = subprocess.run(arguments, check=False, capture_output=True, text=True)
+    if result.returncode == 0:
+        return {"name": row.name, **json.loads(result.stdout.strip().splitlines()[-1])}
+    killed = f"ended by signal {-result.returncode}" if result.returncode < 0 else ""
+    error = killed or (result.stderr.strip().splitlines() or ["failed"])[-1]
+    return {"name": row.name, "forward": "", "error": error}
 
 
 def measure_here(row: TrainerPhase, shape: Shape, device: torch.device) -> dict[str, Any]:
@@ -71,8 +75,10 @@ def measure_here(row: TrainerPhase, shape: Shape, device: torch.device) -> dict[
     with prepared_trainers([row], shape, device) as prepared:
         trainer = prepared[row.name]
         run = training_step(trainer, random_batch(trainer), row.exploring)
-        forget_peak()
         cuda = device.type == "cuda"
+        forget_peak()
+        if cuda:
+            torch.cuda.reset_peak_memory_stats(device)
         timing = time_in_turn({row.name: run}, repeats=1, device=device, warm_up=int(cuda))[row.name]
         peak = torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes() - before
         return {"forward": forward_needed(trainer, row.exploring), "seconds": timing.median, "peak bytes": peak}
@@ -88,7 +94,7 @@ def unavoidable(shape: Shape) -> dict[str, dict[str, int]]:
         the outputs that objectives compare (stage features; features and logits).
     """
     plans, dataset_json = shape.plans, shape.dataset_json
-    configuration = plans["configurations"][CONFIGURATION]
+    configuration = shape.configuration
     channels, heads = len(dataset_json["channel_names"]), len(dataset_json["labels"])
     batch = (configuration["batch_size"], channels, *configuration["patch_size"])
     student = build_meta_network(reduce_plans(plans, REDUCTION), CONFIGURATION, channels, heads)
