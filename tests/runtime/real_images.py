@@ -46,7 +46,7 @@ def turned(image: sitk.Image, number: int) -> sitk.Image:
     size = [max(4, int(n * s / new)) for n, s, new in zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)]
     grid = sitk.Image(size, sitk.sitkFloat32)
     grid.SetSpacing(spacing)
-    grid.SetDirection(turn.GetMatrix())
+    grid.SetDirection((np.reshape(turn.GetMatrix(), (3, 3)) @ np.reshape(image.GetDirection(), (3, 3))).ravel())
     grid.SetOrigin(turn.TransformPoint(image.GetOrigin()))
     return sitk.Resample(image, grid)
 
