@@ -29,7 +29,7 @@ def work(task: dict[str, Any]) -> dict[str, float]:
         processor.append(time.process_time() - busy)
         return logits
 
-    Predictor.logits = timed  # type: ignore[method-assign]
+    Predictor.logits = timed  # type: ignore[assignment, method-assign]
     predictor = open_predictor(
         task["model"], backend=task["how"].split()[1], threads=task["threads"], mirroring=task["mirroring"]
     )

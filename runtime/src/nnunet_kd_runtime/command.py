@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_kd_runtime import __version__
-from nnunet_kd_runtime.errors import SegmentationError
+from nnunet_kd_runtime.errors import MissingRequirement, SegmentationError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -20,6 +20,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except SegmentationError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a folder or file that may not be read
+        print(f"error: {error}", file=sys.stderr)
+        return MissingRequirement.exit_code
     except KeyboardInterrupt:
         print("stopped; finished cases stay, the same command goes on with the others", file=sys.stderr)
         return 130

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from nnunet_kd_runtime.arrays import open_predictor
 from nnunet_kd_runtime.cases import Case, find_cases
-from nnunet_kd_runtime.errors import DataError, SegmentationError, SettingsError
+from nnunet_kd_runtime.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd_runtime.files import complete_files
 from nnunet_kd_runtime.memory import needed_bytes
 from nnunet_kd_runtime.postprocessing import postprocess
@@ -232,7 +232,7 @@ class Run:
         try:
             return work()
         except MemoryError as error:
-            raise SegmentationError(f"case {case.name} does not fit into memory. Use a larger machine.") from error
+            raise MissingRequirement(f"case {case.name} does not fit into memory. Use a larger machine.") from error
         except DataError as error:
             if case.name in str(error):
                 raise
