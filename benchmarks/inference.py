@@ -26,6 +26,10 @@ from pathlib import Path
 from typing import Any
 
 WAYS = ("teacher, stock", "student, stock", "student, torch", "student, onnxruntime", "student, openvino")
+RUNTIME_WAYS = (
+    *WAYS[:4], "student, runtime onnxruntime", WAYS[4], "student, runtime openvino"
+)  # fmt: skip
+"""Each of the runtime's beside the one it is compared with."""
 BRATS_DATASET = {
     "channel_names": {"0": "t1c", "1": "t1n", "2": "t2f", "3": "t2w"},
     "labels": {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4},
@@ -45,7 +49,10 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--no-mirroring", action="store_true")
     parser.add_argument("--threads", type=int, default=os.cpu_count())
     parser.add_argument("--repeats", type=int, default=3)
-    parser.add_argument("--ways", default=";".join(WAYS), help="separated by semicolons")
+    parser.add_argument(
+        "--runtime", type=Path, help="interpreter of an environment with nnunet-kd-runtime[openvino]: its ways too"
+    )
+    parser.add_argument("--ways", help="separated by semicolons; default: all")
     parser.add_argument("--profile", action="store_true")
     parser.add_argument("--json", type=Path)
     parser.add_argument("--worker", help=argparse.SUPPRESS)
@@ -55,6 +62,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
 def main() -> None:
     """See the module."""
     options = parse()
+    options.ways = options.ways or ";".join(RUNTIME_WAYS if options.runtime else WAYS)
     if options.worker:
         print(json.dumps(work(json.loads(options.worker))))
         return
@@ -135,13 +143,16 @@ def measure(options: argparse.Namespace, images: Path, onnx: Path, root: Path) -
     for repeat in range(options.repeats):
         for way in ways:
             of, how = way.split(", ")
-            model = onnx if how in ("onnxruntime", "openvino") else getattr(options, of)
+            model = onnx if how.endswith(("onnxruntime", "openvino")) else getattr(options, of)
             output = root / "out" / way.replace(", ", "_") / str(repeat)
             task = {
                 "model": str(model), "how": how, "images": str(images), "output": str(output),
                 "threads": options.threads, "mirroring": not options.no_mirroring,
             }  # fmt: skip
-            command = [sys.executable, __file__, "--worker", json.dumps(task)]
+            program = [options.runtime, Path(__file__).with_name("runtime_cases.py")] if how.startswith("runtime ") else [
+                sys.executable, __file__, "--worker",
+            ]  # fmt: skip
+            command = [*map(str, program), json.dumps(task)]
             finished = subprocess.run(command, capture_output=True, text=True, env=environment)
             if finished.returncode:
                 sys.exit(finished.stderr)

@@ -203,18 +203,42 @@ def command_section(name: str, function: Callable[..., object]) -> str:
     return "\n\n".join(part.rstrip() for part in parts)
 
 
+def parser_section(parser: argparse.ArgumentParser) -> str:
+    """A command of ``argparse``, in the form of :func:`command_section`; its help says the defaults."""
+    words, arguments, options = [], [], []
+    for action in parser._actions:
+        meaning = linked(action.help or "")
+        if not action.option_strings:
+            words.append(f"{action.metavar}{'...' if action.nargs == '+' else ''}")
+            arguments.append((f"`{action.metavar}`", meaning))
+        elif action.dest not in ("help", "version"):
+            takes = ", ".join(f"`{choice}`" for choice in action.choices or ()) or (action.metavar or "")
+            long_first = sorted(action.option_strings, key=len, reverse=True)
+            spelled = ", ".join(f"`{spelling}`" for spelling in long_first)
+            options.append((spelled, str(takes), f"{meaning} (required)" if action.required else meaning))
+    call = " ".join([parser.prog, *words, "[OPTIONS]"])
+    parts = [f"## {parser.prog}", linked(parser.description or ""), f"```text\n{call}\n```"]
+    parts += [table(["argument", "meaning"], arguments), table(["option", "value", "meaning"], options)]
+    return "\n\n".join(part.rstrip() for part in parts)
+
+
 def commands_page() -> str:
     """Every command: arguments, options in all spellings, defaults."""
     from nnunet_kd import cli
+    from nnunet_kd_runtime.command import parser
 
     cli._register()
     found = list(commands(cli.app, "nnunet-kd"))
+    runtime = parser()
     rows = [(f"[`{name}`](#{name.replace(' ', '-')})", first_paragraph(function)) for name, function in found]
+    rows.append((f"[`{runtime.prog}`](#{runtime.prog})", linked(runtime.description or "")))
     parts = [
         f"# Commands\n\n{BY}`nnunet-kd COMMAND --help` says the same in a terminal. "
-        "All spellings in a row mean the same option; the first one is its long name.",
+        "All spellings in a row mean the same option; the first one is its long name. "
+        "`kd-segment` is the command of `runtime/`, a distribution of its own.",
         table(["command", "what it does"], rows),
         *(command_section(name, function) for name, function in found),
+        parser_section(runtime),
     ]
     return "\n\n".join(part.rstrip() for part in parts) + "\n"
 

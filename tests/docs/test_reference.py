@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -15,6 +16,7 @@ from nnunet_kd import losses
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.recipes import recipe_names
 from nnunet_kd.distillation.settings import Settings
+from nnunet_kd_runtime.command import parser
 from tests.cli.test_options import commands, spellings
 
 
@@ -54,7 +56,12 @@ def test_the_page_names_every_command_with_every_spelling() -> None:
                 line for line in section.splitlines() if line.startswith("| " + ", ".join(f"`{one}`" for one in given))
             ]
             assert row.split("|")[3].strip(), f"{name} {given} is not described"
+    runtime = sections.pop("kd-segment")
     assert sections == {}
+    told = parser().format_help()
+    for spelling in set(re.findall(r"(?:^  |, )(--?[a-z][\w-]*)", told, re.MULTILINE)) - {"--help", "-h", "--version"}:
+        (row,) = [line for line in runtime.splitlines() if line.startswith("|") and f"`{spelling}`" in line]
+        assert row.split("|")[3].strip(), f"kd-segment {spelling} is not described"
 
 
 def test_the_page_names_every_recipe_and_public_name() -> None:

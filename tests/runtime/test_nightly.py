@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import os
-import shutil
 import subprocess
 import sys
 import venv
@@ -12,23 +10,27 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-import SimpleITK as sitk
 
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
-from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-from nnunet_kd.models.folder import open_model
-from nnunet_kd_runtime.session import Options, run
-from tests.conftest import REAL_TEACHER, SHARED
-from tests.deployment import segmentation, stock_predictor, write_image
+from tests.conftest import REAL_TEACHER
+from tests.deployment import segmentation, write_image
 from tests.runtime.exported import export, write_images
+from tests.runtime.real_images import (
+    ACDC,
+    ACDC_RAW,
+    ACDC_TEACHER,
+    HIPPOCAMPUS,
+    compare,
+    copy_acdc,
+    copy_hippocampus,
+    hippocampus_cases,
+    split,
+)
 
 pytestmark = pytest.mark.nightly
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
-IMAGES = SHARED / "data" / "Task04_Hippocampus" / "imagesTr"
-ACDC = SHARED / "acdc"
-ACDC_TEACHER = ACDC / "teacher" / "Dataset027_ACDC" / "nnUNetTrainer_20epochs__nnUNetPlans3mm__3d_fullres"
 LARGEST_INSTALLATION, LARGEST_MEMORY = 350e6, 500e6
 
 
@@ -60,67 +62,25 @@ def test_fresh_environment(tmp_path: Path) -> None:
     assert "(20, 20, 20)" in subprocess.run([python, "-c", segment], capture_output=True, text=True, check=True).stdout
 
 
-def compare(teacher: Path, images: Path, tmp_path: Path) -> tuple[int, float, int]:
-    """Cases without a differing voxel, the worst case's share of equal voxels, and the number of cases."""
-    with open_model(teacher, ("0",)) as model:
-        export_onnx(model, tmp_path / "teacher.onnx", OnnxOptions())
-    run(tmp_path / "teacher.onnx", [images], tmp_path / "runtime", Options())
-    (tmp_path / "stock").mkdir()
-    stock_predictor(teacher).predict_from_files_sequential(str(images), str(tmp_path / "stock"))
-    shares = []
-    for path in sorted((tmp_path / "stock").glob("*.nii.gz")):
-        first, second = segmentation(path), segmentation(tmp_path / "runtime" / path.name)
-        assert first.max() > 0
-        shares.append(float((first == second).mean()))
-    return sum(share == 1 for share in shares), min(shares), len(shares)
-
-
-def validation_cases(folder: Path) -> list[str]:
-    cases: list[str] = json.loads((folder / "splits_final.json").read_text())[0]["val"]
-    return cases
-
-
-def turned(path: Path, output: Path, number: int) -> None:
-    """The image on an anisotropic, oblique grid."""
-    image = sitk.ReadImage(str(path), sitk.sitkFloat32)
-    spacing = [(0.8, 1.2, 3.5), (1.0, 4.2, 0.9), (1.7, 1.7, 1.7)][number % 3]
-    turn = sitk.Euler3DTransform(image.TransformContinuousIndexToPhysicalPoint([n / 2 for n in image.GetSize()]))
-    turn.SetRotation(0.1 * number, 0.15, -0.07 * number)
-    size = [max(4, int(n * s / new)) for n, s, new in zip(image.GetSize(), image.GetSpacing(), spacing, strict=True)]
-    grid = sitk.Image(size, sitk.sitkFloat32)
-    grid.SetSpacing(spacing)
-    grid.SetDirection(turn.GetMatrix())
-    grid.SetOrigin(turn.TransformPoint(image.GetOrigin()))
-    sitk.WriteImage(sitk.Resample(image, grid), str(output))
-
-
-@pytest.mark.skipif(not (REAL_TEACHER.is_dir() and IMAGES.is_dir()), reason="needs the real teacher and images")
+@pytest.mark.skipif(not (REAL_TEACHER.is_dir() and HIPPOCAMPUS.is_dir()), reason="needs the real teacher and images")
 @pytest.mark.parametrize("grids", ["own", "turned"])
 def test_hippocampus(grids: str, tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    cases = validation_cases(REAL_TEACHER.parent)
-    for number, case in enumerate(cases if grids == "own" else cases[:10]):
-        output = images / f"{case}_0000.nii.gz"
-        source = IMAGES / f"{case}.nii.gz"
-        if grids == "own":
-            shutil.copy(source, output)
-        else:
-            turned(source, output, number)
-    identical, worst, total = compare(REAL_TEACHER, images, tmp_path)
-    assert worst >= 0.9999
+    cases = hippocampus_cases("val")
+    images = copy_hippocampus(tmp_path / grids, cases if grids == "own" else cases[:10], turn=grids == "turned")
+    found = compare(REAL_TEACHER, images, tmp_path / "compared")
+    assert found.worst >= 0.9999
+    assert found.empty == 0
     if grids == "own":
-        assert total == 40
-        assert identical >= 38
+        assert len(found.differing) == 40
+        assert found.identical >= 38
 
 
 @pytest.mark.skipif(not ACDC_TEACHER.is_dir(), reason="needs the ACDC teacher and images")
 def test_acdc(tmp_path: Path) -> None:
-    images = tmp_path / "images"
-    images.mkdir()
-    for case in validation_cases(ACDC)[:6]:
-        shutil.copy(ACDC / "Dataset027_ACDC" / "imagesTr" / f"{case}_0000.nii.gz", images)
-    assert compare(ACDC_TEACHER, images, tmp_path)[1] >= 0.9999
+    images = copy_acdc(tmp_path / "acdc", split(ACDC, "val")[:6])
+    found = compare(ACDC_TEACHER, images, tmp_path / "compared", ACDC_RAW / "labelsTr")
+    assert found.worst >= 0.9999
+    assert found.dice > 0.7
 
 
 def test_large_single_axes(tmp_path: Path) -> None:

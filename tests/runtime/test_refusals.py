@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -184,12 +185,41 @@ def test_a_full_disk_leaves_nothing(
     assert sorted(path.name for path in output.iterdir()) == ["dataset.json", "plans.json"]
 
 
+def test_what_may_not_be_read_is_told(
+    pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(path: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("nnunet_kd_runtime.cases._refuse_dicom", refuse)
+    refused(capsys, 6, "Permission denied", pair.onnx, images, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("reason", "code", "words"),
+    [("Failed to allocate memory for 9 bytes", 6, "does not fit into memory"), ("bad node", 8, "cannot run")],
+)
+def test_a_network_that_breaks_off(
+    reason: str, code: int, words: str, pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    from onnxruntime import InferenceSession
+
+    def fail(*_: Any) -> None:
+        raise RuntimeError(reason)
+
+    monkeypatch.setattr(InferenceSession, "run", fail)
+    assert main([str(pair.onnx), str(images), "-o", str(tmp_path / "out"), "--threads", "1"]) == code
+    assert words in capsys.readouterr().err.splitlines()[-1]
+    assert not list((tmp_path / "out").glob("*.nii.gz"))
+
+
 def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 0
     told = capsys.readouterr()
     assert "1 case segmented with onnxruntime" in told.out
-    assert "left 0:00:00" in told.err
+    assert re.search(r"case0: 0 of 1 cases?, \d+ %, left \d:\d\d:\d\d", told.err)
     assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
     assert "0 cases segmented with onnxruntime; 1 kept from before" in capsys.readouterr().out
 

@@ -104,12 +104,16 @@ class OnnxRuntime:
             _check_shape(network, image.shape, logits.shape)
         if image.type not in _INPUT_TYPES:
             raise ModelError(f"{path} takes {image.type}, and not floating point images. Export again.")
+        self._path = path
         self._input, self._outputs, self._type = image.name, [logits.name], _INPUT_TYPES[image.type]
         self.input_shape = tuple(size if isinstance(size, int) else None for size in image.shape)
 
     def __call__(self, image: Patch) -> Patch:
         """See :class:`Backend`."""
-        result = self._session.run(self._outputs, {self._input: image.astype(self._type, copy=False)})[0]
+        try:
+            result = self._session.run(self._outputs, {self._input: image.astype(self._type, copy=False)})[0]
+        except Exception as error:  # its exceptions share no other base
+            raise _failed(self._path, "ONNX Runtime", error) from error
         logits: Patch = result.astype(np.float32, copy=False)
         return logits
 
@@ -149,11 +153,15 @@ class OpenVino:
         _check_shape(network, *shapes)
         # the sliding window calls with one patch at a time; a fixed shape lets OpenVINO choose its kernels beforehand
         compiled.reshape({0: [1, network.input_channels, *network.patch_size]})
+        self._path = network.path
         self._request = core.compile_model(compiled, "CPU", settings).create_infer_request()
 
     def __call__(self, image: Patch) -> Patch:
         """See :class:`Backend`; a batch is run image by image."""
-        results = [self._request.infer({0: one[None]}, share_inputs=True)[0] for one in image]
+        try:
+            results = [self._request.infer({0: one[None]}, share_inputs=True)[0] for one in image]
+        except RuntimeError as error:
+            raise _failed(self._path, "OpenVINO", error) from error
         return results[0] if len(results) == 1 else np.concatenate(results)
 
 
@@ -190,6 +198,16 @@ def _check_shape(network: Network, taken: Sequence[Any], given: Sequence[Any]) -
             f"{network.path} gives {given[1]} channels, but its JSON says {network.output_channels}: they are of different "
             f"models. Export again."
         )
+
+
+def _failed(path: Path, runtime: str, error: Exception) -> Exception:
+    """What a network call that broke off means: memory was short, or the file is not what it seems."""
+    reason = str(error).strip().split("\n")[0]
+    if "alloc" in reason.lower():  # neither has an exception of its own for it
+        return MemoryError(reason)
+    return ModelError(
+        f"{runtime} cannot run {path}: {reason} Update {runtime.replace(' ', '').lower()}, or export again."
+    )
 
 
 def _unreadable(path: Path, runtime: str, error: Exception) -> ModelError:

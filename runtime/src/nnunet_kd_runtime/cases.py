@@ -72,7 +72,7 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         raise DataError(
             f"several inputs are named {twice[0]}: their segmentations would have one name. Run them apart."
         )
-    if output.name.endswith(ending):
+    if output.name.endswith(ending) and not output.is_dir():
         if len(cases) > 1:
             raise SettingsError(f"-o {output} is a file, but there are {len(cases)} cases. Give a folder.")
         cases = [Case(output.name.removesuffix(ending), cases[0].images, output)]

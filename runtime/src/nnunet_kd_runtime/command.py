@@ -10,17 +10,20 @@ from pathlib import Path
 
 from nnunet_kd_runtime import __version__
 from nnunet_kd_runtime.counts import counted
-from nnunet_kd_runtime.errors import SegmentationError
+from nnunet_kd_runtime.errors import MissingRequirement, SegmentationError
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Entry point: errors made for people are printed as one line and become exit codes."""
-    given = _parser().parse_args(arguments)
+    given = parser().parse_args(arguments)
     try:
         return _run(given)
     except SegmentationError as error:
         print(f"error: {error}", file=sys.stderr)
         return error.exit_code
+    except OSError as error:  # a folder or file that may not be read
+        print(f"error: {error}", file=sys.stderr)
+        return MissingRequirement.exit_code
     except KeyboardInterrupt:
         print("stopped; finished cases stay, the same command goes on with the others", file=sys.stderr)
         return 130
@@ -77,47 +80,53 @@ def _run(given: argparse.Namespace) -> int:
     return 0
 
 
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(
+def parser() -> argparse.ArgumentParser:
+    """The command line, which docs/reference-commands.md describes, too."""
+    made = argparse.ArgumentParser(
         prog="kd-segment",
         description="Segment images with a student that nnunet-kd exported, as nnU-Net would, without PyTorch and nnU-Net. "
         "Cases that have their segmentation already are skipped.",
     )
-    parser.add_argument(
+    made.add_argument(
         "model", type=Path, metavar="MODEL.onnx", help="of nnunet-kd export --to onnx; its JSON beside it"
     )
-    parser.add_argument(
+    made.add_argument(
         "images",
         type=Path,
         nargs="+",
         metavar="IMAGE",
         help="folders of CASE_0000... files, or files; of several channels CASE_0000 alone is enough",
     )
-    parser.add_argument(
+    made.add_argument(
         "-o", "--output", type=Path, required=True, metavar="OUT", help="folder; for one case also a file"
     )
-    parser.add_argument("--backend", choices=("onnxruntime", "openvino"), default="onnxruntime")
-    parser.add_argument(
-        "--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs (default: cpu)"
+    made.add_argument(
+        "--backend",
+        choices=("onnxruntime", "openvino"),
+        default="onnxruntime",
+        help="what runs the network (default: onnxruntime)",
     )
-    parser.add_argument("--threads", type=_positive, help="CPU threads (default: all cores)")
-    parser.add_argument(
+    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs (default: cpu)")
+    made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
+    made.add_argument(
         "--no-mirroring", action="store_true", help="no averaging over mirrored images: faster, less exact"
     )
-    parser.add_argument("--step", type=_share, default=0.5, help="distance of patches / patch size (default: 0.5)")
-    parser.add_argument("--save_probabilities", action="store_true", help="also write probabilities, as nnU-Net does")
-    parser.add_argument(
+    made.add_argument(
+        "--step", type=_share, default=0.5, metavar="SHARE", help="distance of patches / patch size (default: 0.5)"
+    )
+    made.add_argument("--save_probabilities", action="store_true", help="also write probabilities, as nnU-Net does")
+    made.add_argument(
         "--postprocessing", action="store_true", help="apply the model's own, found by nnU-Net's validation"
     )
-    parser.add_argument(
+    made.add_argument(
         "--previous-stage", type=Path, metavar="FOLDER", help="of a cascade: the first stage's segmentations"
     )
-    parser.add_argument(
+    made.add_argument(
         "--memory", type=_gibibytes, metavar="GIB", help="memory that may be used (default: what is free)"
     )
-    parser.add_argument("--overwrite", action="store_true", help="segment again what is already there")
-    parser.add_argument("--version", action="version", version=f"nnunet-kd-runtime {__version__}")
-    return parser
+    made.add_argument("--overwrite", action="store_true", help="segment again what is already there")
+    made.add_argument("--version", action="version", version=f"nnunet-kd-runtime {__version__}")
+    return made
 
 
 def _positive(text: str) -> int:

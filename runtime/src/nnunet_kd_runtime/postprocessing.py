@@ -7,7 +7,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 from nnunet_kd_runtime.errors import ModelError
 
@@ -40,6 +39,8 @@ def keep_largest_component(segmentation: NDArray[Any], labels: list[int], backgr
 
     Voxels are neighbours by face, edge or corner.
     """
+    from scipy import ndimage
+
     mask = np.isin(segmentation, labels)
     components, _ = ndimage.label(mask, np.ones((3,) * mask.ndim))
     sizes = np.bincount(components.ravel())

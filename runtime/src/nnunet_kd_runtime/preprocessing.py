@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_fill_holes
 
 from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.description import Model
@@ -48,23 +47,30 @@ class Grid:
 
 
 def crop_to_nonzero(image: Image) -> tuple[NDArray[np.bool_], Box]:
-    """The smallest box around voxels that are not zero in any channel, holes filled; everything for an image of zeros.
+    """The smallest box around voxels that are not zero in any channel; everything for an image of zeros.
 
     Args:
         image: ``(channels, *spatial)``.
 
     Returns:
-        The mask within the box, and the box.
+        Which voxels within the box are not zero in any channel, and the box.
     """
     mask = image[0] != 0
     for channel in image[1:]:
         mask |= channel != 0
-    mask = binary_fill_holes(mask)
     box = []
     for axis in range(mask.ndim):
         occupied = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
         box.append(slice(int(occupied[0]), int(occupied[-1]) + 1) if len(occupied) else slice(0, mask.shape[axis]))
     return mask[tuple(box)], tuple(box)
+
+
+def without_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
+    """The mask with its holes filled. The box around it is not changed by that, and nothing outside the box is a hole."""
+    from scipy.ndimage import binary_fill_holes  # takes as long to import as all else that a small case needs
+
+    filled: NDArray[np.bool_] = binary_fill_holes(mask)
+    return filled
 
 
 def grid_of(model: Model, shape: Sequence[int], spacing: Sequence[float], box: Box) -> Grid:
@@ -103,6 +109,8 @@ def preprocess(
             f"{grid.resampled}: too thin for this model."
         )
     data = data[(slice(None), *box)]
+    if previous is not None or any(how.use_mask for how in model.normalization):
+        mask = without_holes(mask)
     stage: NDArray[Any] | None = None
     inside = mask
     if previous is not None:

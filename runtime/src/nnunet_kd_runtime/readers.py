@@ -40,6 +40,15 @@ READERS: dict[str, dict[str, tuple[str, str, str]]] = {
 """nnU-Net's class name: file ending: module, reading function, writing function."""
 
 
+def prepare(reader: str, ending: str) -> None:
+    """Import what reads and writes a model's files, so that the first case does not wait for it.
+
+    Raises:
+        DataError: the reader does not read this ending.
+    """
+    _functions(reader, ending)
+
+
 def read_case(reader: str, ending: str, paths: Sequence[Path]) -> Volume:
     """Read a case's files as one volume.
 

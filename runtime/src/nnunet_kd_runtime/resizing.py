@@ -1,4 +1,4 @@
-"""``skimage.transform.resize`` as nnU-Net calls it, with SciPy alone."""
+"""``skimage.transform.resize`` as nnU-Net calls it, with SciPy alone, which is imported when something is resized."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy import ndimage
 
 Array = NDArray[np.float64]
 
@@ -22,6 +21,8 @@ def resize(image: Array, shape: Sequence[int], order: int) -> Array:
     Returns:
         Values within the image's range, which splines of higher order leave otherwise.
     """
+    from scipy import ndimage
+
     factors = np.divide(image.shape, shape)
     resized: Array = ndimage.zoom(
         image, [1 / factor for factor in factors], order=order, mode="nearest", grid_mode=True
@@ -42,6 +43,8 @@ def spline_along(image: Array, axis: int, size: int, order: int) -> Array:
     """``map_coordinates`` of any order where only one axis changes."""
     if order == 0:
         return nearest_along(image, axis, size)
+    from scipy import ndimage
+
     shape = list(image.shape)
     shape[axis] = size
     scale = np.array(image.shape, float) / shape

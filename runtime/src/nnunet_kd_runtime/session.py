@@ -21,7 +21,7 @@ from nnunet_kd_runtime.files import complete_files
 from nnunet_kd_runtime.memory import needed_bytes
 from nnunet_kd_runtime.postprocessing import postprocess
 from nnunet_kd_runtime.preprocessing import Grid, grid_of, preprocess
-from nnunet_kd_runtime.readers import read_case, read_geometry, write_segmentation
+from nnunet_kd_runtime.readers import prepare, read_case, read_geometry, write_segmentation
 from nnunet_kd_runtime.segmentation import Predictor
 
 IN_FLIGHT = 3
@@ -114,6 +114,7 @@ class Run:
 
         Raises:
             SettingsError: postprocessing, or a previous stage, that the model does not have.
+            DataError: the model's reader does not read the model's file ending.
         """
         self._predictor, self._model, self._options = predictor, predictor.model, options
         if options.postprocessing and self._model.postprocessing is None:
@@ -127,6 +128,7 @@ class Run:
                 else f"the model is the second stage of a cascade: segment with {self._model.previous_stage} first and give "
                 f"that folder as --previous-stage."
             )
+        prepare(self._model.reader, self._model.file_ending)
 
     def cases(self, cases: Sequence[Case], progress: Progress) -> Counts:
         """Predict what is not there yet; see :func:`run`."""

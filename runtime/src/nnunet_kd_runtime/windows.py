@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import gaussian_filter
 
 from nnunet_kd_runtime.errors import DataError
 
@@ -22,20 +21,33 @@ Slices = tuple[Any, ...]
 LARGEST_WEIGHT = 10.0
 SIGMA = 1 / 8
 """Of the Gaussian, as a share of the patch."""
+TRUNCATE = 4.0
+"""SciPy's Gaussian filter ends after this many sigmas."""
 
 
 def gaussian_weights(patch_size: Sequence[int]) -> NDArray[np.float16]:
     """Weights of a patch's voxels: a Gaussian with 10 in the middle, nowhere zero.
 
-    PyTorch converts float64 to float16 by way of float32; so does this, for the same roundings.
+    nnU-Net filters a single point with ``scipy.ndimage.gaussian_filter``. Of a point that is the product of its kernels, to
+    the last bit. To import SciPy's filters takes longer than everything else that a small case needs. PyTorch converts
+    float64 to float16 by way of float32; so does this, for the same roundings.
     """
-    weights = np.zeros(patch_size)
-    weights[tuple(size // 2 for size in patch_size)] = 1
-    weights = gaussian_filter(weights, [size * SIGMA for size in patch_size], 0, mode="constant", cval=0)
+    weights = np.ones(())
+    for size in patch_size:  # in this order, which decides the last bit
+        weights = weights[..., None] * _filtered_point(size, size * SIGMA)
     weights /= np.max(weights) / LARGEST_WEIGHT
     half: NDArray[np.float16] = weights.astype(np.float32).astype(np.float16)
     half[half == 0] = half[half != 0].min()
     return half
+
+
+def _filtered_point(size: int, sigma: float) -> NDArray[np.float64]:
+    """What ``gaussian_filter1d(..., mode="constant")`` makes of a one in the middle of ``size`` zeros."""
+    radius = int(TRUNCATE * sigma + 0.5)
+    kernel = np.exp(-0.5 / (sigma * sigma) * np.arange(-radius, radius + 1) ** 2)
+    kernel /= kernel.sum()
+    distance = np.arange(size) - size // 2
+    return np.where(np.abs(distance) <= radius, kernel[np.clip(distance + radius, 0, 2 * radius)], 0.0)
 
 
 def window_starts(image_size: Sequence[int], patch_size: Sequence[int], step: float) -> list[list[int]]:
