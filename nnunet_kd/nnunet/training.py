@@ -80,8 +80,8 @@ def check_pretrained_weights(network: nn.Module, check: Callable[[str], Path]) -
 
     Args:
         network: as nnU-Net's trainer holds it, compiled and wrapped.
-        check: a method of the trainer, not kept alive by this. It takes the option's value, raises if it does not fit, and returns
-            the checkpoint to load.
+        check: a method of the trainer, not kept alive by this. It takes the option's value, raises if it does not fit, and
+            returns the checkpoint to load.
     """
     if nnunet_run.load_pretrained_weights is not _load_checked:
         nnunet_run.load_pretrained_weights = _load_checked

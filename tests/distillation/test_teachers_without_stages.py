@@ -106,4 +106,6 @@ def test_features_are_not_compared_with_a_teachers_of_other_strides(other_stride
 
 
 def test_doctor_tells_of_other_strides(other_strides: dict) -> None:
-    assert "teaches by its logits alone (-m logits or -m figkd), strides per stage: teacher" in run("doctor", "998").stdout
+    assert (
+        "teaches by its logits alone (-m logits or -m figkd), strides per stage: teacher" in run("doctor", "998").stdout
+    )

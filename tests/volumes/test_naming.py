@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
-from nnunet_kd.volumes.naming import channel_problem, images_in, segmentations_in, shadow_of, split_channel
+from nnunet_kd.volumes.naming import channel_problem, images_in, segmentations_in, shadow_of, shadowed_by, split_channel
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".tif")
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -89,3 +89,6 @@ def test_a_shadow_lies_beside_compressed_nifti_only(tmp_path: Path) -> None:
     assert shadow_of(tmp_path / "a.nii.gz") == tmp_path / "a.nii"
     assert shadow_of(tmp_path / "a.nii") is None
     assert shadow_of(tmp_path / "b.nii.gz") is None
+    assert shadowed_by(tmp_path / "b.nii") == tmp_path / "b.nii.gz"
+    assert shadowed_by(tmp_path / "b.nii.gz") is None
+    assert shadowed_by(tmp_path / "c.nii") is None
