@@ -236,7 +236,7 @@ def test_refused_before_training(dataset: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 4 training cases have no map .*case_3"):
         ready(named)
     write_map(folder, "case_3", np.zeros((2, 5, 5, 5), np.float32), (8, 8, 8))
-    with pytest.raises(DataError, match=r"1 of 4 training cases have a map that is damaged or of another shape"):
+    with pytest.raises(DataError, match=r"1 of 4 training cases have a map that cannot be read, or of another shape"):
         ready(named)
     (folder / "kept").rename(folder / "case_3.b2nd")
     with pytest.raises(DataError, match="is no folder of soft labels"):
