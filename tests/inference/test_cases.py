@@ -33,7 +33,8 @@ def write(files: dict[str, set[int]], folder: Path, ending: str, left_behind: se
         path.touch()
         for pattern in left_behind:
             (folder / pattern.format(name=path.name)).touch()
-    (folder / f"elsewhere{ending}").touch()  # without a channel number
+    for name in ("elsewhere", "elsewhere_1", "elsewhere_00001"):  # without a channel number of four digits
+        (folder / f"{name}{ending}").touch()
     return made
 
 

@@ -50,7 +50,8 @@ def test_groups_are_what_was_written_and_nothing_else(
             (folder / f"{name}_{channel:04d}{ending}").touch()
             (folder / f"._{name}_{channel:04d}{ending}").touch()  # macOS
     (folder / "dataset.json").touch()
-    (folder / f"other_0000{ending}.part").touch()
+    for other in (f"other_0000{ending}.part", f"other_1{ending}", f"other_00001{ending}"):
+        (folder / other).touch()
     found = images_in(folder, ending)
     assert {name: set(channels) for name, channels in found.items()} == files
     assert all(
