@@ -26,7 +26,7 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.predictor import CasePredictor
 from tests.conftest import make_plans
-from tests.volumes.formats import CUT_INSIDE, FORMATS, written
+from tests.volumes.formats import CUT_INSIDE, FORMATS, SILENT, silent_damage, written
 from tests.volumes.test_reading import sheared
 
 CPU = torch.device("cpu")
@@ -165,3 +165,14 @@ def test_damaged_images_are_refused_or_predicted_as_the_whole_ones(
         case.images[0].write_bytes(content)
     assert torch.equal(item["data"], whole["data"])
     assert json.dumps(item["data_properties"], default=str) == json.dumps(whole["data_properties"], default=str)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_damage_that_the_library_does_not_see_is_refused(whole_files: dict[str, Any], name: str) -> None:
+    predictor, case, content, _ = whole_files[name]
+    damages = silent_damage(name)
+    for damaged in damages[:: max(1, len(damages) // 5)]:
+        case.images[0].write_bytes(damaged)
+        with pytest.raises(DataError, match=case.images[0].name):
+            predictor.preprocess(case)
+    case.images[0].write_bytes(content)
