@@ -90,8 +90,9 @@ FORMATS: dict[str, tuple[str, BaseReaderWriter, Write]] = {
     "tiff, picture": (".tif", NaturalImage2DIO(), picture),
 }
 """Ending, reader and writer by what it is."""
-SILENT = ["nifti, compressed", "nifti", "gipl", "tiff, page by page", "png"]
-"""Formats that nnU-Net's readers read as something else, without a word, if certain bytes are missing."""
+SILENT = {"nifti, compressed": 3, "nifti": 40, "gipl": 40, "tiff, page by page": 2, "png": 1}
+"""Formats that nnU-Net's readers read as something else, without a word, if certain bytes are missing; and in steps of how many
+bytes :func:`silent_damage` looks for them."""
 CUT_INSIDE = [name for name in FORMATS if "nifti" in name or "png" in name]
 """Formats in which bytes that are missing in the middle are found, too."""
 
@@ -102,11 +103,10 @@ def silent_damage(name: str) -> tuple[bytes, ...]:
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         path, reader = written(name, Path(folder)), FORMATS[name][1]
         content, (whole, _) = path.read_bytes(), reader.read_seg(str(path))
-        cuts = [content[:end] for end in range(1, len(content))]
+        places = range(1, len(content) - 3, SILENT[name])
+        cuts = [content[:place] for place in places]
         if name in CUT_INSIDE:
-            cuts += [
-                content[:start] + content[start + count :] for start in range(len(content) - 3) for count in (1, 3)
-            ]
+            cuts += [content[:place] + content[place + count :] for place in places for count in (1, 3)]
         found = []
         for cut in cuts:
             path.write_bytes(cut)
