@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -37,10 +37,12 @@ def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEE
         seed: of the shuffle; the same cases and seed give the same splits.
 
     Raises:
-        DataError: fewer than two folds, or more folds than patients.
+        DataError: fewer than two patients or folds, or more folds than patients.
     """
     cases, patients = _sorted(groups)
     count = len(set(patients))
+    if count < 2:
+        raise _one_patient(cases)
     if not 2 <= folds <= count:
         raise DataError(
             f"{folds} folds cannot be made of {count} patients ({len(cases)} cases): between 2 and {count} folds are possible. "
@@ -56,13 +58,15 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
     nnU-Net makes folds that the file does not hold by itself, at random and over cases; train fold 0 only.
 
     Raises:
-        DataError: ``share`` is not between 0 and 1, or leaves one side without a patient.
+        DataError: fewer than two patients; or ``share`` is not between 0 and 1, or leaves one side without a patient.
     """
     cases, patients = _sorted(groups)
     if not 0 < share < 1:
         raise DataError(
             f"--holdout is the share of patients in validation, between 0 and 1, not {share:g}; the papers use 0.2."
         )
+    if len(set(patients)) < 2:
+        raise _one_patient(cases)
     splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
     try:
         return _named(splitter.split(cases, groups=patients), cases)
@@ -70,6 +74,13 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
         raise DataError(
             f"Of {len(set(patients))} patients, {share:g} cannot be held out: {error}. Give more cases or another share."
         ) from error
+
+
+def _one_patient(cases: Sequence[str]) -> DataError:
+    return DataError(
+        f"training and validation need at least two patients, but all cases ({len(cases)}) are of one. Give all cases of the "
+        f"dataset together."
+    )
 
 
 def groups_by_regex(cases: Iterable[str], pattern: str) -> dict[str, str]:
