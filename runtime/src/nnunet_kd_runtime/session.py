@@ -142,7 +142,8 @@ class Run:
         self._record = PredictionRecord(folder, self._model)
         if not self._options.overwrite:
             self._record.refuse_others(cases, whole_folder)
-            self._refuse_to_replace(folder if whole_folder else None)
+            if whole_folder:
+                self._refuse_to_replace(folder)
         todo = [case for case in cases if self._options.overwrite or not self._finished(case)]
         needed = max((self._check(case) for case in todo), default=0)
         limit = self._predictor.budget.limit
@@ -235,8 +236,8 @@ class Run:
         description = self._model.description
         return {"dataset.json": description["dataset_json"], "plans.json": description["plans"]}
 
-    def _refuse_to_replace(self, folder: Path | None) -> None:
-        for name, content in self._context().items() if folder is not None else ():
+    def _refuse_to_replace(self, folder: Path) -> None:
+        for name, content in self._context().items():
             path = folder / name
             if path.exists() and not same_content(path, content):
                 raise DataError(
