@@ -145,7 +145,7 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
     found: list[str] = []
     start = ""
     for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
-        with found_teacher(chosen, results, student, configuration, fold, dataset_json) as teacher:
+        with found_teacher(chosen, results, student, configuration, fold, dataset_json, stages=False) as teacher:
             loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
             axes = loaded.mirror_axes
             if not found:
@@ -156,6 +156,8 @@ def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path:
                 found[-1] += (
                     f", a {type(loaded.network).__name__} without stage features, which teaches by its logits alone"
                 )
+            elif teacher.other_stages:
+                found[-1] += f", which teaches by its logits alone (-m logits or -m figkd), {teacher.other_stages}"
             if len(axes) < dimensions:
                 found[-1] += (
                     f", mirrors {'axes ' + ', '.join(map(str, axes)) if axes else 'no axis'}, as its students will; for "

@@ -147,6 +147,8 @@ def readable_folders(sources: list[Path]) -> list[Path]:
 def folders_below(source: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
     """``source`` and every folder below it, by name, each with its subfolders and files; hidden and ``__MACOSX`` are left out.
 
+    A folder that links lead to several times, such as a link back to the source, is listed once.
+
     Raises:
         DataError: a folder cannot be listed; passing it over would silently lose its cases.
     """
@@ -156,8 +158,15 @@ def folders_below(source: Path) -> Iterator[tuple[Path, list[str], list[str]]]:
             f"{error.filename} cannot be listed ({error.strerror}). Repair it, or its permissions."
         ) from error
 
+    seen = {os.path.realpath(source)}
     for folder, subfolders, files in os.walk(source, followlinks=True, onerror=refuse):
-        subfolders[:] = sorted(name for name in subfolders if not name.startswith((".", "__")))
+        kept = []
+        for name in sorted(name for name in subfolders if not name.startswith((".", "__"))):
+            place = os.path.realpath(os.path.join(folder, name))
+            if place not in seen:
+                seen.add(place)
+                kept.append(name)
+        subfolders[:] = kept
         yield Path(folder), subfolders, sorted(files)
 
 

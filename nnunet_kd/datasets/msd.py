@@ -94,7 +94,7 @@ def _read_task(folder: Path) -> _Task:
     if not path.is_file():
         raise DataError(f"{folder} has no dataset.json. Give the extracted TaskXX_Name folder of the Decathlon itself.")
     try:
-        content = json.loads(path.read_text())
+        content = json.loads(path.read_text(encoding="utf-8-sig"))  # editors on Windows write a byte order mark
         names = tuple(name for _, name in sorted(content["modality"].items(), key=lambda item: int(item[0])))
         labels = {_label_name(int(value), str(name)): int(value) for value, name in content["labels"].items()}
         listed = [

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -38,10 +38,12 @@ def grouped_folds(groups: Mapping[str, str], folds: int = FOLDS, seed: int = SEE
         seed: of the shuffle; the same cases and seed give the same splits.
 
     Raises:
-        DataError: fewer than two folds, or more folds than patients.
+        DataError: fewer than two patients or folds, or more folds than patients.
     """
     cases, patients = _sorted(groups)
     count = len(set(patients))
+    if count < 2:
+        raise _one_patient(cases)
     if not 2 <= folds <= count:
         raise DataError(
             f"{folds} folds cannot be made of {counted(count, 'patient')} ({counted(len(cases), 'case')}): between 2 "
@@ -59,13 +61,15 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
 
     Raises:
         SettingsError: ``share`` is not between 0 and 1.
-        DataError: it leaves one side without a patient.
+        DataError: fewer than two patients, or one side is left without a patient.
     """
     cases, patients = _sorted(groups)
     if not 0 < share < 1:
         raise SettingsError(
             f"--holdout is the share of patients in validation, between 0 and 1, not {share:g}; the papers use 0.2."
         )
+    if len(set(patients)) < 2:
+        raise _one_patient(cases)
     splitter = GroupShuffleSplit(1, test_size=share, random_state=seed)
     try:
         return _named(splitter.split(cases, groups=patients), cases)
@@ -74,6 +78,13 @@ def grouped_holdout(groups: Mapping[str, str], share: float, seed: int = SEED) -
             f"Of {counted(len(set(patients)), 'patient')}, {share:g} cannot be held out: {error}. Give more cases or "
             f"another share."
         ) from error
+
+
+def _one_patient(cases: Sequence[str]) -> DataError:
+    return DataError(
+        f"training and validation need at least two patients, but all cases ({len(cases)}) are of one. Give all cases of the "
+        f"dataset together."
+    )
 
 
 def groups_by_regex(cases: Iterable[str], pattern: str) -> dict[str, str]:

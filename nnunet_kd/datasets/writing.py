@@ -7,7 +7,6 @@ finished only while both still hold, so files that a power cut emptied after the
 
 from __future__ import annotations
 
-import errno
 import gzip
 import json
 import os
@@ -25,6 +24,7 @@ import SimpleITK as sitk
 from nnunet_kd.datasets.case import FILE_ENDING, LABEL, Case, DatasetDescription, Volume
 from nnunet_kd.datasets.geometry import resample, with_grid
 from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.system.files import free_space
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.wholeness import is_gzip
 
@@ -182,10 +182,9 @@ def _write_image(image: sitk.Image, path: Path) -> None:
         with gzip.open(path) as file:
             written = sum(len(block) for block in iter(partial(file.read, 1 << 20), b""))
     except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-        raise OSError(errno.ENOSPC, f"{os.strerror(errno.ENOSPC)}, or a faulty disk: {error}", str(path)) from error
+        raise OSError(f"{path} is not whole after writing ({error}). {free_space(path.parent)}") from error
     if written < expected:
-        reason = f"{os.strerror(errno.ENOSPC)}: only {written} of {expected} bytes were written"
-        raise OSError(errno.ENOSPC, reason, str(path))
+        raise OSError(f"{path} holds {written} of {expected} bytes after writing. {free_space(path.parent)}")
 
 
 def _place_unchanged(source: Path, temporary: Path, link: bool) -> None:

@@ -53,6 +53,7 @@ class Aspect:
         what: names it for people; empty: the key.
         in_arrays: whether a difference shows in preprocessed arrays. What is refused without that is beside the criterion: it
             decides what a patch is, which image is which, what heads mean, or how large stages are.
+        of_stages: whether it counts only where features are compared, stage by stage. Logits have the image's size.
     """
 
     verdict: Verdict
@@ -60,6 +61,7 @@ class Aspect:
     differ: Differ | None = None
     what: str = ""
     in_arrays: bool = True
+    of_stages: bool = False
 
 
 @dataclass(frozen=True)
@@ -173,10 +175,10 @@ CONFIGURATION: Table = {
     "resampling_fn_probabilities_kwargs": _harmless("Of writing predictions."),
     "batch_dice": _harmless("Of the loss."),
     "architecture": (
-        _refused(
-            "Features are compared stage by stage.",
+        Aspect(
+            Verdict.REFUSED, "Features are compared stage by stage.",
             compared(lambda seen: seen.configuration["architecture"]["arch_kwargs"].get("strides")),
-            "strides per stage", in_arrays=False,
+            "strides per stage", in_arrays=False, of_stages=True,
         ),
     ),
     "inherits_from": _harmless("What is inherited is compared."),

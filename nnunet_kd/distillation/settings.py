@@ -162,6 +162,10 @@ class Settings(SettingsModel):
         """Whether any objective in use needs a teacher's network in training."""
         return any(objective.runs_teacher for objective in self.active_objectives().values())
 
+    def compares_stages(self) -> bool:
+        """Whether any objective in use needs the teacher's features, stage by stage."""
+        return any(objective.compares_stages for objective in self.active_objectives().values())
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
         plain: dict[str, Any] = self.model_dump(mode="json")

@@ -36,11 +36,13 @@ class FoundTeacher:
         source: where it lies.
         settings: that say exactly which it is.
         warnings: in what it differs from the student, where that may matter.
+        other_stages: how its stages differ from the student's, so that it teaches by its logits alone; empty: not at all.
     """
 
     source: TeacherSource
     settings: TeacherSettings
     warnings: tuple[str, ...]
+    other_stages: str = ""
 
 
 @contextlib.contextmanager
@@ -51,6 +53,7 @@ def found_teacher(
     configuration: str,
     fold: int | str,
     dataset_json: Mapping[str, Any],
+    stages: bool = True,
 ) -> Iterator[FoundTeacher]:
     """The teacher of a student's fold, which fits the student.
 
@@ -60,25 +63,35 @@ def found_teacher(
         wanted, results_folder, student_plans, configuration, fold: see
             :func:`~nnunet_kd.distillation.teacher_source.locate_teacher`.
         dataset_json: the student's.
+        stages: see :func:`check_teacher`.
 
     Raises:
         TeacherError: see there, :func:`check_teacher` and :func:`pin_teacher`.
     """
     with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked:
         source = locate_teacher(wanted, results_folder, student_plans, configuration, fold, Path(unpacked))
-        told = check_teacher(source, student_plans, configuration, dataset_json)
-        yield FoundTeacher(source, pin_teacher(source, wanted), told)
+        told, other_stages = check_teacher(source, student_plans, configuration, dataset_json, stages)
+        yield FoundTeacher(source, pin_teacher(source, wanted), told, other_stages)
 
 
 def check_teacher(
-    source: TeacherSource, student_plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
-) -> tuple[str, ...]:
+    source: TeacherSource,
+    student_plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    stages: bool = True,
+) -> tuple[tuple[str, ...], str]:
     """Compare what decides which numbers teacher and student see, and what their heads mean.
 
     :mod:`nnunet_kd.distillation.data_comparison` says what counts.
 
+    Args:
+        source: the teacher.
+        student_plans, configuration, dataset_json: the student's.
+        stages: whether features are compared, stage by stage.
+
     Returns:
-        Differences that may matter, one sentence each.
+        Differences that may matter, one sentence each; and how stages differ, where that does not matter (empty: not at all).
 
     Raises:
         TeacherError: names everything that differs and must not.
@@ -95,16 +108,24 @@ def check_teacher(
         )
     teacher = DataDescription(plans, source.configuration, teacher_dataset)
     found = compare_data(teacher, DataDescription(student_plans, configuration, dataset_json))
+    other_stages = [] if stages else [difference for difference in found if difference.aspect.of_stages]
+    found = [difference for difference in found if difference not in other_stages]
     refused = [difference for difference in found if difference.verdict is Verdict.REFUSED]
     if refused:
         raise TeacherError(
             f"the teacher {source} (trained on {plans['dataset_name']}) does not fit the student's "
             f"{student_plans['dataset_name']}, {configuration}. What differs: {'; '.join(map(str, refused))}. {_way_out(refused)}"
         )
-    return tuple(f"teacher and student differ in {difference}. {difference.aspect.why}" for difference in found)
+    told = tuple(f"teacher and student differ in {difference}. {difference.aspect.why}" for difference in found)
+    return told, "; ".join(map(str, other_stages))
 
 
 def _way_out(refused: Sequence[Difference]) -> str:
+    if all(difference.aspect.of_stages for difference in refused):
+        return (
+            "Its features cannot be compared with the student's, but its logits can: -m logits or -m figkd. Or take a teacher of "
+            "the same plan."
+        )
     keys = {difference.key for difference in refused}
     if keys <= {"channel_names", "labels"}:
         return (
@@ -197,7 +218,9 @@ def load_teachers(
     """
     members, pinned = [], []
     for wanted in settings.teachers():
-        found = found_teacher(wanted, results_folder, student_plans, configuration, fold, dataset_json)
+        found = found_teacher(
+            wanted, results_folder, student_plans, configuration, fold, dataset_json, settings.compares_stages()
+        )
         with found as teacher:
             source, exact = teacher.source, teacher.settings
             members.append(load_teacher(source, device, compile_backend, wanted.trusted))

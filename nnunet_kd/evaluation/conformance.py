@@ -152,7 +152,7 @@ def conform(model: ModelFolder, given: Comparison) -> Conformance:
     cases = find_cases([given.images], given.output / "stock", model.dataset_json())
     record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
     if not given.overwrite:
-        record.refuse_others([case for case in cases if case.output.is_file()], origin, model.plans())
+        record.refuse_others(cases, origin, model.plans())
     reader = dataset_reader(model.dataset_json(), model.plans())
     channels = list(model.dataset_json()["channel_names"].values())
     for case in cases:

@@ -58,11 +58,11 @@ def runtime(given: dict[str, Any]) -> Predict:
     predictor = open_predictor(
         given["model"], backend=given["backend"], threads=given["threads"], mirroring=given["mirroring"]
     )
-    run = Run(predictor, Options(previous_stage=previous))
+    run = Run(predictor, Options(previous_stage=previous, overwrite=True))
 
     def predict(case: dict[str, Any]) -> None:
         images = [Path(image) for image in case["images"]]
-        run.cases(find_cases(images, Path(given["output"]), predictor.model), lambda *_: None)
+        run.cases(find_cases(images, Path(given["output"]), predictor.model), lambda *_: None, whole_folder=True)
 
     return predict
 

@@ -28,9 +28,10 @@ from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.counts import counted
-from nnunet_kd.system.files import folder_beside
+from nnunet_kd.system.files import folder_beside, free_space
 from nnunet_kd.volumes.placing import move_all
 from nnunet_kd.volumes.reading import check_file, dataset_reader, reading
+from nnunet_kd.volumes.wholeness import error_line
 
 if TYPE_CHECKING:  # it is optional
     from nnunet_kd_runtime.backends import Backend
@@ -137,7 +138,7 @@ class CasePredictor(nnUNetPredictor):
                 self.written(case)
         except RuntimeError as error:  # SimpleITK's word for a full disk
             raise MissingRequirement(
-                f"{case.output} could not be written: {error}. Free space and permissions?"
+                f"{case.output} could not be written: {error_line(error)}. {free_space(case.output.parent)}"
             ) from error
 
     # all cases --------------------------------------------------------------------------------------------------------

@@ -41,10 +41,10 @@ class ModelOrigin:
 
 
 class PredictionRecord:
-    """The record of one output folder."""
+    """The record of one folder: of a whole run's output, or of the files that runs were told to write there."""
 
     def __init__(self, folder: Path) -> None:
-        self.path = folder / RECORD
+        self.folder, self.path = folder, folder / RECORD
         self._made_by: dict[str, ModelOrigin] = {}
         for line in self.path.read_text().splitlines() if self.path.is_file() else ():
             try:
@@ -62,20 +62,31 @@ class PredictionRecord:
                 file.write(b"\n")
             file.write(json.dumps({"case": case, **asdict(origin)}).encode() + b"\n")
 
-    def refuse_others(self, kept: Sequence[InputCase], origin: ModelOrigin, plans: Mapping[str, Any]) -> None:
-        """Check that segmentations that a run would keep are this model's.
+    def refuse_others(
+        self, cases: Sequence[InputCase], origin: ModelOrigin, plans: Mapping[str, Any], whole_folder: bool = True
+    ) -> None:
+        """Check that segmentations that would lie beside a run's, or that it would keep, are this model's.
 
-        Those without a line may be of an earlier version or of nnU-Net itself: they pass if the plan beside them is this
-        model's.
+        Those without a line may be of an earlier version or of nnU-Net itself: if they are of the run's cases, they pass if the
+        plan beside them is this model's.
+
+        Args:
+            cases: of the run.
+            origin: of the model.
+            plans: the model's.
+            whole_folder: whether the folder is the run's output, and not only a file in it.
 
         Raises:
             DataError: some are another model's; names it.
         """
-        others = [case for case in kept if self._made_by.get(case.name, origin).sha256 != origin.sha256]
-        unknown = [case for case in kept if case.name not in self._made_by]
+        own = {case.name: case.output for case in cases}
+        recorded = {name: cases[0].output.parent / f"{name}{cases[0].ending}" for name in self._made_by if whole_folder}
+        there = [name for name, path in {**recorded, **own}.items() if path.is_file()]
+        others = [name for name in there if self._made_by.get(name, origin).sha256 != origin.sha256]
+        unknown = [name for name in there if name not in self._made_by]
         if others:
-            maker = f"of the model {self._made_by[others[0].name].name} (by the hash in {self.path.name})"
-        elif unknown and (found := _plans_beside(self.path.parent)) != json.loads(json.dumps(plans)):
+            maker = f"of the model {self._made_by[others[0]].name} (by the hash in {self.path.name})"
+        elif unknown and (found := _plans_beside(self.folder)) != json.loads(json.dumps(plans)):
             others = unknown
             maker = (
                 "of a model that is not known: there is no plans.json beside them"
@@ -84,8 +95,8 @@ class PredictionRecord:
             )
         if others:
             raise DataError(
-                f"{self.path.parent} holds segmentations {maker}: {_listed([case.name for case in others])}. This run is "
-                f"with {origin.name}. Choose another folder with -o, or replace them with --overwrite."
+                f"{self.folder} holds segmentations {maker}: {_listed(others)}. This run is "
+                f"with {origin.name}. Choose another place with -o, or replace them with --overwrite."
             )
 
 

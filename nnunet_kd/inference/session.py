@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import json
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from rich.console import Console
@@ -25,7 +26,7 @@ from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
-from nnunet_kd.volumes.naming import shadow_of
+from nnunet_kd.volumes.naming import shadow_of, shadowed_by
 
 
 @dataclass(frozen=True)
@@ -86,19 +87,20 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
         predictor = opened.predictor
         cases = find_cases(inputs, output, predictor.dataset_json)
         todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
-        record = PredictionRecord(output) if cases[0].output.parent == output else None
-        if record is not None and not options.overwrite:
-            there = [case for case in cases if case.output.is_file()]
-            record.refuse_others(there, opened.origin, predictor.plans_manager.plans)
+        record = PredictionRecord(cases[0].output.parent)
+        context = _context(predictor) if record.folder == output else {}  # beside a single file nobody looks for a plan
+        if not options.overwrite:
+            record.refuse_others(cases, opened.origin, predictor.plans_manager.plans, bool(context))
+            _refuse_to_replace(context, output)
         for case in todo:
             _check_output(case)
             check_headers(case, list(predictor.dataset_json["channel_names"].values()), predictor.reader)
         _check_previous_stage(predictor, todo, options.previous_stage)
         for folder in {case.output.parent for case in todo}:
             folder.mkdir(parents=True, exist_ok=True)
-        if todo and record is not None:
-            _write_context(predictor, output)
-            predictor.written = lambda case: record.add(case.name, opened.origin)
+        if todo:
+            _write(context, output)
+        predictor.written = lambda case: record.add(case.name, opened.origin)
         _run(predictor, todo, len(cases), options)
     return RunResult(len(todo), len(cases) - len(todo), opened.backend)
 
@@ -176,11 +178,15 @@ def _finished(case: InputCase, probabilities: bool) -> bool:
 
 
 def _check_output(case: InputCase) -> None:
-    other = shadow_of(case.output)
-    if other is not None:
+    if (other := shadow_of(case.output)) is not None:
         raise DataError(
             f"{other} would lie beside the new {case.output.name}, and ITK would read its voxels in place of the new ones. "
             f"Move it away, or choose another place with -o."
+        )
+    if (other := shadowed_by(case.output)) is not None:
+        raise DataError(
+            f"the new {case.output.name} would lie beside {other}. Asked for that one, ITK would read the new voxels. Move it "
+            f"away, or choose another place with -o."
         )
 
 
@@ -200,8 +206,30 @@ def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], fold
         raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({counted(len(absent), 'case')}).")
 
 
-def _write_context(predictor: CasePredictor, folder: Path) -> None:
-    """What nnU-Net's postprocessing and evaluation look for beside predictions."""
-    for name, content in (("dataset", predictor.dataset_json), ("plans", predictor.plans_manager.plans)):
-        text = json.dumps(content, indent=4).encode()
-        write_atomically(folder / f"{name}.json", lambda file, text=text: file.write(text))  # type: ignore[misc]
+def _context(predictor: CasePredictor) -> dict[str, Any]:
+    """What nnU-Net's postprocessing and evaluation look for beside predictions: file and content."""
+    return {"dataset.json": predictor.dataset_json, "plans.json": predictor.plans_manager.plans}
+
+
+def _as_text(content: Any) -> bytes:
+    return json.dumps(content, indent=4).encode()
+
+
+def _write(context: Mapping[str, Any], folder: Path) -> None:
+    for name, content in context.items():
+        text = _as_text(content)
+        write_atomically(folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
+
+
+def _refuse_to_replace(context: Mapping[str, Any], folder: Path) -> None:
+    for path in (folder / name for name in context):
+        try:
+            same = not path.exists() or json.loads(path.read_text()) == json.loads(_as_text(context[path.name]))
+        except (OSError, ValueError):
+            same = False
+        if not same:
+            raise DataError(
+                f"{path} has other content than the model's {path.name}, which is written beside predictions. If {folder} is a "
+                f"dataset or a model, or has another model's predictions, choose another place with -o. Otherwise replace that "
+                f"file with --overwrite."
+            )

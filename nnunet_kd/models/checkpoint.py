@@ -91,9 +91,9 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
     foreign = [name for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if not _is_data(name)]
     if foreign:
         raise CheckpointError(
-            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. If you know who made it, "
-            f"`--trusted` (nnunet-kd predict) and `--set teacher.trusted=true` (a teacher) load it all the same. "
-            f"See docs/explanation-security.md."
+            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. Two commands load it all the "
+            f"same, if you know who made it: `nnunet-kd predict --trusted`, and a training with it as its teacher and `--set "
+            f"teacher.trusted=true`. See docs/explanation-security.md."
         )
     try:
         with torch.serialization.safe_globals(_numpy_data()):

@@ -31,6 +31,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
             "device",
         ),
     ),
+    ("nnunetv2.run.load_pretrained_weights:load_pretrained_weights", 3, ()),
     ("nnunetv2.utilities.find_objects:recursive_find_trainer_class_by_name", 1, ()),
     ("nnunetv2.utilities.find_class_by_name:recursive_find_python_class", 4, ()),
     ("nnunetv2.preprocessing.resampling.utils:recursive_find_resampling_fn_by_name", 1, ()),
@@ -113,6 +114,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
 """Callable, number of positional arguments (with ``self``), and keyword arguments that it is given."""
 
 ATTRIBUTES = (
+    "nnunetv2.run.run_training:load_pretrained_weights",
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:DDP",
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetDataLoader",
     "nnunetv2.training.dataloading.nnunet_dataset:nnUNetBaseDataset",

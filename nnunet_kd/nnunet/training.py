@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-from collections.abc import Callable, Iterator
+import os
+from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary, WeakMethod
 
 import nnunetv2
 import torch
 from nnunetv2.run import run_training as nnunet_run
+from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
 from nnunetv2.training.dataloading.data_loader import nnUNetDataLoader
 from nnunetv2.training.loss.deep_supervision import DeepSupervisionWrapper
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as nnunet_module
@@ -65,6 +69,30 @@ def run_training(
         val_with_best=validate_best,
         device=device,
     )
+
+
+_CHECKS: MutableMapping[nn.Module, WeakMethod[Callable[[str], Path]]] = WeakKeyDictionary()
+
+
+def check_pretrained_weights(network: nn.Module, check: Callable[[str], Path]) -> None:
+    """Have a check called before ``nnUNetv2_train -pretrained_weights`` loads its file into a network.
+
+    nnU-Net tells its trainers nothing of that file. Other networks are loaded as before.
+
+    Args:
+        network: as nnU-Net's trainer holds it, compiled and wrapped.
+        check: a method of the trainer, not kept alive by this. It takes the option's value, raises if it does not fit, and
+            returns the checkpoint to load.
+    """
+    if nnunet_run.load_pretrained_weights is not _load_checked:
+        nnunet_run.load_pretrained_weights = _load_checked
+    _CHECKS[network] = WeakMethod(check)
+
+
+def _load_checked(network: nn.Module, path: str, verbose: bool = False) -> None:
+    held = _CHECKS.get(network)
+    check = None if held is None else held()
+    load_pretrained_weights(network, path if check is None else os.fspath(check(path)), verbose)
 
 
 def build_network(trainer: type[Any], plans: PlansManager, configuration: str, inputs: int, heads: int) -> nn.Module:

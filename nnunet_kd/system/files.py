@@ -39,14 +39,14 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: P
         os.replace(temporary, path)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
         raise MissingRequirement(
-            f"{path} could not be written: {error}. {_free_space(path.parent)} "
+            f"{path} could not be written: {error}. {free_space(path.parent)} "
             f"{'The file from before is still there, undamaged.' if path.exists() else 'Nothing was left behind.'}"
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
 
 
-def _free_space(folder: Path) -> str:
+def free_space(folder: Path) -> str:
     """What a disk has left, in a sentence; PyTorch does not say that one is full."""
     try:
         return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e9:.2f} GB free."
@@ -113,7 +113,7 @@ def folder_beside(output: Path) -> Iterator[Path]:
         temporary = Path(tempfile.mkdtemp(prefix=f".{output.name}.", dir=output.parent))
         yield temporary
     except OSError as error:
-        raise MissingRequirement(f"{output} could not be written: {error}. {_free_space(output.parent)}") from error
+        raise MissingRequirement(f"{output} could not be written: {error}. {free_space(output.parent)}") from error
     finally:
         if temporary is not None:
             shutil.rmtree(temporary, ignore_errors=True)

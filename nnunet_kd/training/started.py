@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import time
+import warnings
 from collections.abc import Iterator, Mapping
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -19,11 +21,13 @@ from nnunet_kd.distillation.settings_sources import is_asked_for
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
+from nnunet_kd.distillation.starts.pretrained import find_pretrained
 from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_student
-from nnunet_kd.errors import NnunetKdError, PlanError, SettingsError
+from nnunet_kd.errors import NnunetKdError, NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.nnunet.training import check_pretrained_weights
 from nnunet_kd.system.counts import counted
 from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.distributed import gather, is_distributed
@@ -47,9 +51,20 @@ class StartedTrainer(AveragedTrainer):
     _initial_weights = ""
 
     def initialize(self) -> None:
-        """nnU-Net's own; remembers its random weights."""
+        """nnU-Net's own; remembers its random weights, and checks those of ``-pretrained_weights`` before they are loaded."""
         super().initialize()
         self._initial_weights = fingerprint(self.network)
+        check_pretrained_weights(self.network, self._fitting_weights)
+
+    def _fitting_weights(self, given: str) -> Path:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", NnunetKdWarning)
+            found = find_pretrained(
+                given, self.plans_manager.plans, self.configuration_name, self.dataset_json, self.fold
+            )
+        for told in caught:
+            self.print_to_log_file(f"WARNING: {told.message}")
+        return found.path
 
     def is_new(self) -> bool:
         """Whether no weights were loaded: no checkpoint, and none that nnU-Net was told to load (``-pretrained_weights``)."""

@@ -71,3 +71,9 @@ def shadow_of(path: Path) -> Path | None:
         return None
     other = path.with_name(path.name.removesuffix(".gz"))
     return other if other.is_file() else None
+
+
+def shadowed_by(path: Path) -> Path | None:
+    """The ``x.nii.gz`` beside ``x.nii``, in whose place ITK reads ``x.nii``; else ``None``."""
+    other = path.with_name(f"{path.name}.gz")
+    return other if path.name.endswith(".nii") and other.is_file() else None

@@ -173,6 +173,7 @@ def _source(
         trainer.configuration_name,
         fold,
         trainer.dataset_json,
+        stages=False,
     )
     teacher = opened.enter_context(found)
     return teacher.source, teacher.settings

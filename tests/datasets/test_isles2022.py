@@ -269,6 +269,14 @@ def test_source_without_masks_becomes_images_ts(source: Path) -> None:
     assert summary.test == ["sub-strokecase0300_ses-0001"]
 
 
+def test_a_link_back_to_the_source_is_followed_once(source: Path) -> None:
+    (download(source) / "latest").symlink_to(source)
+    (source / "zz_again").symlink_to(source / "sub-strokecase0001")
+    assert convert_isles2022([source], options=ConversionOptions(processes=1, dry_run=True)).training == [
+        f"sub-strokecase000{number}_ses-0001" for number in range(1, 6)
+    ]
+
+
 def test_lesion_outside_the_flair_is_reported_as_empty(source: Path) -> None:
     download(source)
     higher = centred(FLAIR_SHAPE, affine((0.45, 0.45, 5)), CENTRE + np.array([0, 0, 20]))

@@ -110,6 +110,13 @@ def test_label_zero_is_background_in_whatever_letters(source: Path) -> None:
     assert json.loads((folder / "dataset.json").read_text())["labels"] == {"background": 0, "a": 1, "b": 2}
 
 
+def test_a_byte_order_mark_is_passed_over(source: Path) -> None:
+    path = msd_task(source) / "dataset.json"
+    path.write_bytes(b"\xef\xbb\xbf" + path.read_bytes())
+    folder = convert_msd(path.parent, options=ONE).folder
+    assert (folder / "dataset.json").read_bytes().startswith(b"{")
+
+
 def test_two_phases_are_both_called_ct(source: Path) -> None:
     """nnU-Net normalises by the name of a channel, so that two may have the same."""
     task = msd_task(source, channels=("CT", "CT"))

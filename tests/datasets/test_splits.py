@@ -63,7 +63,10 @@ def test_too_few_patients() -> None:
     with pytest.raises(DataError, match="5 folds cannot be made of 2 patients"):
         grouped_folds({"a1": "a", "a2": "a", "b1": "b"})
     with pytest.raises(DataError, match="cannot be held out"):
-        grouped_holdout({"a1": "a", "a2": "a"}, 0.2)
+        grouped_holdout({"a1": "a", "b1": "b"}, 0.999)
+    for split in (grouped_folds, lambda groups: grouped_holdout(groups, 0.34)):  # no share helps
+        with pytest.raises(DataError, match=r"at least two patients, but all cases \(2\) are of one. Give all cases"):
+            split({"a1": "a", "a2": "a"})
 
 
 def test_regex() -> None:

@@ -207,7 +207,7 @@ def test_a_model_folder_may_have_any_name(tiny: dict, tmp_path: Path) -> None:
     for place in (renamed, renamed / "fold_0", link, link / "fold_0" / "checkpoint_final.pth", exported):
         source = locate(TeacherSettings(path=str(place)))
         assert source.configuration == "3d_fullres"
-        assert check_teacher(source, reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON) == ()
+        assert check_teacher(source, reduce_plans(tiny, 4), "3d_fullres", DATASET_JSON) == ((), "")
     for place in (zipped, archive):
         with tempfile.TemporaryDirectory() as unpacked:
             source = locate(TeacherSettings(path=str(place)), unpack_to=Path(unpacked))

@@ -1,4 +1,4 @@
-"""Teachers whose network has no stage features, as Primus: they teach by their logits."""
+"""Teachers whose network has no stage features, as Primus, or others than the student's: they teach by their logits."""
 
 from __future__ import annotations
 
@@ -9,8 +9,10 @@ import pytest
 import torch
 
 from nnunet_kd.distillation.teacher import load_teacher
-from nnunet_kd.errors import PlanError
+from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_preprocessed
 from tests.cli.test_cli import run
+from tests.conftest import make_plans
 from tests.distillation.test_teacher import change_checkpoint, locate, model
 from tests.training.tiny_trainer import ready, steps, trainer
 
@@ -62,3 +64,48 @@ def test_objectives_on_features_are_refused(without_stages: dict, name: str) -> 
 
 def test_doctor_says_so(without_stages: dict) -> None:
     assert "a Sequential without stage features, which teaches by its logits alone" in run("doctor", "998").stdout
+
+
+# stages of other sizes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def other_strides(tiny: dict) -> dict:
+    """A student's plan whose stages are halved along other axes than the teacher's that is there."""
+    plans: dict = make_plans(strides=((1, 1, 1), (1, 2, 2), (2, 2, 2)))
+    write_preprocessed(plans, DATASET_JSON, "3d_fullres")
+    return plans
+
+
+@pytest.mark.parametrize("setting", ["Logits", "FiGKD", "CWD", "Soft objectives.soft.source=live"])
+def test_logits_are_learned_from_a_teacher_with_other_strides(
+    other_strides: dict, setting: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    name, *assignments = setting.split()
+    made = trainer(f"nnUNetTrainer{name}", other_strides, "seed=1", *assignments)
+    made.settings = made.settings.model_copy(update={"start": "teacher"})  # what recipes prefer
+    made.prepare_distillation()
+    assert made.settings.start == "random"
+    assert "The recipe only prefers that start: training starts at random" in capsys.readouterr().out
+    made.on_train_epoch_start()
+    image = torch.randn(1, 1, 16, 16, 16)
+    assert made.supervision is not None
+    assert made.supervision.teachers is not None
+    (teacher,) = made.supervision.teachers.members
+    assert torch.equal(
+        made.supervision.teachers.outputs(image, 0, features=False, logits=True)[1], teacher.network(image)
+    )
+    assert all(torch.isfinite(torch.tensor(steps(made, 2))))
+
+
+@pytest.mark.parametrize("setting", ["DCD", "FoPro", "CWD objectives.cwd.maps=features"])
+def test_features_are_not_compared_with_a_teachers_of_other_strides(other_strides: dict, setting: str) -> None:
+    name, *assignments = setting.split()
+    with pytest.raises(TeacherError, match=r"strides per stage: teacher .*its logits can: -m logits or -m figkd"):
+        trainer(f"nnUNetTrainer{name}", other_strides, *assignments).prepare_distillation()
+
+
+def test_doctor_tells_of_other_strides(other_strides: dict) -> None:
+    assert (
+        "teaches by its logits alone (-m logits or -m figkd), strides per stage: teacher" in run("doctor", "998").stdout
+    )

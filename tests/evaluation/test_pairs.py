@@ -17,7 +17,7 @@ from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.pairs import CasePair, check_pair, find_pairs
 from tests.evaluation.helpers import DATASET_JSON, SPACING, evaluated, labels, write_image
-from tests.volumes.formats import CUT_INSIDE, FORMATS, written
+from tests.volumes.formats import CUT_INSIDE, FORMATS, SILENT, silent_damage, written
 from tests.volumes.test_reading import sheared
 
 
@@ -147,19 +147,32 @@ def whole_files(tmp_path_factory):
 @settings(max_examples=80, deadline=None)
 @given(
     name=st.sampled_from(list(FORMATS)), start=st.floats(0, 1), count=st.integers(1, 40), inside=st.booleans(),
+    side=st.sampled_from(["prediction", "reference"]),
 )  # fmt: skip
-def test_damaged_files_are_refused_or_measured_as_the_whole_ones(whole_files, name, start, count, inside):
+def test_damaged_files_are_refused_or_measured_as_the_whole_ones(whole_files, name, start, count, inside, side):
     scheme, found = whole_files
     pair, content, reader, measured = found[name]
     place = int(start * (len(content) - 1))
     kept = content[place + count :] if inside and name in CUT_INSIDE else b""
-    pair.prediction.write_bytes(content[:place] + kept)
+    getattr(pair, side).write_bytes(content[:place] + kept)
     try:
         if not (problems := check_pair(pair, scheme, reader).problems):
             np.testing.assert_equal(measure_case(pair, scheme, reader, MetricOptions()), measured)
-        assert all("prediction" in problem or "case" in problem for problem in problems)
+        assert all("case" in problem for problem in problems)
     finally:
-        pair.prediction.write_bytes(content)
+        getattr(pair, side).write_bytes(content)
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_damage_that_the_library_does_not_see_is_told(whole_files, name):
+    scheme, found = whole_files
+    pair, content, reader, _ = found[name]
+    damages = silent_damage(name)
+    for path in (pair.prediction, pair.reference):
+        for damaged in damages[:: max(1, len(damages) // 5)]:
+            path.write_bytes(damaged)
+            assert str(path) in " ".join(check_pair(pair, scheme, reader).problems)
+        path.write_bytes(content)
 
 
 def test_all_problems_are_told_at_once(tmp_path, dataset):

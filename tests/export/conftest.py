@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.deployment import train_student, write_cases
+from tests.deployment import stock_prediction, train_student, write_cases
 
 
 @pytest.fixture(scope="session")
@@ -19,3 +19,9 @@ def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def cases(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """Folders of images and references; read only."""
     return write_cases(tmp_path_factory.mktemp("cases"))
+
+
+@pytest.fixture(scope="session")
+def stock(student: Path, cases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """nnU-Net's own predictions of fold 0, made once; read only."""
+    return stock_prediction(student, cases[0], tmp_path_factory.mktemp("stock") / "out")

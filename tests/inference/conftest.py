@@ -9,16 +9,9 @@ import pytest
 
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.models.folder import open_model
-from tests.deployment import stock_prediction
-from tests.export.conftest import cases, student
+from tests.export.conftest import cases, stock, student
 
-__all__ = ["cases", "student"]
-
-
-@pytest.fixture(scope="session")
-def stock(student: Path, cases: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """nnU-Net's own predictions of fold 0."""
-    return stock_prediction(student, cases[0], tmp_path_factory.mktemp("stock") / "out")
+__all__ = ["cases", "stock", "student"]
 
 
 @pytest.fixture(scope="session")

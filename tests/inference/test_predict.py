@@ -146,7 +146,7 @@ def test_the_file_beside_is_not_predicted(student: Path, images: Path, tmp_path:
 def test_an_output_that_ends_in_nii_is_a_file(student: Path, cases: Cases, stock: Path, tmp_path: Path) -> None:
     image = cases[0] / "case1_0000.nii.gz"
     run(image, tmp_path / "result.nii", student)
-    assert [path.name for path in tmp_path.iterdir()] == ["result.nii"]
+    assert {path.name for path in tmp_path.iterdir()} == {"result.nii", RECORD}
     assert np.array_equal(segmentation(tmp_path / "result.nii"), segmentation(stock / "case1.nii.gz"))
     with pytest.raises(
         SettingsError, match=r"result\.nrrd must be a folder, or a file that ends in \.nii\.gz or \.nii"
@@ -184,6 +184,51 @@ def test_results_of_another_model_stop_a_run_and_are_replaced_on_request(
         run(cases[0], output, student, folds=("1",))
 
 
+def test_so_do_another_models_results_of_other_cases(
+    exported: Path, student: Path, cases: Cases, tmp_path: Path
+) -> None:
+    output = tmp_path / "out"
+    run(cases[0] / "case0_0000.nii.gz", output, student, folds=("1",))
+    before = files(output)
+    with pytest.raises(DataError, match=r"of the model .*\(folds 1\) \(by the hash.*: case0\."):
+        run(cases[0] / "case1_0000.nii.gz", output, student)
+    assert files(output) == before
+    run(cases[0] / "case1_0000.nii.gz", output, student, overwrite=True)
+    (output / "case0.nii.gz").unlink()
+    assert run(cases[0] / "case1_0000.nii.gz", output, student).kept == 1
+
+
+@pytest.mark.parametrize("name", ["dataset.json", "plans.json"])
+def test_a_dataset_or_model_keeps_its_files(student: Path, cases: Cases, tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_text('{"mine": 1}')
+    with pytest.raises(DataError, match=rf"{name} has other content than the model's {name}.*--overwrite"):
+        run(cases[0], tmp_path, student)
+    assert files(tmp_path) == {name: b'{"mine": 1}'}
+    run(cases[0] / "case0_0000.nii.gz", tmp_path / "case0.nii.gz", student)
+    assert (tmp_path / name).read_text() == '{"mine": 1}'
+
+
+def test_so_does_another_models_result_in_the_file_that_is_to_be_written(
+    exported: Path, student: Path, cases: Cases, stock: Path, tmp_path: Path
+) -> None:
+    image, output = cases[0] / "case1_0000.nii.gz", tmp_path / "result.nii.gz"
+    run(image, output, exported)
+    before = files(tmp_path)
+    with pytest.raises(DataError, match=rf"{tmp_path} holds segmentations of the model {exported} .*: result\."):
+        run(image, output, student)
+    assert run(image, output, exported) == RunResult(0, 1, "onnxruntime")
+    assert files(tmp_path) == before
+    run(image, output, student, overwrite=True)
+    assert np.array_equal(segmentation(output), segmentation(stock / "case1.nii.gz"))
+    (tmp_path / RECORD).unlink()  # somebody else's
+    with pytest.raises(DataError, match="of a model that is not known"):
+        run(image, output, student)
+    with pytest.raises(
+        DataError, match=r"the new result\.nii would lie beside \S*result\.nii\.gz\. Asked for that one"
+    ):
+        run(image, tmp_path / "result.nii", student, overwrite=True)
+
+
 def test_results_without_a_record_are_kept_if_their_plan_is_the_models(
     student: Path, cases: Cases, stock: Path, tmp_path: Path
 ) -> None:
@@ -205,6 +250,8 @@ def test_a_record_that_was_cut_short(tmp_path: Path) -> None:
     record.path.write_bytes(record.path.read_bytes() + b'{"case": "b", "na')
     PredictionRecord(tmp_path).add("c", origin)
     kept = [InputCase(name, (), tmp_path / f"{name}.nii.gz") for name in ("a", "c")]
+    for case in kept:
+        case.output.touch()
     PredictionRecord(tmp_path).refuse_others(kept, origin, {})
     with pytest.raises(DataError, match=r"of the model m .*: a, c"):
         PredictionRecord(tmp_path).refuse_others(kept, ModelOrigin("n", "2"), {})

@@ -214,12 +214,54 @@ def test_a_network_that_breaks_off(
     assert not list((tmp_path / "out").glob("*.nii.gz"))
 
 
+def test_another_models_segmentations_are_neither_kept_nor_replaced_unasked(
+    pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = export(tmp_path / "other", channels=2, patch_size=[10, 8, 8]).onnx
+    output, file = tmp_path / "out", tmp_path / "files" / "one.nii.gz"
+    write_image(np.zeros((3, 4, 5), np.float32), tmp_path / "files" / "else.nii.gz")
+
+    def run(model: Path, output: Path, *more: str) -> tuple[int, str]:
+        code = main([str(model), str(images), "-o", str(output), "--threads", "1", *more])
+        told = capsys.readouterr()
+        return code, told.out + told.err
+
+    for place in (output, file):
+        assert run(pair.onnx, place)[0] == 0
+        written = {path: path.read_bytes() for path in (output if place == output else file.parent).iterdir()}
+        code, told = run(other, place)
+        assert code == 7
+        assert f"holds segmentations of the model {pair.onnx} (by the hash in" in told
+        assert run(pair.onnx, place)[1].startswith("0 cases segmented with onnxruntime; 1 kept from")
+        assert {path: path.read_bytes() for path in written} == written
+        assert run(other, place, "--overwrite")[0] == 0
+    assert {path.name for path in file.parent.iterdir()} == {"one.nii.gz", "else.nii.gz", "nnunet_kd_predictions.jsonl"}
+    (images / "case0_0000.nii.gz").rename(images / "case9_0000.nii.gz")
+    (images / "case0_0001.nii.gz").rename(images / "case9_0001.nii.gz")
+    assert "of the model" in run(pair.onnx, output)[1]  # of other cases
+    (output / "nnunet_kd_predictions.jsonl").unlink()
+    (output / "plans.json").write_text("{}")
+    assert "plans.json has other content than the model's plans.json" in run(pair.onnx, output)[1]
+    assert (output / "plans.json").read_text() == "{}"
+
+
+def test_an_image_is_never_replaced(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    model = export(tmp_path / "model").onnx
+    image = write_images(tmp_path / "images") / "case0_0000.nii.gz"
+    scan = image.rename(image.with_name("scan.nii.gz"))
+    content = scan.read_bytes()
+    for place in (scan, scan.parent):
+        assert main([str(model), str(scan), "-o", str(place), "--overwrite"]) == 7
+        assert "would be written over the image" in capsys.readouterr().err
+    assert scan.read_bytes() == content
+
+
 def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = tmp_path / "out"
     assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 0
     told = capsys.readouterr()
     assert "1 case segmented with onnxruntime" in told.out
-    assert re.search(r"case0: 0 of 1 cases?, \d+ %, left \d:\d\d:\d\d", told.err)
+    assert re.search(r"case0: 0 of 1 cases?, \d+ %, left \d:\d\d:\d\d", told.err)  # how long is for the machine to say
     assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
     assert "0 cases segmented with onnxruntime; 1 kept from before" in capsys.readouterr().out
 

@@ -87,14 +87,14 @@ def test_running_it_again_keeps_what_is_there(dataset: Path) -> None:
     damaged.write_bytes(content[:100])
     gone.unlink()
     result = soften("--no-mirroring")
-    assert "2 cases written, 2 were there" in result.output
+    assert "2 cases written, 2 kept" in result.output
     assert damaged.read_bytes() == content
     assert {path for path in folder.iterdir() if path.stat().st_mtime_ns != times[path]} == {damaged, gone}
 
 
 def test_parts_share_the_cases(dataset: Path) -> None:
-    assert "2 cases written, 0 were there" in soften("-num_parts", "2", "-part_id", "1").output
-    assert "2 cases written, 2 were there" in soften("-num_parts", "2", "-part_id", "0").output
+    assert "2 cases written, 0 kept" in soften("-num_parts", "2", "-part_id", "1").output
+    assert "2 cases written, 2 kept" in soften("-num_parts", "2", "-part_id", "0").output
 
 
 def test_it_learns_without_a_teacher(dataset: Path) -> None:
@@ -226,7 +226,7 @@ def test_refused_before_training(dataset: Path) -> None:
     with pytest.raises(DataError, match=r"1 of 4 training cases have no map .*case_3"):
         ready(named)
     write_map(folder, "case_3", np.zeros((2, 5, 5, 5), np.float32), (8, 8, 8))
-    with pytest.raises(DataError, match=r"1 of 4 training cases have a map that is damaged or of another shape"):
+    with pytest.raises(DataError, match=r"1 of 4 training cases have a map that cannot be read, or of another shape"):
         ready(named)
     (folder / "kept").rename(folder / "case_3.b2nd")
     with pytest.raises(DataError, match="is no folder of soft labels"):

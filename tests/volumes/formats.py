@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import json
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import nibabel
@@ -86,8 +90,32 @@ FORMATS: dict[str, tuple[str, BaseReaderWriter, Write]] = {
     "tiff, picture": (".tif", NaturalImage2DIO(), picture),
 }
 """Ending, reader and writer by what it is."""
+SILENT = {"nifti, compressed": 3, "nifti": 40, "gipl": 40, "tiff, page by page": 2, "png": 1}
+"""Formats that nnU-Net's readers read as something else, without a word, if certain bytes are missing; and in steps of how many
+bytes :func:`silent_damage` looks for them."""
 CUT_INSIDE = [name for name in FORMATS if "nifti" in name or "png" in name]
 """Formats in which bytes that are missing in the middle are found, too."""
+
+
+@cache
+def silent_damage(name: str) -> tuple[bytes, ...]:
+    """Contents of a format's file of :data:`SILENT` with bytes missing that nnU-Net's own reader takes for another image."""
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        path, reader = written(name, Path(folder)), FORMATS[name][1]
+        content, (whole, _) = path.read_bytes(), reader.read_seg(str(path))
+        places = range(1, len(content) - 3, SILENT[name])
+        cuts = [content[:place] for place in places]
+        if name in CUT_INSIDE:
+            cuts += [content[:place] + content[place + count :] for place in places for count in (1, 3)]
+        found = []
+        for cut in cuts:
+            path.write_bytes(cut)
+            with contextlib.suppress(Exception):  # the library says something
+                array, _ = reader.read_seg(str(path))
+                if array.shape != whole.shape or not np.array_equal(array, whole):
+                    found.append(cut)
+    assert found, f"{name}: the library notices everything by now"
+    return tuple(found)
 
 
 def written(name: str, folder: Path, case: str = "case") -> Path:

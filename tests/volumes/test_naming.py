@@ -9,7 +9,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from nnunetv2.utilities.utils import create_lists_from_splitted_dataset_folder
 
-from nnunet_kd.volumes.naming import channel_problem, images_in, segmentations_in, shadow_of, split_channel
+from nnunet_kd.volumes.naming import channel_problem, images_in, segmentations_in, shadow_of, shadowed_by, split_channel
 
 ENDINGS = (".nii.gz", ".nii", ".nrrd", ".png", ".tif")
 NAMES = st.text(st.characters(exclude_characters="/\0", exclude_categories=("Cs",)), min_size=1, max_size=12)
@@ -50,7 +50,8 @@ def test_groups_are_what_was_written_and_nothing_else(
             (folder / f"{name}_{channel:04d}{ending}").touch()
             (folder / f"._{name}_{channel:04d}{ending}").touch()  # macOS
     (folder / "dataset.json").touch()
-    (folder / f"other_0000{ending}.part").touch()
+    for other in (f"other_0000{ending}.part", f"other_1{ending}", f"other_00001{ending}"):
+        (folder / other).touch()
     found = images_in(folder, ending)
     assert {name: set(channels) for name, channels in found.items()} == files
     assert all(
@@ -89,3 +90,6 @@ def test_a_shadow_lies_beside_compressed_nifti_only(tmp_path: Path) -> None:
     assert shadow_of(tmp_path / "a.nii.gz") == tmp_path / "a.nii"
     assert shadow_of(tmp_path / "a.nii") is None
     assert shadow_of(tmp_path / "b.nii.gz") is None
+    assert shadowed_by(tmp_path / "b.nii") == tmp_path / "b.nii.gz"
+    assert shadowed_by(tmp_path / "b.nii.gz") is None
+    assert shadowed_by(tmp_path / "c.nii") is None

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from nnunet_kd.errors import DataError
 from nnunet_kd.volumes.reading import Read, read_segmentation
 from nnunet_kd.volumes.wholeness import check_whole, find_damage, stored_voxels
-from tests.volumes.formats import CUT_INSIDE, FORMATS, LABELS, written
+from tests.volumes.formats import CUT_INSIDE, FORMATS, LABELS, SILENT, silent_damage, written
 
 STATED = settings(max_examples=20, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
@@ -81,6 +81,15 @@ def test_bytes_inside_are_missing(name: str, folder: Path, start: float, count: 
     place = int(start * len(content))
     assume(place + count < len(content))
     assert_refused_or_the_same(name, folder, content[:place] + content[place + count :])
+
+
+@pytest.mark.parametrize("name", SILENT)
+def test_damage_that_the_library_does_not_see_is_seen(name: str, folder: Path) -> None:
+    path = written(name, folder / "silent" / name)
+    for content in silent_damage(name):
+        path.write_bytes(content)
+        with pytest.raises(DataError, match=path.name):
+            read_segmentation(path, FORMATS[name][1])
 
 
 def test_what_was_seen_is_said(tmp_path: Path) -> None:

@@ -46,6 +46,11 @@ class ObjectiveSettings(SettingsModel):
         return True
 
     @property
+    def compares_stages(self) -> bool:
+        """Whether the teacher's features are needed, stage by stage, so that its stages must be as large as the student's."""
+        return True
+
+    @property
     def reads_maps(self) -> bool:
         """Whether soft labels are read from disk."""
         return False

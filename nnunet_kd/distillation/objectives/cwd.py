@@ -20,6 +20,11 @@ class CWDSettings(ProjectingSettings):
     maps: Literal["logits", "features"] = Field("logits", description="what to distil; features are projected by phi")
     temperature: float = Field(4.0, gt=0, description="tau of the softmax over space")
 
+    @property
+    def compares_stages(self) -> bool:
+        """Of features, not of logits."""
+        return self.maps == "features"
+
 
 class CWD(Objective):
     """``tau^2 / (B C) sum_{b,c} KL(softmax_x(t / tau) || softmax_x(s / tau))``, softmax over voxels (Shu et al., 2021).

@@ -29,6 +29,11 @@ class FiGKDSettings(ObjectiveSettings):
             raise ValueError(f"{name!r} is not a discrete wavelet of PyWavelets; try db4, haar or sym4")
         return name
 
+    @property
+    def compares_stages(self) -> bool:
+        """Logits alone are compared."""
+        return False
+
 
 class FiGKD(Objective):
     """``sum over bands of mean |W_b(z_s) - W_b(z_t)|``, all bands but the approximation (FiGKD paper).

@@ -22,6 +22,11 @@ class LogitsSettings(ObjectiveSettings):
         "over the classes that it predicts (ours)",
     )
 
+    @property
+    def compares_stages(self) -> bool:
+        """Logits alone are compared."""
+        return False
+
 
 class Logits(Objective):
     """``tau^2 KL(p_t || p_s)`` per voxel, ``p = softmax(z / tau)`` (Hinton et al., 2015, Sect. 2 and 2.1).

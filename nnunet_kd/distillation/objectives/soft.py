@@ -57,6 +57,11 @@ class SoftSettings(ObjectiveSettings):
         return self.source == "live"
 
     @property
+    def compares_stages(self) -> bool:
+        """Class probabilities alone are learned."""
+        return False
+
+    @property
     def reads_maps(self) -> bool:
         """Whether stored maps are."""
         return self.source == "stored" and self.alpha > 0

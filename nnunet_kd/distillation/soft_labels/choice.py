@@ -184,7 +184,7 @@ def _check_complete(folder: Path, description: Description, student: Student) ->
     ]
     for cases, what in (
         (missing, "have no map"),
-        (stale, "have a map that is damaged or of another shape than the image"),
+        (stale, "have a map that cannot be read, or of another shape than the image"),
     ):
         if cases:
             named = ", ".join(cases[:SHOWN]) + (", ..." if len(cases) > SHOWN else "")

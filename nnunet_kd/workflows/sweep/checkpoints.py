@@ -39,13 +39,15 @@ class SweepCheckpoints:
         self._soft_labels: dict[str, SoftSettings] = {}
         self._students: dict[str, tuple[str, str]] = {}
 
-    def teacher(self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str) -> TeacherSettings:
-        """Which checkpoint is meant for a student's fold.
+    def teacher(
+        self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str, stages: bool
+    ) -> TeacherSettings:
+        """Which checkpoint is meant for a student's fold; ``stages``: see :func:`~.teacher.check_teacher`.
 
         Raises:
             TeacherError: there is none, it does not fit, or it cannot be loaded.
         """
-        return self._load(wanted, student, fold)[0]
+        return self._load(wanted, student, fold, stages)[0]
 
     def mirror_axes(
         self, wanted: Sequence[TeacherSettings], student: Mapping[str, Any], fold: int | str
@@ -57,18 +59,18 @@ class SweepCheckpoints:
             ``None`` if there is none.
         """
         try:
-            return shared_axes([self._load(one, student, fold)[1] for one in wanted])
+            return shared_axes([self._load(one, student, fold, stages=False)[1] for one in wanted])
         except TeacherError:  # whoever needs one says so
             return None
 
     def _load(
-        self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str
+        self, wanted: TeacherSettings, student: Mapping[str, Any], fold: int | str, stages: bool
     ) -> tuple[TeacherSettings, tuple[int, ...]]:
         configuration = self._description.configuration
-        key = f"{fold} {wanted.model_dump_json()}"
+        key = f"{fold} {stages} {wanted.model_dump_json()}"
         if key not in self._teachers:
             results = required_folder("nnUNet_results")
-            found = found_teacher(wanted, results, student, configuration, fold, self._dataset_json)
+            found = found_teacher(wanted, results, student, configuration, fold, self._dataset_json, stages)
             with found as teacher:
                 loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=wanted.trusted)
                 self._teachers[key] = (teacher.settings, loaded.mirror_axes)

@@ -118,7 +118,8 @@ def _plan_run(
     if settings.start not in (RANDOM, TEACHER):
         wanted["start"], wanted["start_sha256"] = checkpoints.student(settings.start, fold)
     if settings.runs_teacher() or settings.start == TEACHER or stage.previous_stage_name is not None:
-        pinned = [checkpoints.teacher(one, student, fold) for one in settings.teachers()]
+        stages = settings.compares_stages()
+        pinned = [checkpoints.teacher(one, student, fold, stages) for one in settings.teachers()]
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
     soft = settings.active_objectives().get("soft")
     if isinstance(soft, SoftSettings) and soft.reads_maps:

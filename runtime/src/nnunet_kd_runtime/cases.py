@@ -41,7 +41,8 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         model: gives channels and file ending.
 
     Raises:
-        DataError: no images, DICOM, another file ending, channels missing or too many, two cases of one name.
+        DataError: no images, DICOM, another file ending, channels missing or too many, two cases of one name, or an image would
+            be overwritten.
     """
     ending, channels = model.file_ending, len(model.channels)
     files: list[Path] = []
@@ -76,6 +77,12 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         if len(cases) > 1:
             raise SettingsError(f"-o {output} is a file, but there are {len(cases)} cases. Give a folder.")
         cases = [Case(output.name.removesuffix(ending), cases[0].images, output)]
+    for case in cases:
+        same = [path for path in case.images if case.output.exists() and case.output.samefile(path)]
+        if same:
+            raise DataError(
+                f"the segmentation would be written over the image {same[0]}. Choose another place with -o."
+            )
     return cases
 
 

@@ -75,6 +75,11 @@ class Model:
     previous_stage: str | None
     postprocessing: Mapping[str, Any] | None
 
+    @property
+    def sha256(self) -> str:
+        """Of the ONNX file, as its JSON says; :func:`read_model` compares them."""
+        return str(self.description["onnx"]["sha256"])
+
 
 def json_path(onnx: Path) -> Path:
     """The JSON that belongs to an ONNX file: same stem, same folder."""

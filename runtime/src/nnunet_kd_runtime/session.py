@@ -22,6 +22,7 @@ from nnunet_kd_runtime.memory import needed_bytes
 from nnunet_kd_runtime.postprocessing import postprocess
 from nnunet_kd_runtime.preprocessing import Grid, grid_of, preprocess
 from nnunet_kd_runtime.readers import prepare, read_case, read_geometry, write_segmentation
+from nnunet_kd_runtime.record import PredictionRecord, same_content
 from nnunet_kd_runtime.segmentation import Predictor
 
 IN_FLIGHT = 3
@@ -103,7 +104,8 @@ def run(
         step=options.step,
         memory=options.memory,
     )
-    return Run(predictor, options).cases(find_cases(inputs, output, predictor.model), progress)
+    cases = find_cases(inputs, output, predictor.model)
+    return Run(predictor, options).cases(cases, progress, whole_folder=cases[0].output != output)
 
 
 class Run:
@@ -130,15 +132,27 @@ class Run:
             )
         prepare(self._model.reader, self._model.file_ending)
 
-    def cases(self, cases: Sequence[Case], progress: Progress) -> Counts:
-        """Predict what is not there yet; see :func:`run`."""
+    def cases(self, cases: Sequence[Case], progress: Progress, whole_folder: bool) -> Counts:
+        """Predict what is not there yet; see :func:`run`.
+
+        Args:
+            cases: of one output folder.
+            progress: see :data:`Progress`.
+            whole_folder: whether that folder is the run's output, and not only a file in it.
+        """
+        folder = cases[0].output.parent
+        self._record = PredictionRecord(folder, self._model)
+        if not self._options.overwrite:
+            self._record.refuse_others(cases, whole_folder)
+            if whole_folder:
+                self._refuse_to_replace(folder)
         todo = [case for case in cases if self._options.overwrite or not self._finished(case)]
         needed = max((self._check(case) for case in todo), default=0)
         limit = self._predictor.budget.limit
         ahead = limit is None or IN_FLIGHT * needed <= limit
         kept = len(cases) - len(todo)
-        if todo:
-            self._write_context(todo[0].output.parent)
+        if todo and whole_folder:  # beside a single file nobody looks for a plan
+            self._write_context(folder)
         written: Future[None] | None = None
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             upcoming = reader.submit(self._prepare, todo[0]) if todo else None
@@ -209,6 +223,7 @@ class Run:
                 (folder / f"{case.name}.pkl").write_bytes(pickle.dumps(_nnunet_properties(prepared)))
             name = folder / case.output.name
             write_segmentation(model.reader, model.file_ending, segmentation, name, prepared.properties)
+        self._record.add(case.name)
 
     def _previous(self, case: Case) -> Path:
         assert self._options.previous_stage is not None
@@ -218,12 +233,23 @@ class Run:
         extra = case.output.parent / f"{case.name}.npz"
         return case.output.is_file() and (not self._options.probabilities or extra.is_file())
 
+    def _context(self) -> dict[str, Any]:
+        """What nnU-Net's postprocessing and evaluation look for beside segmentations: file and content."""
+        description = self._model.description
+        return {"dataset.json": description["dataset_json"], "plans.json": description["plans"]}
+
+    def _refuse_to_replace(self, folder: Path) -> None:
+        for name, content in self._context().items():
+            path = folder / name
+            if path.exists() and not same_content(path, content):
+                raise DataError(
+                    f"{path} has other content than the model's {name}, which is written beside segmentations. If {folder} is a "
+                    f"dataset or a model, or has another model's segmentations, choose another place with -o. Otherwise replace "
+                    f"that file with --overwrite."
+                )
+
     def _write_context(self, folder: Path) -> None:
-        """What nnU-Net's postprocessing and evaluation look for beside segmentations."""
-        for name, content in (
-            ("dataset.json", self._model.description["dataset_json"]),
-            ("plans.json", self._model.description["plans"]),
-        ):
+        for name, content in self._context().items():
             with complete_files(folder / name) as temporary:
                 (temporary / name).write_text(json.dumps(content, indent=4))
 

@@ -55,6 +55,13 @@ def test_every_objective_is_here() -> None:
     assert list(TRAINERS)[:-1] == list(OBJECTIVES)
 
 
+@pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in OBJECTIVES), ("cwd", {"maps": "features"})])
+def test_settings_say_whether_stages_are_compared(name: str, settings: dict[str, Any]) -> None:
+    objective = make(name, **settings)
+    chosen = OBJECTIVES[name].Settings(**settings)
+    assert chosen.compares_stages == (objective.needs_teacher_features or objective.explores)
+
+
 @pytest.fixture(scope="module", params=VARIANTS)
 def variant(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Any:
     """A dataset of the kind with an untrained teacher, made once for all objectives."""
