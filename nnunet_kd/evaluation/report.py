@@ -250,6 +250,8 @@ def _run_facts(method: Method) -> dict[str, str]:
     facts |= {"Model": run.model_folder.name, "Fold": run.fold}
     if run.parameters is not None:
         facts["Parameters"] = f"{run.parameters:,}"
+    if not math.isnan(run.clipped):
+        facts["Steps whose gradient was clipped"] = f"{run.clipped:.1%}"
     if run.checkpoint is not None and run.checkpoint_sha256 is not None:
         facts |= {"Checkpoint": run.checkpoint.name, "Checkpoint SHA-256": run.checkpoint_sha256}
     for number, teacher in enumerate(run.teachers, 1):

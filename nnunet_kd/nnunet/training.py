@@ -23,6 +23,8 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 COMPILE_BACKEND = "inductor"
+CLIPPED_NORM = 12.0
+"""At which ``nnUNetTrainer.train_step`` clips the network's gradient."""
 """PyTorch's default, which nnU-Net leaves as it is."""
 
 
