@@ -77,6 +77,7 @@ class ReportInput:
         facts: further lines for the head of the page.
         training: what training took; ``None`` if not known.
         by_training: differences seed by seed; empty unless methods were trained more than once.
+        calibration: of probabilities; ``None`` if no method has saved any.
     """
 
     comparison: Comparison
@@ -88,6 +89,7 @@ class ReportInput:
     facts: Mapping[str, str] = field(default_factory=dict)
     training: Table | None = None
     by_training: Sequence[Table] = ()
+    calibration: Table | None = None
 
 
 def write_report(given: ReportInput, path: Path) -> None:
@@ -113,6 +115,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         "class_tables": class_tables(comparison),
         "difference_tables": difference_tables(comparison),
         "by_training": given.by_training,
+        "calibration": given.calibration,
         "boxes": [_svg(charts.box_plot(comparison, m), f"{m.title} by case") for m in CHARTED],
         "differences": [
             _svg(charts.difference_plot(comparison, m), f"{m.title}: difference to {comparison.reference} by case")

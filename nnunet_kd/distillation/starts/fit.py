@@ -34,7 +34,7 @@ def inherit(
 
     Args:
         teacher, student: plain modules on one device, of one dtype.
-        patches: at least one image ``(1, C, *spatial)`` on the CPU, of the networks' dtype.
+        patches: at least one image ``(1, C, *spatial)`` on the CPU, of the networks' dtype, all of one size.
         settings: see there.
         seed: of sampled voxels, and of randomly chosen channels.
         regions: whether heads are independent (sigmoid) instead of exclusive (softmax).

@@ -123,12 +123,13 @@ class StudentLayers:
         self, observer: TeacherObserver, images: list[torch.Tensor], progress: Progress, done: int, total: int
     ) -> list[LayerFit]:
         """Every layer in turn, each followed by what the student then makes of all patches."""
+        shown = observer.finish()
         values = [{IMAGE: image} for image in images]
         last_uses = self._pair.last_uses()
         fits = []
         for place, step in enumerate(self._pair.steps):
             progress(done + place, total, step.target)
-            observed, ended = observer.observed.pop(step.target, Observed()), last_uses.get(place, [])
+            observed, ended = shown.pop(step.target, Observed()), last_uses.get(place, [])
             path = paths(step)[1]
             unknowns = 0
             if isinstance(step, Unit) and path is not None:
@@ -156,8 +157,7 @@ class StudentLayers:
         prior = self._prior_of_unit(step, convolution)
         random_norm = convolution.weight.norm()
         targets, means, variances = (
-            [rows[..., kept].double() for rows in each]
-            for each in (observed.rows, observed.means, observed.variances)
+            [rows[..., kept].double() for rows in each] for each in (observed.rows, observed.means, observed.variances)
         )
         if step.remainder_of is not None:
             for number, patch in enumerate(values):

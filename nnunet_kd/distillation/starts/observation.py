@@ -70,6 +70,8 @@ class TeacherObserver:
             for step in pair.steps
             if not isinstance(step, Pool)
         }
+        self._patches = patches
+        self._buffers: dict[str, torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.observed = {value: Observed() for value in self._per_patch}
         self.covariances: dict[str, Covariance] = {}
@@ -94,7 +96,7 @@ class TeacherObserver:
         if isinstance(step, Join):
             output = run(step, self._teacher, path, values)
             rows = rows_at(output[0].flatten(1), self._draw(step.target, output[0, 0].numel()))
-            self.observed[step.target].rows.append(rows)
+            self._keep(step.target, rows)
             self._add_covariance(step.target, rows)
             return output
         if isinstance(step, Bare):
@@ -136,14 +138,26 @@ class TeacherObserver:
         kept = self.observed[value]
         kept.means.append(means.cpu())
         kept.variances.append(variances.cpu())
-        kept.rows.append(rows_at(flat, positions))
+        self._keep(value, rows_at(flat, positions))
 
     def _keep_bare(self, step: Bare, inputs: torch.Tensor, output: torch.Tensor) -> None:
         positions = self._draw(step.target, inputs[0, 0].numel())
-        self.observed[step.target].rows.append(rows_at(inputs[0].flatten(1), positions))
+        self._keep(step.target, rows_at(inputs[0].flatten(1), positions))
         module: Any = self._teacher.get_submodule(step.path)
         made = children(output[0], module.kernel_size)[positions.to(output.device)].cpu()
         self._add_covariance(step.target, made.flatten(0, 1))
+
+    def _keep(self, value: str, rows: torch.Tensor) -> None:
+        """In one piece of memory for all patches: many small ones would keep what lies between them from being given back."""
+        kept = self.observed[value].rows
+        if value not in self._buffers:
+            self._buffers[value] = rows.new_empty(self._patches, *rows.shape)
+        kept.append(self._buffers[value][len(kept)].copy_(rows))
+
+    def finish(self) -> dict[str, Observed]:
+        """By the value that a step makes; what the caller takes out is freed."""
+        self._buffers = {}
+        return self.observed
 
     def _add_covariance(self, value: str, rows: torch.Tensor) -> None:
         space = self._pair.spaces[value]
