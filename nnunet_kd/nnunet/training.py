@@ -169,12 +169,14 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     return gathered.sum(0)
 
 
-def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:
+def patch_loader(trainer: nnUNetTrainer, augmented: bool, foreground_share: float) -> nnUNetDataLoader:
     """nnU-Net's own loader of training cases in this process, one patch a time.
 
     Args:
         trainer: initialised.
         augmented: as in training; ``False``: as in validation.
+        foreground_share: how many of the patches are around foreground. In several processes the trainer's own is another one in
+            each, 0 or 1 for example.
     """
     manager, labels = trainer.configuration_manager, trainer.label_manager
     scales = deep_supervision_scales(trainer)
@@ -207,7 +209,7 @@ def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:
         initial_size,
         manager.patch_size,
         labels,
-        oversample_foreground_percent=trainer.oversample_foreground_percent,
+        oversample_foreground_percent=foreground_share,
         probabilistic_oversampling=True,
         transforms=transforms,
     )
