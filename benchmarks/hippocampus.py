@@ -13,10 +13,17 @@ Commands, each of which goes on where it stopped when it is given again:
         how heavy DCD, CWD, FiGKD and logits should be, on a part of the training cases.
     ``python benchmarks/hippocampus.py ablation``
         the same as ``methods`` for DCD's choices.
+    ``python benchmarks/hippocampus.py teacher``
+        the teacher of fold 5, trained as the one of fold 0 was (5000 iterations), for the three below.
+    ``python benchmarks/hippocampus.py starts``, ``soft``, ``balance``
+        how students start inside that teacher, learn from its stored soft labels, and from its logits.
+    ``python benchmarks/hippocampus.py inherited``, ``soft-final``
+        what was chosen, on fold 0.
 
 Needs nnU-Net's three variables. Tables, report and values per case lie in
 ``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``. ``--keep FOLDER`` adds every training's values (by case, its
-command and hash, its epochs) to those already in ``FOLDER/SWEEP``, so that models and predictions need not stay on disk;
+command and hash, its epochs) to those already in ``FOLDER/SWEEP``, row by row as they finish, so that models and predictions need
+not stay on disk; ``--dry-run`` shows the rows and checks their settings;
 ``result_tables.py`` compares what is kept and makes the documentation's tables of it.
 """
 
@@ -51,10 +58,19 @@ DESCRIPTIONS = {
     "methods": HERE / "hippocampus.yaml",
     "weights": HERE / "hippocampus-weights.yaml",
     "ablation": HERE / "hippocampus-ablation.yaml",
+    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("starts", "soft", "balance", "inherited", "soft-final")},
 }
+SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
+    "soft": (("5",), ("5", "--no-mirroring")),
+    "soft-final": (("0",),),
+}
+"""Fold and choices of every set of soft labels that a sweep reads."""
+SEARCH_FOLD = "5"
 SEARCH_SHARE = 5
 """Every so manieth training case of fold 0 is a validation case of the search for weights."""
 
+INTERRUPTED = 130
+"""A sweep's exit code after Ctrl-C."""
 SOFTWARE = ("nnunetv2", "torch")
 """Whose versions are kept with every training."""
 
@@ -67,11 +83,15 @@ def folder_of(variable: str) -> Path:
 
 
 def run(*command: str | Path) -> None:
-    """Run a command as a user types it."""
+    """Run a command as a user types it; end where it fails."""
+    if code := code_of(*command):
+        sys.exit(code)
+
+
+def code_of(*command: str | Path) -> int:
+    """Run a command as a user types it; returns its exit code."""
     print("$", *command, flush=True)
-    finished = subprocess.run([str(part) for part in command], check=False)
-    if finished.returncode:
-        sys.exit(finished.returncode)
+    return subprocess.run([str(part) for part in command], check=False).returncode
 
 
 def prepare(data: Path, teacher: Path, device: str) -> None:
@@ -104,28 +124,56 @@ def add_search_fold(path: Path) -> None:
         write_atomically(path, lambda file: file.write(content))
 
 
+def train_teacher(device: str) -> None:
+    """Fold 5's, as fold 0's was trained; one that is begun is continued."""
+    finished = folder_of("nnUNet_results") / TEACHER / f"fold_{SEARCH_FOLD}" / "validation" / "summary.json"
+    if not finished.is_file():
+        trainer = TEACHER.split("__")[0]
+        run("nnUNetv2_train", "4", "3d_fullres", SEARCH_FOLD, "-tr", trainer, "-device", device, "--c")
+
+
 def train_and_compare(what: str, options: argparse.Namespace) -> None:
-    """Train what is missing of a sweep, then compare what is finished."""
+    """Train what is missing of a sweep, row by row, then compare what is finished."""
     description = DESCRIPTIONS[what]
     results = folder_of("nnUNet_results")
-    parts = [
-        part for name in ("methods", "seeds") if (value := getattr(options, name)) for part in (f"--{name}", value)
-    ]
-    run("nnunet-kd", "sweep", description, "-t", results / TEACHER, "-device", options.device, *parts)
     described = yaml.safe_load(description.read_text())
-    variants = (
-        options.methods.split(",") if options.methods else [*described["methods"], *described.get("variants", {})]
-    )
+    every = [*described.get("methods", []), *described.get("variants", {})]
+    variants = options.methods.split(",") if options.methods else every
+    teacher = ("-t", results / TEACHER)
     sweep = results / "sweeps" / described.get("name", description.stem)
+    command = ("nnunet-kd", "sweep", description, *teacher, "-device", options.device)
+    command += ("--seeds", options.seeds) if options.seeds else ()
+    if options.dry_run:
+        run(*command, "--methods", ",".join(variants), "--dry-run")
+        return
+    for choices in SOFT_LABELS.get(what, ()):
+        run("nnunet-kd", "soften", "4", "3d_fullres", *choices, *teacher, "-device", options.device)
     label = f"{what}-seeds" if options.seeds else what
     output, fold = sweep.with_name(f"comparison-{label}"), str(described.get("folds", [0])[0])
-    focus = ("--focus", "dcd") if "dcd" in variants else ()  # whose best and worst cases the report shows
     # where the student was trained elsewhere, only what is kept can be compared with it
     reference = "student" if "student" in variants else variants[0]
-    chosen = ("--variants", ",".join(variants), "--reference", reference, *focus)
-    run("nnunet-kd", "compare", "--sweep", sweep, *chosen, "--fold", fold, "-o", output)
-    if options.keep is not None:
-        keep(sweep, output / CASES_BY_SEED, options.keep / sweep.name, fold, variants)
+
+    def compare(chosen: Sequence[str], folder: Path) -> None:
+        focus = ("--focus", "dcd") if "dcd" in chosen else ()  # whose best and worst cases the report shows
+        told = ("--variants", ",".join(chosen), "--reference", reference, *focus, "--fold", fold)
+        run("nnunet-kd", "compare", "--sweep", sweep, *told, "-o", folder)
+        if options.keep is not None:
+            keep(sweep, folder / CASES_BY_SEED, options.keep / sweep.name, fold, chosen)
+
+    run(*command, "--methods", reference)
+    trained = [reference]
+    for variant in (name for name in variants if name != reference):
+        code = code_of(*command, "--methods", variant)
+        if code == INTERRUPTED:
+            sys.exit(code)
+        if code:
+            continue  # the other rows do not need it
+        trained.append(variant)
+        if options.keep is not None:  # a comparison needs two
+            compare((reference, variant), output.with_name(f"{output.name}-rows") / variant)
+    compare([name for name in variants if name in trained], output)
+    if failed := [name for name in variants if name not in trained]:
+        sys.exit(f"not finished: {', '.join(failed)}. The same command again tries them once more.")
 
 
 def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[str]) -> None:
@@ -170,15 +218,18 @@ def add_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=["prepare", *DESCRIPTIONS])
+    parser.add_argument("what", choices=["prepare", "teacher", *DESCRIPTIONS])
     parser.add_argument("--data", type=Path, help="prepare: the task in MSD layout")
     parser.add_argument("--teacher", type=Path, help="prepare: the folder with the teacher's model folder and split")
     parser.add_argument("--methods", help="only these of the description, such as student,dcd")
     parser.add_argument("--seeds", help="such as 0,12345; default: the description's")
     parser.add_argument("--device", default="cpu")
+    parser.add_argument("--dry-run", action="store_true", help="show the rows; train nothing")
     parser.add_argument("--keep", type=Path, help="add every training's values to this folder")
     options = parser.parse_args()
-    if options.what != "prepare":
+    if options.what == "teacher":
+        train_teacher(options.device)
+    elif options.what != "prepare":
         train_and_compare(options.what, options)
     elif options.data and options.teacher:
         prepare(options.data, options.teacher, options.device)

@@ -1,11 +1,11 @@
 """What the start inside the teacher costs: minutes and memory, beside a plain student's training step.
 
     python benchmarks/start.py                       # the hippocampus shape
-    python benchmarks/start.py --shape brats2024     # several minutes on two cores, 10 GiB
+    python benchmarks/start.py --shape brats2024     # several minutes on two cores
 
 An untrained teacher and random patches, as many as the settings ask for: the cost does not depend on what the networks know. Each
 side runs in a process of its own, which also gives its peak memory beyond the imported libraries. Loading and augmenting the
-patches is not part of it.
+patches is not part of it. Processor seconds are those of all threads together: beside other work they say more than seconds do.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch.nn.utils import convert_conv3d_weight_memory_format
 
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.options import InheritanceSettings
@@ -50,13 +51,15 @@ def start(shape: Shape, device: torch.device) -> dict[str, Any]:
     patch = plans["configurations"][CONFIGURATION]["patch_size"]
     count = patch_count(settings.voxels, tuple(patch))
     patches = [torch.randn(1, channels, *patch) for _ in range(count)]
+    if device.type == "cpu":  # as trainers have their student
+        convert_conv3d_weight_memory_format(networks[1], torch.channels_last_3d)
     forget_peak()
-    began = time.perf_counter()
+    began, busy = time.perf_counter(), time.process_time()
     inherit(networks[0], networks[1], patches, settings)
-    seconds = time.perf_counter() - began
+    seconds, busy = time.perf_counter() - began, time.process_time() - busy
     cuda = device.type == "cuda"
     peak = torch.cuda.max_memory_allocated(device) if cuda else peak_resident_bytes() - before
-    return {"seconds": seconds, "peak bytes": peak, "patches": count}
+    return {"seconds": seconds, "processor seconds": busy, "peak bytes": peak, "patches": count}
 
 
 def main() -> None:
@@ -81,7 +84,8 @@ def main() -> None:
     threads = torch.get_num_threads()
     print(f"{options.shape}, {options.device}, {threads} threads, {found['start']['patches']} patches")
     for side, values in found.items():
-        print(f"{side}: {values['seconds']:.1f} s, {values['peak bytes'] / 2**30:.2f} GiB")
+        busy = f" ({values['processor seconds']:.1f} s of processors)" if "processor seconds" in values else ""
+        print(f"{side}: {values['seconds']:.1f} s{busy}, {values['peak bytes'] / 2**30:.2f} GiB")
     ratio = found["start"]["peak bytes"] / found["plain step"]["peak bytes"]
     print(f"memory of the start over that of the step: {ratio:.2f}")
     if options.json:

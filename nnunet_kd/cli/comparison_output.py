@@ -21,7 +21,8 @@ def write_and_show(compared: Compared, folder: Path) -> None:
     written = write_comparison(compared, folder)
     report = compared.report
     console = Console()
-    for table in [overall_table(report.comparison), *report.by_training[:1]]:
+    calibration = [report.calibration] if report.calibration is not None else []
+    for table in [overall_table(report.comparison), *report.by_training[:1], *calibration]:
         shown = rich.table.Table(*table.header, title=table.title, caption=table.note)
         for row in table.rows:
             shown.add_row(*(escape(cell) for cell in row))

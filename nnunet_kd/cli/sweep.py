@@ -78,6 +78,9 @@ def sweep(
             help="Submit an array: timeout_min=1440, partition=gpu, gpus_per_node=1, array_parallelism=8; repeatable.",
         ),
     ] = None,
+    probabilities: Annotated[
+        bool, option("save-probabilities", "Also keep the validation's probabilities, for `compare`.")
+    ] = False,
     jobs: Annotated[
         int, typer.Option("--jobs", min=1, help="Trainings at once on this machine; the cores are divided among them.")
     ] = 1,
@@ -103,6 +106,7 @@ def sweep(
         "recipe": recipe,
         "settings": parse_assignments(assignments) if assignments else None,
         "plans": plans,
+        "save_probabilities": True if probabilities else None,
         "device": device,
         "slurm": parse_assignments(slurm) if slurm else None,
     }

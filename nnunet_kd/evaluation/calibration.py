@@ -6,7 +6,7 @@ They are read from the ``.npz`` files that ``--save_probabilities`` writes besid
 from __future__ import annotations
 
 import zipfile
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -21,7 +21,8 @@ from nnunet_kd.evaluation.folders import find_plans
 from nnunet_kd.evaluation.labels import LabelSet, read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import Metric
 from nnunet_kd.evaluation.pairs import CasePair, find_pairs
-from nnunet_kd.evaluation.results import Summary, Values, csv_number, summarise
+from nnunet_kd.evaluation.results import OVERALL, Summary, Values, csv_number, summarise
+from nnunet_kd.evaluation.tables import Table, mean_and_error
 from nnunet_kd.nnunet.scoring import mask_of
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_csv
@@ -72,6 +73,46 @@ class Calibration:
 def probabilities_of(prediction: Path, ending: str) -> Path:
     """The ``.npz`` file beside a segmentation."""
     return prediction.with_name(f"{prediction.name.removesuffix(ending)}.npz")
+
+
+def has_probabilities(pairs: Iterable[CasePair], ending: str) -> bool:
+    """Whether all of these cases have a file of probabilities beside their segmentation."""
+    return all(probabilities_of(pair.prediction, ending).is_file() for pair in pairs)
+
+
+def pool_calibrations(by_seed: Sequence[Sequence[Calibration]]) -> Calibration:
+    """One method's folds side by side, and its seeds averaged case by case.
+
+    Args:
+        by_seed: for every seed one calibration per fold, the same cases for every seed.
+    """
+    first = by_seed[0]
+    values = {
+        measure.name: np.mean([np.concatenate([fold.values[measure.name] for fold in folds]) for folds in by_seed], 0)
+        for measure in MEASURES
+    }
+    return Calibration(tuple(case for fold in first for case in fold.cases), first[0].classes, values)
+
+
+def calibration_table(methods: Mapping[str, Calibration], without: Sequence[str]) -> Table:
+    """One row per method and class, first over all classes.
+
+    Args:
+        methods: by name, at least one.
+        without: methods that have no probabilities.
+    """
+    rows = [
+        (name, class_name or OVERALL, *(mean_and_error(found.summary(m.name, class_name), m) for m in MEASURES))
+        for name, found in methods.items()
+        for class_name in (None, *found.classes)
+    ]
+    note = (
+        f"From the probabilities beside the segmentations, voxel by voxel; mean ± standard error over cases. Calibration error: "
+        f"expected, in {BINS} bins. Undecided: between {DECIDED:.0%} and {1 - DECIDED:.0%}."
+    )
+    if without:
+        note += f" No probabilities were saved of {', '.join(without)} (--npz, --save_probabilities)."
+    return Table("Calibration", ("Method", "Class", *(m.heading for m in MEASURES)), tuple(rows), note)
 
 
 def evaluate_probabilities(

@@ -30,13 +30,15 @@ class Metric:
         name: key in files.
         title: what tables call it, without unit.
         unit: of the displayed value; ``%`` means that the stored fraction is multiplied by 100 for display.
-        better: 1 if higher is better, -1 if lower is, 0 if neither (signed differences).
+        better: 1 if higher is better, -1 if lower is, 0 if neither.
+        signed: whether values are differences, which are shown with their sign.
     """
 
     name: str
     title: str
     unit: str
     better: Literal[-1, 0, 1]
+    signed: bool = False
 
     @property
     def scale(self) -> float:
@@ -52,7 +54,7 @@ class Metric:
 DICE = Metric("dice", "Dice", "%", 1)
 HD95 = Metric("hd95", "HD95", "mm", -1)
 NSD = Metric("nsd", "NSD", "%", 1)
-VOLUME_DIFFERENCE = Metric("volume_difference", "Volume difference", "ml", 0)
+VOLUME_DIFFERENCE = Metric("volume_difference", "Volume difference", "ml", 0, signed=True)
 LESION_F1 = Metric("lesion_f1", "Lesion F1", "%", 1)
 METRICS = (DICE, HD95, NSD, VOLUME_DIFFERENCE, LESION_F1)
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation.calibration import Calibration, evaluate_probabilities, has_probabilities
 from nnunet_kd.evaluation.folders import evaluate_folder, find_plans
 from nnunet_kd.evaluation.labels import LabelSet, read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -71,6 +72,14 @@ class References:
         return evaluate_folder(
             predictions, self.segmentations, self.dataset_json, options, self.cases(fold), pool, title
         )
+
+    def has_probabilities(self, predictions: Path, fold: str | None) -> bool:
+        """Whether every case of the fold has its probabilities saved."""
+        return has_probabilities(self.pairs(predictions, fold), self.labels.file_ending)
+
+    def calibration(self, predictions: Path, fold: str | None, pool: ProcessPoolExecutor | None) -> Calibration:
+        """Of the fold's probabilities; see :func:`~nnunet_kd.evaluation.calibration.evaluate_probabilities`."""
+        return evaluate_probabilities(predictions, self.segmentations, self.dataset_json, self.cases(fold), pool)
 
     def image_finder(self, given: Path | None, channel: int, cases: Sequence[str]) -> Callable[[str], Path] | None:
         """A case's image file; ``None`` if no folder was given and the dataset's own do not hold all cases.

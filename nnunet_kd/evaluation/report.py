@@ -77,6 +77,7 @@ class ReportInput:
         facts: further lines for the head of the page.
         training: what training took; ``None`` if not known.
         by_training: differences seed by seed; empty unless methods were trained more than once.
+        calibration: of probabilities; ``None`` if no method has saved any.
     """
 
     comparison: Comparison
@@ -88,6 +89,7 @@ class ReportInput:
     facts: Mapping[str, str] = field(default_factory=dict)
     training: Table | None = None
     by_training: Sequence[Table] = ()
+    calibration: Table | None = None
 
 
 def write_report(given: ReportInput, path: Path) -> None:
@@ -113,6 +115,7 @@ def _content(given: ReportInput) -> dict[str, Any]:
         "class_tables": class_tables(comparison),
         "difference_tables": difference_tables(comparison),
         "by_training": given.by_training,
+        "calibration": given.calibration,
         "boxes": [_svg(charts.box_plot(comparison, m), f"{m.title} by case") for m in CHARTED],
         "differences": [
             _svg(charts.difference_plot(comparison, m), f"{m.title}: difference to {comparison.reference} by case")
@@ -250,6 +253,8 @@ def _run_facts(method: Method) -> dict[str, str]:
     facts |= {"Model": run.model_folder.name, "Fold": run.fold}
     if run.parameters is not None:
         facts["Parameters"] = f"{run.parameters:,}"
+    if not math.isnan(run.clipped):
+        facts["Steps whose gradient was clipped"] = f"{run.clipped:.1%}"
     if run.checkpoint is not None and run.checkpoint_sha256 is not None:
         facts |= {"Checkpoint": run.checkpoint.name, "Checkpoint SHA-256": run.checkpoint_sha256}
     for number, teacher in enumerate(run.teachers, 1):

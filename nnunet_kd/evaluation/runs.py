@@ -16,7 +16,7 @@ import yaml
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import DataError, ModelError, SettingsError
 from nnunet_kd.evaluation.costs.networks import read_network
-from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
@@ -40,6 +40,7 @@ class Run:
         settings: what the distillation trainer resolved (``distillation_settings.yaml``); ``None`` for stock nnU-Net.
         curves: values per epoch, by name, from the checkpoint; NaN in epochs without one.
         mirror_axes: spatial axes, from 0, that training and prediction mirror; ``None`` without a checkpoint.
+        clipped: share of the steps whose gradient nnU-Net clipped, between 0 and 1; NaN where it was not recorded.
     """
 
     model_folder: Path
@@ -51,6 +52,7 @@ class Run:
     settings: Mapping[str, Any] | None = None
     curves: Mapping[str, list[float]] = field(default_factory=dict)
     mirror_axes: tuple[int, ...] | None = None
+    clipped: float = float("nan")
 
     @property
     def teachers(self) -> tuple[Mapping[str, Any], ...]:
@@ -169,6 +171,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
         settings,
         _curves(content),
         tuple(content.get(MIRROR_AXES) or ()),
+        mean_share(_clipped(content)),
     )
 
 
@@ -188,9 +191,16 @@ def _curves(checkpoint: Mapping[str, Any]) -> dict[str, list[float]]:
     logging = checkpoint.get(LOGGING) or {}
     names = {"train_losses": "training loss", "val_losses": "validation loss", "ema_fg_dice": "pseudo Dice (averaged)"}
     curves = {title: [float(value) for value in logging[key]] for key, title in names.items() if logging.get(key)}
-    epochs = (checkpoint.get("nnunet_kd") or {}).get("history") or []
+    if clipped := _clipped(checkpoint):
+        curves["share of clipped steps"] = clipped
+    epochs = (checkpoint.get(ENTRY) or {}).get("history") or []
     terms = dict.fromkeys(name for epoch in epochs for name in epoch if "/" not in name)
     return curves | {f"{term} loss": [float(epoch.get(term, "nan")) for epoch in epochs] for term in terms}
+
+
+def _clipped(checkpoint: Mapping[str, Any]) -> list[float]:
+    """Per epoch, the share of steps whose gradient was clipped; empty where it was not recorded."""
+    return [float(share) for share in (checkpoint.get(ENTRY) or {}).get(CLIPPED) or []]
 
 
 def nnunet_folder(variable: str, dataset_name: str) -> Path | None:

@@ -160,7 +160,7 @@ def mean_and_error(summary: Summary, metric: Metric) -> str:
     if math.isnan(summary.mean):
         return DASH
     digits = decimals(metric)
-    number = signed if metric.better == 0 else fixed
+    number = signed if metric.signed else fixed
     error = "" if math.isnan(summary.standard_error) else f" ± {summary.standard_error * metric.scale:.{digits}f}"
     cases = f" ({summary.cases})" if summary.left_out else ""
     return f"{number(summary.mean * metric.scale, digits)}{error}{cases}"

@@ -8,10 +8,11 @@ the loss history live in one extra entry of plain dictionaries and tensors, :dat
 from __future__ import annotations
 
 import io
+import math
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,8 +24,16 @@ from nnunet_kd.nnunet.checkpoints import BEST, EPOCH, FINAL, LATEST, OPTIMIZER
 from nnunet_kd.system.files import write_atomically
 
 ENTRY = "nnunet_kd"
+CLIPPED = "clipped_steps"
+"""In :data:`ENTRY`: per epoch, the share of steps whose gradient was clipped."""
 PREVIOUS = "checkpoint_previous.pth"
 CONTINUED_FROM = (FINAL, LATEST, BEST, PREVIOUS)
+
+
+def mean_share(shares: Sequence[float]) -> float:
+    """Of the entry :data:`CLIPPED`, over the epochs of which it is known; NaN: of none."""
+    known = [share for share in shares if not math.isnan(share)]
+    return sum(known) / len(known) if known else float("nan")
 
 
 def _numpy_data() -> list[Any]:

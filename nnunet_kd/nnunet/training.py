@@ -28,6 +28,8 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_kd.nnunet.environment import quiet_search
 
 COMPILE_BACKEND = "inductor"
+CLIPPED_NORM = 12.0
+"""At which ``nnUNetTrainer.train_step`` clips the network's gradient."""
 """PyTorch's default, which nnU-Net leaves as it is."""
 
 
@@ -196,12 +198,14 @@ def sum_over_processes(value: torch.Tensor) -> torch.Tensor:
     return gathered.sum(0)
 
 
-def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:
+def patch_loader(trainer: nnUNetTrainer, augmented: bool, foreground_share: float) -> nnUNetDataLoader:
     """nnU-Net's own loader of training cases in this process, one patch a time.
 
     Args:
         trainer: initialised.
         augmented: as in training; ``False``: as in validation.
+        foreground_share: how many of the patches are around foreground. In several processes the trainer's own is another one in
+            each, 0 or 1 for example.
     """
     manager, labels = trainer.configuration_manager, trainer.label_manager
     scales = deep_supervision_scales(trainer)
@@ -234,7 +238,7 @@ def patch_loader(trainer: nnUNetTrainer, augmented: bool) -> nnUNetDataLoader:
         initial_size,
         manager.patch_size,
         labels,
-        oversample_foreground_percent=trainer.oversample_foreground_percent,
+        oversample_foreground_percent=foreground_share,
         probabilistic_oversampling=True,
         transforms=transforms,
     )

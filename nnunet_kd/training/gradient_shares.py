@@ -130,6 +130,21 @@ def prepare_objectives(trainer: DistillationTrainer, batches: Sequence[dict[str,
                 return
 
 
+@torch.no_grad()
+def measure_losses(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Every objective's unweighted loss, mean over batches, of a prepared trainer; see :func:`prepare_objectives`."""
+    assert trainer.supervision is not None
+    distillation = trainer.supervision.distillation
+    plain_module(trainer.network).train()
+    found: dict[str, list[float]] = {}
+    for batch in batches:
+        with _step(trainer, batch) as (step, _, _):
+            for name in distillation.all_objectives():
+                if terms := distillation.terms(name, step):
+                    found.setdefault(name, []).append(float(sum_of(terms)))
+    return {name: statistics.fmean(values) for name, values in found.items()}
+
+
 def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:
     """A scalar's gradient to all parameters as one vector ``(N,)``, zero where there is none; keeps the graph."""
     found = torch.autograd.grad(loss, parameters, retain_graph=True, allow_unused=True)

@@ -29,7 +29,7 @@ def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> li
     In this process. Every random generator that is drawn from has afterwards the state that it had before.
 
     Args:
-        trainer: nnU-Net's, initialised.
+        trainer: a :class:`~nnunet_kd.training.started.StartedTrainer`, initialised.
         count: how many; from fewer cases several each.
         augmented: as in training; ``False``: as in nnU-Net's validation, without augmentation.
         seed: of crops and augmentation.
@@ -38,7 +38,7 @@ def training_patches(trainer: Any, count: int, augmented: bool, seed: int) -> li
         ``(1, C, *patch size)`` each, float32, on the CPU.
     """
     with _generators_of_its_own(seed):
-        loader = patch_loader(trainer, augmented)
+        loader = patch_loader(trainer, augmented, trainer.foreground_share)
         return [next(loader)["data"][:1].clone() for _ in range(count)]
 
 

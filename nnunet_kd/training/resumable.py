@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -18,12 +19,21 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.errors import TrainingStopped
-from nnunet_kd.models.checkpoint import ENTRY, PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
+from nnunet_kd.models.checkpoint import (
+    CLIPPED,
+    ENTRY,
+    PREVIOUS,
+    mean_share,
+    newest_checkpoint,
+    read_checkpoint,
+    save_with_entry,
+)
 from nnunet_kd.nnunet.checkpoints import LATEST, as_file, trained_plans
-from nnunet_kd.nnunet.training import wrapped_for
+from nnunet_kd.nnunet.training import CLIPPED_NORM, wrapped_for
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import remove_leftovers
+from nnunet_kd.training.clipped_steps import ClippedSteps
 from nnunet_kd.training.distributed import (
     check_batch_size,
     check_processes_agree,
@@ -39,7 +49,7 @@ class ResumableTrainer(nnUNetTrainer):
 
     Attributes:
         settings: the run's resolved settings, set by the subclass before this constructor runs.
-        skipped_steps: once there is an optimizer.
+        skipped_steps, clipped_steps: once there is an optimizer.
         terms: the present step's detached loss terms by name, kept by the subclass while nnU-Net computes its loss.
         restored: the loaded checkpoint's entry of ours.
     """
@@ -66,6 +76,7 @@ class ResumableTrainer(nnUNetTrainer):
         if self.settings.save_every is not None:
             self.save_every = self.settings.save_every
         self.skipped_steps: SkippedSteps | None = None
+        self.clipped_steps: ClippedSteps | None = None
         self.terms: dict[str, torch.Tensor] = {}
         self.restored: dict[str, Any] = {}
         self._damaged: set[Path] = set()
@@ -76,7 +87,8 @@ class ResumableTrainer(nnUNetTrainer):
 
     def checkpoint_entry(self) -> dict[str, Any]:
         """What a checkpoint holds beyond nnU-Net's: plain containers, numbers and tensors."""
-        return {"random_states": self._random_states}
+        shares = [] if self.clipped_steps is None else self.clipped_steps.shares
+        return {"random_states": self._random_states, CLIPPED: shares}
 
     def memory_users(self) -> list[str]:
         """What can be lowered when memory is full, the easiest first."""
@@ -95,6 +107,7 @@ class ResumableTrainer(nnUNetTrainer):
         with wrapped_for(self.device):
             super().initialize()
         self.skipped_steps = SkippedSteps(self.optimizer, self.grad_scaler)
+        self.clipped_steps = ClippedSteps(self.optimizer, self.network)  # behind the other's hook
 
     def on_train_start(self) -> None:
         """nnU-Net's own; then random numbers go on where the loaded checkpoint's stopped."""
@@ -186,9 +199,14 @@ class ResumableTrainer(nnUNetTrainer):
             self.print_to_log_file(
                 f"{skipped} of {counted(len(losses), 'step')} skipped, loss or gradient not finite: {why}"
             )
+        assert self.clipped_steps is not None
+        clipped = self.clipped_steps.close_epoch(self.current_epoch)
+        if not math.isnan(clipped):
+            self.print_to_log_file(f"Steps whose gradient was clipped: {clipped:.0%}")
         if self.local_rank == 0:
             for logger in self.logger.loggers:
                 logger.log("kd/skipped_steps", skipped, self.current_epoch)
+                logger.log("kd/clipped_steps", clipped, self.current_epoch)
 
     def on_epoch_end(self) -> None:
         """What is saved here goes on with the random numbers of the next epoch."""
@@ -196,8 +214,12 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """Keep no more checkpoints than nnU-Net does."""
+        """Keep no more checkpoints than nnU-Net does, and say how often gradients were clipped."""
         super().on_train_end()
+        if self.clipped_steps is not None and not math.isnan(share := mean_share(self.clipped_steps.shares)):
+            self.print_to_log_file(
+                f"Steps whose gradient was clipped (norm above {CLIPPED_NORM:g}): {share:.1%} of the whole training"
+            )
         if self.local_rank == 0:
             (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
 
@@ -240,6 +262,8 @@ class ResumableTrainer(nnUNetTrainer):
             self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         super().load_checkpoint(str(path))
         self.restored = checkpoint.get(ENTRY, {})
+        assert self.clipped_steps is not None  # nnU-Net initialises before it loads
+        self.clipped_steps.shares = list(self.restored.get(CLIPPED, []))[: self.current_epoch]
         self._random_states = self.restored.get("random_states")
 
     def _furthest_checkpoint(self, folder: Path) -> Path:

@@ -22,7 +22,7 @@ from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.pretrained import find_pretrained
-from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections
+from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections, has_projections
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_student
 from nnunet_kd.errors import NnunetKdError, NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
@@ -43,15 +43,21 @@ class StartedTrainer(AveragedTrainer):
         requires_start: whether it refuses to train from random weights.
         start_fits: how well the teacher's layers were fitted, if this process computed them.
         show_progress: told how far that is; default: lines in the log.
+        foreground_share: of patches, whatever this process has of it.
     """
 
     requires_start: ClassVar[bool] = False
     start_fits: tuple[LayerFit, ...] = ()
     show_progress: Progress | None = None
+    foreground_share: float
     _initial_weights = ""
 
     def initialize(self) -> None:
-        """nnU-Net's own; remembers its random weights, and checks those of ``-pretrained_weights`` before they are loaded."""
+        """nnU-Net's own; remembers its random weights, and what it changes where there are several processes.
+
+        The weights of ``-pretrained_weights`` are checked before they are loaded.
+        """
+        self.foreground_share = self.oversample_foreground_percent
         super().initialize()
         self._initial_weights = fingerprint(self.network)
         check_pretrained_weights(self.network, self._fitting_weights)
@@ -188,6 +194,11 @@ class StartedTrainer(AveragedTrainer):
             for name, objective in objectives.items()
             if getattr(active[name], "projection_start", "random") == "fitted"
         }
+        for name in [name for name, objective in fitted.items() if not has_projections(objective)]:
+            self.print_to_log_file(
+                f"objectives.{name}.projection_start is fitted, but with these settings it has none."
+            )
+            del fitted[name]
         if fitted:
             settings, seed = self.settings.inheritance, self.settings.seed or 0
             count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.evaluation.calibration import calibration_table, pool_calibrations
 from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among
 from nnunet_kd.evaluation.costs.tables import read_profiles
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept, write_kept
@@ -19,7 +21,7 @@ from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, attach_runs, find_warnings, method_name, parse_method
 from nnunet_kd.evaluation.seeds import Trainings, seeds_told
-from nnunet_kd.evaluation.tables import comparison_tables, joined
+from nnunet_kd.evaluation.tables import Table, comparison_tables, joined
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processes import worker_pool
 from nnunet_kd.workflows.sweep.finished import FinishedSweep, find_finished
@@ -122,6 +124,7 @@ def compare_predictions(request: ComparisonRequest) -> Compared:
             fold=fold,
             warnings=warnings,
             profiles=profiles,
+            calibration=measured.calibration,
         ),
         None,
     )
@@ -152,6 +155,7 @@ def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared
         facts=swept.facts(request.seeds_apart),
         training=swept.training_table(),
         by_training=trainings.tables() if trainings is not None else [],
+        calibration=measured.calibration,
     )
     return Compared(report, trainings)
 
@@ -204,8 +208,7 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
         write_kept(compared.trainings.by_method, folder / CASES_BY_SEED)
         written.append(CASES_BY_SEED)
     tables = [*comparison_tables(comparison), *report.by_training]
-    if report.training is not None:
-        tables.append(report.training)
+    tables += [table for table in (report.calibration, report.training) if table is not None]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
         text = joined(tables, form).encode()
         write_atomically(folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
@@ -215,12 +218,13 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
 
 @dataclass(frozen=True)
 class _Measured:
-    """Every method's evaluation by seed, the references, what pictures are made of, and warnings about files."""
+    """Every method's evaluation by seed, the references, what pictures are made of, warnings, and calibration."""
 
     evaluations: dict[str, list[Evaluation]]
     references: References
     pictures: Pictures
     warnings: list[str]
+    calibration: Table | None
 
 
 def _roles(request: ComparisonRequest, names: Sequence[str]) -> tuple[str | None, str]:
@@ -243,6 +247,7 @@ def _measure(request: ComparisonRequest, found: list[Method], rows: Rows, focus:
     titles = {part: name for name, by_seed in rows.items() for parts in by_seed for part in parts}
     with worker_pool(request.workers) as pool:
         measured = {place: references.evaluate(*place, request.metrics, pool, titles[place]) for place in places}
+        calibration = _calibration(references, rows, pool)
     evaluations = {
         name: [pool_folds([measured[part] for part in parts]) for parts in by_seed] for name, by_seed in rows.items()
     }
@@ -251,7 +256,22 @@ def _measure(request: ComparisonRequest, found: list[Method], rows: Rows, focus:
         references,
         Pictures(references.labels, references.reader(pairs), image_of, focus),
         [f"{titles[place]}: {warning}" for place, found in measured.items() for warning in found.warnings],
+        calibration,
     )
+
+
+def _calibration(references: References, rows: Rows, pool: ProcessPoolExecutor | None) -> Table | None:
+    """Of the methods whose every run has saved its probabilities; ``None`` if there is none."""
+    saved = {
+        name: all(references.has_probabilities(*part) for parts in by_seed for part in parts)
+        for name, by_seed in rows.items()
+    }
+    found = {
+        name: pool_calibrations([[references.calibration(*part, pool) for part in parts] for parts in by_seed])
+        for name, by_seed in rows.items()
+        if saved[name]
+    }
+    return calibration_table(found, [name for name in rows if not saved[name]]) if found else None
 
 
 def _common_fold(methods: Sequence[Method]) -> str | None:

@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.calibration import BINS, measure_channel
+from nnunet_kd.evaluation.calibration import BINS, MEASURES, Calibration, measure_channel, pool_calibrations
 
 cli._register()
 
@@ -44,6 +44,17 @@ def test_what_is_known() -> None:
     assert measure_channel(np.full(4, 0.5), truth) == {"brier": 0.25, "ece": 0, "undecided": 1}
     assert measure_channel(1.0 - truth, truth) == {"brier": 1, "ece": 1, "undecided": 0}
     assert all(np.isnan(value) for value in measure_channel(np.zeros(0), np.zeros(0, bool)).values())
+
+
+def test_folds_are_pooled_and_seeds_averaged() -> None:
+    def one(cases: tuple[str, ...], value: float) -> Calibration:
+        values = {measure.name: np.full((len(cases), 1), value) for measure in MEASURES}
+        return Calibration(cases, ("a",), values)
+
+    pooled = pool_calibrations([[one(("x", "y"), 0.1), one(("z",), 0.4)], [one(("x", "y"), 0.3), one(("z",), 0.6)]])
+    assert pooled.cases == ("x", "y", "z")
+    assert pooled.values["brier"][:, 0] == pytest.approx([0.2, 0.2, 0.5])
+    assert pooled.summary("ece", "a").mean == pytest.approx(0.3)
 
 
 LABELS = {"background": 0, "a": 1, "b": 2}

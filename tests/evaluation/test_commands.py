@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 
+import numpy as np
 import pytest
 import typer
 from typer.testing import CliRunner
@@ -68,6 +69,25 @@ def test_evaluate_counts_empty_masks(dataset, tmp_path):
     write_image(tmp_path / "ours" / "case_0.nii.gz", labels(0) * 0)
     output = run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-np", 1)
     assert "core: only prediction empty in 1 case" in output
+
+
+def test_compare_shows_how_far_probabilities_can_be_trusted(dataset, tmp_path):
+    methods = [f"student={tmp_path / 'student'}", f"ours={tmp_path / 'ours'}"]
+    out = tmp_path / "out"
+    arguments = ("compare", *methods, "--reference", "student", "--ground-truth", dataset / "labelsTr", "-np", 1)
+    run(*arguments, "-o", out)
+    assert "Calibration" not in (out / "tables.md").read_text()
+    for index in range(4):
+        truth = labels(index)
+        certain = np.stack([truth == label for label in range(3)]).astype(np.float32)
+        np.savez_compressed(tmp_path / "ours" / f"case_{index}.npz", probabilities=0.8 * certain + 0.1)
+    output = run(*arguments, "-o", out)
+    assert "Calibration" in output
+    tables = (out / "tables.md").read_text()
+    # 0.9 where it is true, 0.1 where it is not: an error of 0.1 everywhere
+    assert "| ours | overall | 1.00 ± 0.00 | 10.00 ± 0.00 | 100.00 ± 0.00 |" in tables
+    assert "No probabilities were saved of student" in tables
+    assert "Calibration" in (out / "report.html").read_text()
 
 
 def test_compare_plain_folders(dataset, tmp_path):

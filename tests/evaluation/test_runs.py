@@ -29,7 +29,7 @@ SPLITS = [{"train": ["a", "b", "c"], "val": ["d", "e"]}, {"train": ["c", "d", "e
 def model(tmp_path):
     history = [{"segmentation": -0.1, "dcd": 2.0, "dcd/stage0": 1.0}, {"segmentation": -0.3}]
     folder = tmp_path / "nnUNetTrainerDCD__nnUNetPlans__3d_fullres"
-    return write_model(folder, entry={"history": history}, settings=SETTINGS)
+    return write_model(folder, entry={"history": history, "clipped_steps": [0.5, float("nan"), 0.1]}, settings=SETTINGS)
 
 
 def test_a_run_is_read_from_what_training_left(model):
@@ -42,6 +42,8 @@ def test_a_run_is_read_from_what_training_left(model):
     assert run.curves["dcd loss"][0] == 2.0
     assert np.isnan(run.curves["dcd loss"][1])
     assert not any("stage0" in name for name in run.curves)
+    assert run.curves["share of clipped steps"][::2] == [0.5, 0.1]
+    assert run.clipped == pytest.approx(0.3), "of the epochs of which it is known"
     # two stages of one convolution with instance norm, transposed convolution, decoder convolution, one head
     expected = (27 * 4 + 4 + 8) + (27 * 4 * 8 + 8 + 16) + (8 * 8 * 4 + 4) + (27 * 8 * 4 + 4 + 8) + (4 * 3 + 3)
     assert run.parameters == expected

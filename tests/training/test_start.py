@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import random
+import runpy
 from pathlib import Path
 from typing import Any
 
@@ -238,16 +240,21 @@ def test_what_cannot_be_inherited_is_refused_or_passed_over(dataset: Path) -> No
     assert "no student can start inside it" in " ".join(result.output.split())
 
 
-@pytest.mark.parametrize("objective", ["dcd", "fitnet"])
-def test_fitted_projections_lower_the_loss(dataset: Path, objective: str) -> None:
-    names = {"dcd": DCD, "fitnet": "nnUNetTrainerFitNet"}
-    losses = {}
-    for start in ("random", "fitted"):
-        trainer = made(names[objective], f"objectives.{objective}.projection_start={start}")
-        trainer.on_train_epoch_start()
-        trainer.train_step(random_batch(trainer))
-        losses[start] = trainer.history.close_epoch(0)[objective]
-    assert losses["fitted"] < 0.7 * losses["random"]
+def test_fitted_projections_lower_the_loss(dataset: Path) -> None:
+    """Through the benchmark that says of which objectives."""
+    benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "projection_start.py"))
+    options = argparse.Namespace(batches=2, prompt_iterations=1, device="cpu")
+    methods = benchmark["METHODS"]
+    losses = benchmark["losses_at_the_start"]((NAME, "3d_fullres", 0), ["inheritance.voxels=4096"], methods, options)
+    assert set(losses["random"]) == set(losses["fitted"]) == set(methods), "every objective with projections"
+    for name in ("dcd", "fitnet"):
+        assert losses["fitted"][name] < 0.7 * losses["random"][name]
+    assert "| dcd |" in benchmark["table"](losses).markdown()
+
+
+def test_an_objective_without_projections_has_none_to_fit(dataset: Path) -> None:
+    trainer = made("nnUNetTrainerCWD", "start=random", "objectives.cwd.projection_start=fitted")
+    assert "objectives.cwd.projection_start is fitted, but with these settings it has none" in log_of(trainer)
 
 
 def test_fitted_projections_keep_their_values_when_continued(dataset: Path) -> None:

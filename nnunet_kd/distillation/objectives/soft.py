@@ -27,7 +27,9 @@ class SoftSettings(ObjectiveSettings):
         description="stored: maps that `nnunet-kd soften` wrote; live: the teacher runs on every augmented patch",
     )
     maps: str | None = Field(
-        None, description="folder of the maps, or its name; default: the one that fits this fold, if there is only one"
+        None,
+        description="folder of the maps, its name, or how its name begins; default: the one that fits this fold, if there "
+        "is only one",
     )
     maps_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="hash of the maps' description; saved with every run"

@@ -124,10 +124,13 @@ def _named(name: str, student: Student) -> Path:
     for folder in (path, student.parent / name):
         if (folder / FILE).is_file():
             return folder
+    begun = [folder for folder, _ in sets_of(student.parent) if folder.name.startswith(name)]
+    if len(begun) == 1:
+        return begun[0]
     there = ", ".join(path.name for path, _ in sets_of(student.parent)) or "none"
     raise DataError(
-        f"objectives.soft.maps: {name} is no folder of soft labels. Under {student.parent} there are: {there}. They are made by "
-        f"`{student.command}`."
+        f"objectives.soft.maps: {name} is no folder of soft labels, nor how the name of just one begins. Under "
+        f"{student.parent} there are: {there}. They are made by `{student.command}`."
     )
 
 

@@ -43,11 +43,9 @@ class ConvolutionInputs:
 
     def mean(self) -> torch.Tensor:
         """Of all rows, ``(C * kernel voxels,)``."""
-        means = []
-        for place in itertools.product(*(range(size) for size in self._kernel)):
-            window = tuple(
-                slice(start, start + stride * (size - 1) + 1, stride)
-                for start, stride, size in zip(place, self._stride, self._output, strict=True)
-            )
-            means.append(self._padded[(slice(None), *window)].flatten(1).mean(1))
-        return torch.stack(means, 1).flatten()
+        means = self._padded
+        for kernel, stride, size in zip(self._kernel, self._stride, self._output, strict=True):
+            # one axis after the other; each is replaced by one entry per place of the kernel, at the end
+            last = stride * (size - 1) + 1
+            means = torch.stack([means[:, start : start + last : stride].mean(1) for start in range(kernel)], -1)
+        return means.flatten()

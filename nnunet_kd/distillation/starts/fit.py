@@ -7,6 +7,7 @@ so that it mends what the layers before it lost. The method and its sources: doc
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -18,7 +19,7 @@ from nnunet_kd.distillation.starts.layers import StudentLayers
 from nnunet_kd.distillation.starts.observation import TeacherObserver
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.pairing import pair
-from nnunet_kd.distillation.starts.steps import IMAGE
+from nnunet_kd.distillation.starts.steps import IMAGE, Pair, paths, run
 from nnunet_kd.errors import PlanError, TeacherError
 
 
@@ -35,7 +36,7 @@ def inherit(
 
     Args:
         teacher, student: plain modules on one device, of one dtype.
-        patches: at least one image ``(1, C, *spatial)`` on the CPU, of the networks' dtype.
+        patches: at least one image ``(1, C, *spatial)`` on the CPU, of the networks' dtype, all of one size.
         settings: see there.
         seed: of sampled voxels, and of randomly chosen channels.
         regions: whether heads are independent (sigmoid) instead of exclusive (softmax).
@@ -60,7 +61,8 @@ def inherit(
             values = {IMAGE: patch.to(device)}
             observer.look(values)
             if number == 0:
-                _check_steps(teacher, patch.to(device), values[steps.heads[-1]])
+                _check_steps(steps, teacher, patch.to(device))
+            values.clear()
         layers.choose(observer, patches[0].shape[1])
         return layers.fit_all(observer, [patch.to(device) for patch in patches], progress, len(patches), total)
 
@@ -74,9 +76,17 @@ def _check_finite(teacher: nn.Module) -> None:
         )
 
 
-def _check_steps(teacher: nn.Module, patch: torch.Tensor, logits: torch.Tensor) -> None:
-    """The steps are a reading of the network's parts; that the network computes just them is checked on a patch."""
-    output = teacher(patch)
+def _check_steps(steps: Pair, teacher: Any, patch: torch.Tensor) -> None:
+    """The steps are a reading of the network's parts; that the network computes just them is checked on a corner of a patch.
+
+    The corner is as small as can be: two voxels of the coarsest stage along each axis.
+    """
+    least = [2 * math.prod(strides) for strides in zip(*map(tuple, teacher.encoder.strides), strict=True)]
+    corner = patch[(..., *(slice(size) for size in least))].contiguous()
+    values = {IMAGE: corner}
+    for step in steps.steps:
+        values[step.target] = run(step, teacher, paths(step)[0], values)
+    logits, output = values[steps.heads[-1]], teacher(corner)
     finest = output[0] if isinstance(output, (list, tuple)) else output
     scale = float(finest.abs().max())
     if finest.shape != logits.shape or float((finest - logits).abs().max()) > 1e-3 * scale:

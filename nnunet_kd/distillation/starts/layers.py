@@ -19,17 +19,20 @@ from nnunet_kd.distillation.starts.steps import (
     IMAGE,
     TRANSPOSED,
     Bare,
+    Join,
     Pair,
-    Pool,
     Step,
     Unit,
     after_convolution,
+    consume,
     joined_sources,
     paths,
     run,
 )
 from nnunet_kd.errors import TeacherError
 
+ROWS = 2048
+"""Of a regression that are held at once."""
 SMALLEST_VARIANCE = 1e-12
 """An instance whose layer varies less than this share of the most varying one says nothing and is left out."""
 
@@ -96,39 +99,41 @@ class StudentLayers:
         self, observer: TeacherObserver, images: list[torch.Tensor], progress: Progress, done: int, total: int
     ) -> list[LayerFit]:
         """Every layer in turn, each followed by what the student then makes of all patches."""
+        shown = observer.finish()
         values = [{IMAGE: image} for image in images]
         last_uses = self._pair.last_uses()
         fits = []
         for place, step in enumerate(self._pair.steps):
             progress(done + place, total, step.target)
-            observed = observer.observed.pop(step.target, Observed())
+            observed, ended = shown.pop(step.target, Observed()), last_uses.get(place, [])
             path = paths(step)[1]
             unknowns = 0
             if isinstance(step, Unit) and path is not None:
-                unknowns = self._fit_unit(step, observed, values)
-            elif isinstance(step, Bare):
-                unknowns = self._fit_bare(step, observed, values)
-                for patch in values:
-                    patch[step.target] = run(step, self._student, path, patch)
+                unknowns = self._fit_unit(step, observed, values, ended)
             else:
+                if isinstance(step, Bare):
+                    unknowns = self._fit_bare(step, observed, values)
                 for patch in values:
                     patch[step.target] = run(step, self._student, path, patch)
-            if not isinstance(step, Pool) and (observed.outputs or isinstance(step, Bare)):
+                    for name in ended:
+                        patch.pop(name, None)
+            if observed.rows and not (isinstance(step, Unit) and step.remainder_of is not None):
                 fits.append(self._compare(step, observed, values, unknowns))
             for patch in values:
-                for name in last_uses.get(place, []):
-                    del patch[name]
+                for name in ended:
+                    patch.pop(name, None)
         progress(total, total, "done")
         return fits
 
-    def _fit_unit(self, step: Unit, observed: Observed, values: list[dict[str, torch.Tensor]]) -> int:
+    def _fit_unit(
+        self, step: Unit, observed: Observed, values: list[dict[str, torch.Tensor]], ended: Sequence[str]
+    ) -> int:
         unit: Any = self._student.get_submodule(step.student or "")
         convolution, kept = unit.conv, self._chosen_of(step.target)
         prior = self._prior_of_unit(step, convolution)
         random_norm = convolution.weight.norm()
         targets, means, variances = (
-            [rows[..., kept].double() for rows in each]
-            for each in (observed.targets, observed.means, observed.variances)
+            [rows[..., kept].double() for rows in each] for each in (observed.rows, observed.means, observed.variances)
         )
         if step.remainder_of is not None:
             for number, patch in enumerate(values):
@@ -145,17 +150,21 @@ class StudentLayers:
                 values, observed.positions, targets, means, weights, strict=True
             ):
                 inputs = ConvolutionInputs(convolution, joined_sources(step, patch))
-                rows = inputs.at(positions).double().cpu() - inputs.mean().double().cpu()
-                regression.add(rows, target - mean - rows @ prior, importance)
+                centre = inputs.mean().double().cpu()
+                for places, wanted in zip(positions.split(ROWS), (target - mean).split(ROWS), strict=True):
+                    rows = inputs.at(places).double().cpu() - centre
+                    regression.add(rows, wanted - rows @ prior, importance)
             weight = prior + regression.solve()
         self._write(convolution, weight.T.reshape(convolution.weight.shape), None)
         if self._settings.rescale and convolution.weight.norm() > 0:
             convolution.weight.mul_(random_norm / convolution.weight.norm())
-        convolved = [convolution(joined_sources(step, patch)) for patch in values]
-        own = torch.stack([one[0].flatten(1).var(1, correction=0).double().cpu() for one in convolved]).mean(0)
-        self._write_norm(step, unit.norm, means, variances, own)
-        for patch, one in zip(values, convolved, strict=True):
-            patch[step.target] = after_convolution(unit, one)
+        own = []
+        for patch in values:
+            patch[step.target] = convolution(consume(step, patch, ended))
+            own.append(patch[step.target][0].flatten(1).var(1, correction=0).double().cpu())
+        self._write_norm(step, unit.norm, means, variances, torch.stack(own).mean(0))
+        for patch in values:
+            patch[step.target] = after_convolution(unit, patch[step.target])
         return len(prior)
 
     def _prior_of_unit(self, step: Unit, convolution: Any) -> torch.Tensor:
@@ -220,7 +229,7 @@ class StudentLayers:
                 rows_at(patch[step.source][0].flatten(1), positions).double()
                 for patch, positions in zip(values, observed.positions, strict=True)
             ]
-            targets = [target[..., kept].double() for target in observed.targets]
+            targets = self._teacher_outputs(step, observed)
             has_bias = module.bias is not None
             regression = InterceptRegression(prior.shape, self._settings.ridge, intercept=has_bias)
             for inputs, target in zip(rows, targets, strict=True):
@@ -249,20 +258,40 @@ class StudentLayers:
             return values
         return values.sigmoid() if self._regions else values.softmax(-1)
 
+    def _teacher_outputs(self, step: Step, observed: Observed) -> list[torch.Tensor]:
+        """What the teacher hands on at the sampled places and the chosen channels, per patch, float64.
+
+        ``(n, C)``, of a bare step ``(n, K, C)``. Computed from what was kept before the step's norm, or in front of a bare step.
+        """
+        kept, path = self._chosen_of(step.target), paths(step)[0]
+        rows = [one.double() for one in observed.rows]
+        if isinstance(step, Join) or path is None:
+            return [one[:, kept] for one in rows]
+        module: Any = self._teacher.get_submodule(path)
+        if isinstance(step, Bare):
+            weight = weights_of_bare(module).double().cpu()[:, :, kept]
+            bias = 0 if module.bias is None else module.bias.double().cpu()[kept]
+            return [torch.einsum("np,pkq->nkq", one, weight) + bias for one in rows]
+        norm = module.norm
+        scale, shift = (norm.weight, norm.bias) if norm.affine else (torch.ones(1), torch.zeros(1))
+        outputs = []
+        for one, mean, variance in zip(rows, observed.means, observed.variances, strict=True):
+            normed = (one - mean) / (variance.double() + norm.eps).sqrt() * scale.double().cpu() + shift.double().cpu()
+            outputs.append((module.nonlin(normed) if hasattr(module, "nonlin") else normed)[:, kept])
+        return outputs
+
     def _compare(
         self, step: Step, observed: Observed, values: list[dict[str, torch.Tensor]], unknowns: int
     ) -> LayerFit:
         kept = self._chosen_of(step.target)
-        bare = isinstance(step, Bare)
-        teachers = [
-            self._read(step, rows[..., kept].double()) for rows in (observed.targets if bare else observed.outputs)
-        ]
+        teachers = [self._read(step, rows) for rows in self._teacher_outputs(step, observed)]
         left = signal = 0.0
         mean = torch.cat(teachers).flatten(0, -2).mean(0)
         for patch, positions, expected in zip(values, observed.positions, teachers, strict=True):
             output = patch[step.target][0]
             if isinstance(step, Bare):
-                made = children(output, patch[step.source].shape[2:])[positions.to(output.device)].cpu()
+                module: Any = self._student.get_submodule(step.path)
+                made = children(output, module.kernel_size)[positions.to(output.device)].cpu()
             else:
                 made = rows_at(output.flatten(1), positions)
             left += float((self._read(step, made.double()) - expected).square().sum())

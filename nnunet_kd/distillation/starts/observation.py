@@ -20,8 +20,7 @@ from nnunet_kd.distillation.starts.steps import (
     Step,
     Unit,
     after_convolution,
-    after_sum,
-    joined_sources,
+    consume,
     paths,
     run,
 )
@@ -38,16 +37,14 @@ class Observed:
     Attributes:
         positions: per patch, the sampled places ``(n,)`` in the flattened output; of a :class:`~.steps.Bare` step, in its input.
         means, variances: per patch and channel ``(C,)``, over all voxels, of what the student's layer is fitted to.
-        targets: per patch, the same at the sampled places: ``(n, C)``, of a bare step ``(n, K, C)`` for the ``K`` places of its
-            kernel.
-        outputs: per patch, what the step hands on, at the sampled places ``(n, C)``; empty where that is not compared.
+        rows: per patch, at the sampled places ``(n, C)``: of a convolution with a norm, what the student's layer is fitted to; of
+            a bare step its input; of a join what it hands on. What else is needed of a layer follows from these.
     """
 
     positions: list[torch.Tensor] = field(default_factory=list)
     means: list[torch.Tensor] = field(default_factory=list)
     variances: list[torch.Tensor] = field(default_factory=list)
-    targets: list[torch.Tensor] = field(default_factory=list)
-    outputs: list[torch.Tensor] = field(default_factory=list)
+    rows: list[torch.Tensor] = field(default_factory=list)
 
 
 class TeacherObserver:
@@ -73,6 +70,8 @@ class TeacherObserver:
             for step in pair.steps
             if not isinstance(step, Pool)
         }
+        self._patches = patches
+        self._buffers: dict[str, torch.Tensor] = {}
         self._generator = torch.Generator().manual_seed(seed)
         self.observed = {value: Observed() for value in self._per_patch}
         self.covariances: dict[str, Covariance] = {}
@@ -85,34 +84,37 @@ class TeacherObserver:
             TeacherError: what a layer makes of it is not finite.
         """
         for place, step in enumerate(self._pair.steps):
-            values[step.target] = self._observe(step, values)
-            for name in self._last_uses.get(place, []):
-                del values[name]
+            ended = self._last_uses.get(place, [])
+            values[step.target] = self._observe(step, values, ended)
+            for name in ended:
+                values.pop(name, None)
 
-    def _observe(self, step: Step, values: dict[str, torch.Tensor]) -> torch.Tensor:
+    def _observe(self, step: Step, values: dict[str, torch.Tensor], ended: Sequence[str]) -> torch.Tensor:
         path = paths(step)[0]
         if isinstance(step, Pool) or (isinstance(step, Unit) and step.student is None):
             return run(step, self._teacher, path, values)
         if isinstance(step, Join):
-            output = after_sum(self._teacher, step, values[step.main] + values[step.skip])
-            self._keep_output(step, output, self._draw(step.target, output[0, 0].numel()))
+            output = run(step, self._teacher, path, values)
+            rows = rows_at(output[0].flatten(1), self._draw(step.target, output[0, 0].numel()))
+            self._keep(step.target, rows)
+            self._add_covariance(step.target, rows)
             return output
-        inputs = joined_sources(step, values)
         if isinstance(step, Bare):
             output = run(step, self._teacher, path, values)
-            self._keep_bare(step, inputs, output)
+            self._keep_bare(step, values[step.source], output)
             return output
         unit: Any = None if path is None else self._teacher.get_submodule(path)
-        target = inputs if unit is None else unit.conv(inputs)
+        target = consume(step, values, ended) if unit is None else unit.conv(consume(step, values, ended))
         if target[0, 0].numel() == 1:
             raise PlanError(f"{step.target} has one voxel, of which an instance norm is not defined")
-        output = inputs if unit is None else after_convolution(unit, target)
-        positions = self._draw(step.target, output[0, 0].numel())
+        positions = self._draw(step.target, target[0, 0].numel())
+        if step.remainder_of is None:
+            self._keep_target(step.target, target, positions)
+        output = target if unit is None else after_convolution(unit, target)
         if step.remainder_of is not None:
-            target = output + values[step.remainder_of]
-        else:
-            self._keep_output(step, output, positions)
-        self._keep_target(step.target, target, positions)
+            self._keep_target(step.target, output + values[step.remainder_of], positions)
+        elif not step.summed:
+            self._add_covariance(step.target, rows_at(output[0].flatten(1), positions))
         return output
 
     def _draw(self, value: str, voxels: int) -> torch.Tensor:
@@ -136,19 +138,26 @@ class TeacherObserver:
         kept = self.observed[value]
         kept.means.append(means.cpu())
         kept.variances.append(variances.cpu())
-        kept.targets.append(rows_at(flat, positions))
-
-    def _keep_output(self, step: Step, output: torch.Tensor, positions: torch.Tensor) -> None:
-        rows = rows_at(output[0].flatten(1), positions)
-        self.observed[step.target].outputs.append(rows)
-        if not (isinstance(step, Unit) and step.summed):
-            self._add_covariance(step.target, rows)
+        self._keep(value, rows_at(flat, positions))
 
     def _keep_bare(self, step: Bare, inputs: torch.Tensor, output: torch.Tensor) -> None:
         positions = self._draw(step.target, inputs[0, 0].numel())
-        rows = children(output[0], inputs.shape[2:])[positions.to(output.device)].cpu()
-        self.observed[step.target].targets.append(rows)
-        self._add_covariance(step.target, rows.flatten(0, 1))
+        self._keep(step.target, rows_at(inputs[0].flatten(1), positions))
+        module: Any = self._teacher.get_submodule(step.path)
+        made = children(output[0], module.kernel_size)[positions.to(output.device)].cpu()
+        self._add_covariance(step.target, made.flatten(0, 1))
+
+    def _keep(self, value: str, rows: torch.Tensor) -> None:
+        """In one piece of memory for all patches: many small ones would keep what lies between them from being given back."""
+        kept = self.observed[value].rows
+        if value not in self._buffers:
+            self._buffers[value] = rows.new_empty(self._patches, *rows.shape)
+        kept.append(self._buffers[value][len(kept)].copy_(rows))
+
+    def finish(self) -> dict[str, Observed]:
+        """By the value that a step makes; what the caller takes out is freed."""
+        self._buffers = {}
+        return self.observed
 
     def _add_covariance(self, value: str, rows: torch.Tensor) -> None:
         space = self._pair.spaces[value]
@@ -170,18 +179,18 @@ def rows_at(flat: torch.Tensor, positions: torch.Tensor) -> torch.Tensor:
     return flat[:, positions.to(flat.device)].T.contiguous().cpu()
 
 
-def children(output: torch.Tensor, spatial: Sequence[int]) -> torch.Tensor:
+def children(output: torch.Tensor, kernel: Sequence[int]) -> torch.Tensor:
     """What a layer whose kernel is its stride makes of every input voxel.
 
     Args:
         output: ``(C, *spatial * kernel)``.
-        spatial: of the input.
+        kernel: its size.
 
     Returns:
         ``(voxels, K, C)`` for the ``K`` places of the kernel, in the order of the kernel's memory.
     """
-    channels, dimensions = output.shape[0], len(spatial)
-    kernel = [size // coarse for size, coarse in zip(output.shape[1:], spatial, strict=True)]
+    channels, dimensions = output.shape[0], len(kernel)
+    spatial = [size // own for size, own in zip(output.shape[1:], kernel, strict=True)]
     apart = output.reshape(channels, *(size for both in zip(spatial, kernel, strict=True) for size in both))
     coarse_axes, kernel_axes = (range(first, 2 * dimensions + 1, 2) for first in (1, 2))
     return apart.permute(*coarse_axes, *kernel_axes, 0).reshape(math.prod(spatial), math.prod(kernel), channels)

@@ -14,6 +14,7 @@ from torch import nn
 from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.objectives.base import Objective
+from nnunet_kd.distillation.objectives.projection import PROJECTIONS
 from nnunet_kd.distillation.starts.observation import rows_at
 from nnunet_kd.distillation.starts.regression import CentredRegression
 from nnunet_kd.losses.projection import ChannelProjection
@@ -22,6 +23,12 @@ PATCHES = 8
 """A projection has so few unknowns that more say the same."""
 VOXELS_PER_PATCH = 16384
 RIDGE = 1e-3
+
+
+def has_projections(objective: Objective) -> bool:
+    """Whether an objective compares features by projections with its settings; CWD of logits does not."""
+    projections = getattr(objective, PROJECTIONS, None)
+    return isinstance(projections, nn.ModuleList) and len(projections) > 0
 
 
 def fit_projections(
@@ -63,7 +70,7 @@ def fit_projections(
                         rows = [rows_at(value[0].flatten(1), places).double() for value in (ours, theirs)]
                         regressions[name, stage].add(rows[0], rows[1], 1.0)
         for (name, stage), regression in regressions.items():
-            projection = objectives[name].get_submodule(f"projections.{stage}")
+            projection = objectives[name].get_submodule(f"{PROJECTIONS}.{stage}")
             assert isinstance(projection, ChannelProjection)
             projection.weight.copy_(regression.solve().T)
     encoder.train(training)

@@ -11,6 +11,9 @@ from collections.abc import Sequence
 
 import torch
 
+BLOCK = 512
+"""Columns of a Gram matrix that are computed at once: it is symmetric, so that those above its diagonal blocks are not."""
+
 
 class CentredRegression:
     """For a convolution before an instance norm, which takes mean and scale out: inputs and targets come centred.
@@ -39,7 +42,9 @@ class CentredRegression:
             self._rows.append(inputs * weight**0.5)
             self._residuals.append(residuals * weight**0.5)
         else:
-            self._gram.addmm_(inputs.T, inputs, alpha=weight)
+            for start in range(0, self._unknowns, BLOCK):
+                columns = slice(start, start + BLOCK)
+                self._gram[start:, columns].addmm_(inputs[:, start:].T, inputs[:, columns], alpha=weight)
             self._right.addmm_(inputs.T, residuals, alpha=weight)
 
     def solve(self) -> torch.Tensor:
@@ -102,5 +107,6 @@ def _mean_diagonal(gram: torch.Tensor) -> float:
 
 
 def _solve(matrix: torch.Tensor, penalty: float, right: torch.Tensor) -> torch.Tensor:
-    penalised = matrix + penalty * torch.eye(len(matrix), dtype=torch.float64)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(penalised))
+    """Reads the lower triangle of ``matrix``, whose diagonal it changes."""
+    matrix.diagonal().add_(penalty)
+    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))

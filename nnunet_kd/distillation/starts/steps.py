@@ -6,7 +6,7 @@ what the channels of a value stand for: values that are added without a convolut
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -141,6 +141,19 @@ def joined_sources(step: Unit | Bare | Pool, values: Mapping[str, torch.Tensor])
     if not isinstance(step, Unit):
         return values[step.source]
     return values[step.sources[0]] if len(step.sources) == 1 else torch.cat([values[name] for name in step.sources], 1)
+
+
+def consume(step: Unit | Bare | Pool, values: dict[str, torch.Tensor], ended: Sequence[str]) -> torch.Tensor:
+    """:func:`joined_sources`, which are dropped from the values where no later step reads them, so that memory is free again.
+
+    Args:
+        ended: the values that no later step reads, see :meth:`Pair.last_uses`.
+    """
+    inputs = joined_sources(step, values)
+    for name in step.sources if isinstance(step, Unit) else (step.source,):
+        if name in ended:
+            del values[name]
+    return inputs
 
 
 def after_convolution(unit: Any, convolved: torch.Tensor) -> torch.Tensor:

@@ -63,6 +63,10 @@ class SweepDescription(SettingsModel):
     )
     recipe: str | None = Field(None, description="a shipped recipe's name or a YAML file, for all variants")
     settings: dict[str, Any] = Field(default_factory=dict, description="any settings, for all variants")
+    save_probabilities: bool = Field(
+        False,
+        description="keep what validation predicts as probabilities, too, so that `compare` shows their calibration",
+    )
     device: Literal["cuda", "cpu", "mps"] = Field("cuda", description="to train on")
     slurm: dict[str, Any] | None = Field(None, description="parameters of submitit; default: train here")
 

@@ -147,11 +147,13 @@ class FinishedSweep:
             ]
             epoch = f"{np.median(epochs):.3g}" if epochs else DASH
             spread = f"{hours.min():.3g} to {hours.max():.3g}" if hours.size > 1 else DASH
-            rows.append((variant, str(hours.size), f"{hours.mean():.3g}", spread, f"{hours.sum():.3g}", epoch))
-        header = ("Method", "Runs", "Hours per run", "Range", "Hours in all", "Median epoch (s)")
+            shares = [run.clipped for (name, _, _), run in self.runs.items() if name == variant]
+            clipped = DASH if np.isnan(shares).all() else f"{np.nanmean(shares):.1%}"
+            rows.append((variant, str(hours.size), f"{hours.mean():.3g}", spread, f"{hours.sum():.3g}", epoch, clipped))
+        header = ("Method", "Runs", "Hours per run", "Range", "Hours in all", "Median epoch (s)", "Clipped steps")
         note = (
             "nnU-Net's epoch times over all restarts, without start and validation; other load on the machine counts, in the "
-            "median epoch the least."
+            "median epoch the least. Clipped steps: share of the steps whose gradient nnU-Net shortened."
         )
         return Table("Training time", header, tuple(rows), note) if rows else None
 

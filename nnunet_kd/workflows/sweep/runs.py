@@ -142,6 +142,7 @@ def _plan_run(
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []
     arguments += [part for assignment in _assignments(wanted) for part in ("--set", assignment)]
+    arguments += ["--npz"] if description.save_probabilities else []
     return PlannedRun(
         variant=name,
         method=variant.method,
