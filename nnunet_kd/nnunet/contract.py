@@ -21,7 +21,11 @@ PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
 LABELS = "nnunetv2.utilities.label_handling.label_handling"
 
 CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
-    ("nnunetv2.run.run_training:get_trainer_from_args", 3, ("trainer_name", "plans_identifier", "device")),
+    (
+        "nnunetv2.run.run_training:get_trainer_from_args",
+        3,
+        ("trainer_name", "plans_identifier", "continue_training", "device"),
+    ),
     (
         "nnunetv2.run.run_training:run_training",
         6,

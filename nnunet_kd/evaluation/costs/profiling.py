@@ -105,6 +105,7 @@ class ProfileOptions:
         repeats, warmup: timed and untimed runs of each kind.
         volume_shape: voxels; ``None`` takes each plan's median shape.
         time_volumes: also time whole volumes, which takes windows times flips times as long.
+        peak_memory: also measure memory, on the CPU in a fresh process for every model.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -112,6 +113,7 @@ class ProfileOptions:
     warmup: int = 2
     volume_shape: tuple[int, ...] | None = None
     time_volumes: bool = True
+    peak_memory: bool = True
 
 
 def profile_models(
@@ -140,12 +142,13 @@ def profile_models(
     for device in options.devices:
         # ONNX sessions run on the CPU
         fit = {name: s for name, s in sources.items() if device == "cpu" or not isinstance(s.network, OnnxNetwork)}
-        memory = {
-            name: cuda_peak_memory(source)
-            if device == "cuda"
-            else cpu_peak_memory(source.path, configuration, fold, dataset_json)
-            for name, source in fit.items()
-        }
+        memory: dict[str, int | None] = dict.fromkeys(fit)
+        for name, source in fit.items() if options.peak_memory else ():
+            memory[name] = (
+                cuda_peak_memory(source)
+                if device == "cuda"
+                else cpu_peak_memory(source.path, configuration, fold, dataset_json)
+            )
         for name, latency in _latencies(fit, device, options).items():
             profiles[name].devices[device] = DeviceProfile(_device_name(device), memory[name], latency)
     return list(profiles.values())

@@ -1,0 +1,184 @@
+"""The work folder's dataset: the model's own plan, cases kept aside, and preprocessed arrays."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.datasets.splits import SPLITS_FILE, grouped_holdout, groups_by_regex
+from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
+from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.nnunet.datasets import case_names, default_processes, preprocess_case
+from nnunet_kd.system.files import folder_beside, write_atomically
+from nnunet_kd.system.processes import as_finished, worker_pool
+from nnunet_kd.volumes.placing import move_all
+from nnunet_kd.volumes.reading import reading
+from nnunet_kd.workflows.shrink.images import Images
+from nnunet_kd.workflows.shrink.model import Teacher
+from nnunet_kd.workflows.shrink.request import Places
+
+HELD_OUT = 0.2
+"""Share of the patients that is kept aside."""
+WORTH_PROCESSES = 60.0
+"""Seconds of work in one process above which several are started, each of which imports PyTorch first."""
+
+FOLD = 0
+
+
+@dataclass(frozen=True)
+class Split:
+    """Cases to train on, and cases kept aside to measure agreement on."""
+
+    training: list[str]
+    held_out: list[str]
+
+
+@dataclass(frozen=True)
+class Arrays:
+    """One case to preprocess.
+
+    Attributes:
+        case: its name.
+        images: one file a channel.
+        segmentation: ``None``: a dummy is stored.
+        folder: of the arrays.
+    """
+
+    case: str
+    images: tuple[Path, ...]
+    segmentation: Path | None
+    folder: Path
+
+
+def split_cases(cases: Sequence[str], group_regex: str | None) -> Split:
+    """A fifth of the patients aside; the same names give the same split.
+
+    Raises:
+        DataError: the expression does not fit the names, or there is only one patient.
+    """
+    groups = {case: case for case in cases} if group_regex is None else groups_by_regex(cases, group_regex)
+    if len(set(groups.values())) < 2:
+        raise DataError(
+            f"--group-regex {group_regex!r} finds one patient only in {len(cases)} images, so none can be kept aside."
+        )
+    (split,) = grouped_holdout(groups, HELD_OUT)
+    return Split(sorted(split["train"]), sorted(split["val"]))
+
+
+def arrays_folder(places: Places, teacher: Teacher) -> Path:
+    """Of preprocessed cases with labels, and of those kept aside."""
+    identifier = PlansManager(teacher.plans).get_configuration(teacher.configuration).data_identifier
+    return places.preprocessed(teacher.dataset) / str(identifier)
+
+
+def write_dataset(places: Places, teacher: Teacher, split: Split, labelled: Mapping[str, Path]) -> None:
+    """The files that nnU-Net's trainers look for beside preprocessed cases.
+
+    Raises:
+        MissingRequirement: the disk refused.
+    """
+    folder = places.preprocessed(teacher.dataset)
+    arrays_folder(places, teacher).mkdir(parents=True, exist_ok=True)
+    unlabelled_folder_of(arrays_folder(places, teacher)).mkdir(parents=True, exist_ok=True)
+    plans = teacher.plans
+    fingerprint = teacher.model.folder / "dataset_fingerprint.json"
+    contents: dict[str, Any] = {
+        f"{plans['plans_name']}.json": plans,
+        "dataset.json": teacher.dataset_json,
+        # cases without labels lie in a folder of their own, and are added by the trainer
+        SPLITS_FILE: [{"train": [case for case in split.training if case in labelled], "val": split.held_out}],
+        "dataset_fingerprint.json": json.loads(fingerprint.read_text()) if fingerprint.is_file() else {},
+    }
+    for name, content in contents.items():
+        _write_json(folder / name, content)
+
+
+def write_context(folder: Path, teacher: Teacher) -> None:
+    """What evaluation looks for beside predictions."""
+    folder.mkdir(parents=True, exist_ok=True)
+    _write_json(folder / "plans.json", teacher.plans)
+    _write_json(folder / "dataset.json", teacher.dataset_json)
+
+
+def _write_json(path: Path, content: Any) -> None:
+    text = json.dumps(content, indent=4).encode()
+    write_atomically(path, lambda file: file.write(text))
+
+
+def preprocess(
+    images: Images, split: Split, teacher: Teacher, places: Places, show: Callable[[float, float, str], Any]
+) -> int:
+    """Preprocess every case with the model's plan, as far as that is not done; returns how many that were.
+
+    Cases kept aside get the true labels where there are any, else the teacher's segmentation, which must be there.
+
+    Raises:
+        DataError: an image cannot be preprocessed.
+        MissingRequirement: the disk refused.
+    """
+    own = arrays_folder(places, teacher)
+    apart = unlabelled_folder_of(own)
+    ending = str(teacher.dataset_json["file_ending"])
+    wanted = [
+        Arrays(case, images.cases[case].images, images.labels.get(case), own if case in images.labels else apart)
+        for case in split.training
+    ]
+    said = {case: places.predictions("teacher") / f"{case}{ending}" for case in split.held_out}
+    wanted += [
+        Arrays(case, images.cases[case].images, images.labels.get(case, said[case]), own) for case in split.held_out
+    ]
+    done = {folder: set(case_names(folder)) for folder in (own, apart)}
+    todo = [one for one in wanted if one.case not in done[one.folder]]
+    run = partial(
+        _preprocess_one, plans=teacher.plans, configuration=teacher.configuration, dataset_json=teacher.dataset_json
+    )
+    if not todo:
+        return 0
+    show(0, len(todo), todo[0].case)
+    began = time.monotonic()
+    run(todo[0])
+    show(1, len(todo), "")
+    alone = (time.monotonic() - began) * (len(todo) - 1)
+    workers = default_processes() if alone > WORTH_PROCESSES else 1
+    with worker_pool(workers) as pool:
+        _preprocess_rest(run, todo[1:], pool, show)
+    return len(todo)
+
+
+def _preprocess_rest(
+    run: Callable[[Arrays], None],
+    todo: Sequence[Arrays],
+    pool: ProcessPoolExecutor | None,
+    show: Callable[[float, float, str], Any],
+) -> None:
+    if pool is None:
+        for place, one in enumerate(todo):
+            run(one)
+            show(place + 2, len(todo) + 1, one.case)
+        return
+    for count, _ in enumerate(as_finished(run, todo, pool, "preprocessing", shown=False)):
+        show(count + 2, len(todo) + 1, "")
+
+
+def _preprocess_one(one: Arrays, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> None:
+    """Into a folder beside, then renamed; the file that says that a case is there comes last."""
+    with folder_beside(one.folder / one.case) as temporary:
+        try:
+            with reading(f"case {one.case} ({', '.join(path.name for path in one.images)})", "cannot be preprocessed"):
+                preprocess_case(one.images, one.segmentation, plans, configuration, dataset_json, temporary / one.case)
+        except DataError as error:
+            if shutil.disk_usage(temporary).free < 1 << 20:  # Blosc2 does not say that a disk is full
+                raise MissingRequirement(
+                    f"the disk of {one.folder} is full. Free space, then run the same again."
+                ) from error
+            raise
+        move_all(temporary, one.folder, last=f"{one.case}.pkl")

@@ -1,0 +1,399 @@
+"""``nnunet-kd shrink`` from end to end; every step goes on where a run before it was stopped."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from collections.abc import Iterator
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import torch
+
+from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
+from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.inference.session import RunOptions
+from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.system.cores import computing_threads
+from nnunet_kd.system.files import sha256
+from nnunet_kd.training.unlabelled import empty_decisions
+from nnunet_kd.workflows.shrink import report, schedule, teacher, training
+from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
+from nnunet_kd.workflows.shrink.dataset import FOLD, Split, arrays_folder, preprocess, split_cases, write_dataset
+from nnunet_kd.workflows.shrink.export import export_student
+from nnunet_kd.workflows.shrink.images import Images, bytes_needed, listed, look_at
+from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
+from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables, plain
+from nnunet_kd.workflows.shrink.schedule import Schedule
+from nnunet_kd.workflows.shrink.state import State, check_writable, folder_fingerprint
+
+MOST_OF_BUDGET = 0.8
+"""Share of ``--minutes`` that the teacher alone may take."""
+
+
+@dataclass(frozen=True)
+class Shrunk:
+    """What came out.
+
+    Attributes:
+        places: of the output folder.
+        agreement: on the images kept aside.
+        iterations: of the training.
+        minutes: of all runs together.
+        without_onnx: why there is no ONNX file; ``None``: there is one.
+    """
+
+    places: Places
+    agreement: Agreement
+    iterations: int
+    minutes: float
+    without_onnx: str | None
+
+
+def shrink(request: ShrinkRequest, listener: Listener) -> Shrunk:
+    """Make a small student of a trained nnU-Net with nothing but images.
+
+    Args:
+        request: what of what, and how.
+        listener: told what happens.
+
+    Raises:
+        NnunetKdError: the model, the images or the output folder do not hold, said before anything is computed; or the teacher
+            finds nothing in most images.
+    """
+    request.check()
+    with torch_threads(request.device):
+        return _Run(request, listener).all()
+
+
+@contextlib.contextmanager
+def torch_threads(device: str) -> Iterator[None]:
+    """Within, PyTorch computes on as many cores as are ours."""
+    before = torch.get_num_threads()
+    if device == "cpu":
+        torch.set_num_threads(computing_threads())
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+class _Run:
+    """The steps in their order, and what they hand on to each other."""
+
+    teacher: Teacher
+    images: Images
+    split: Split
+    mirroring: bool
+    maps: str
+
+    def __init__(self, request: ShrinkRequest, listener: Listener) -> None:
+        self.request, self.listener = request, listener
+        self.places = Places(request.output.expanduser())
+        self.warnings: list[str] = []
+        self.foreign = False
+        listener.step("the model and the images")
+        self.state = State(self.places, _arguments(request))
+
+    def all(self) -> Shrunk:
+        """Every step."""
+        self._check()
+        self._ask_teacher()
+        self._preprocess()
+        self._soften()
+        self._start()
+        fixed = self._schedule()
+        self._train(fixed)
+        return self._measure(fixed)
+
+    # steps ------------------------------------------------------------------------------------------------------------
+
+    def _check(self) -> None:
+        request, state = self.request, self.state
+        check_writable(self.places)
+        self.teacher = find_teacher(
+            request.model, request.configuration, request.reduction, request.trusted, self.places
+        )
+        self.images = look_at(request.images, request.labels, self.teacher, self.listener.show)
+        state.same("model", dict(self.teacher.digests), "the model's checkpoints")
+        state.same("images", folder_fingerprint(self.images.files), "the images")
+        state.same("labels", folder_fingerprint(list(self.images.labels.values())), "the labels")
+        self.split = split_cases(list(self.images.cases), request.group_regex)
+        self._say_what_was_found()
+        self._check_disk()
+        if "mirroring" in state.values:
+            self.mirroring = bool(state.values["mirroring"])
+        else:
+            self.mirroring, seconds = teacher.choose_mirroring(request, self.teacher, self.images)
+            self._check_budget(seconds)
+            state.values["mirroring"] = self.mirroring
+        state.save()
+
+    def _ask_teacher(self) -> None:
+        self.listener.step("the teacher's segmentations of the images kept aside")
+        self._predict("teacher")
+        folder, ending = self.places.predictions("teacher"), self._ending
+        empty = teacher.empty_segmentations(folder, self.split.held_out, ending, self.teacher)
+        teacher.refuse_if_mostly_empty(empty, len(self.split.held_out), "images kept aside", self.request.allow_empty)
+        self._note_empty(empty, "images kept aside", len(self.split.held_out))
+        volumes = teacher.strange_volumes(folder, self.split.held_out, ending, self.teacher)
+        if volumes is not None:
+            self._warn(volumes[0].upper() + volumes[1:])
+            self.foreign = True
+
+    def _preprocess(self) -> None:
+        self.listener.step("preprocessing with the model's plan")
+        write_dataset(self.places, self.teacher, self.split, self.images.labels)
+        preprocess(self.images, self.split, self.teacher, self.places, self.listener.show)
+
+    def _soften(self) -> None:
+        self.listener.step("soft labels")
+        with self._nnunet(training.assignments(self.request, self.teacher)):
+            made = teacher.soften_training_cases(
+                self._make, self.request, self.teacher, self.mirroring, self.state, self.listener.show
+            )
+        self.maps = str(made.folder.resolve())
+        apart = unlabelled_folder_of(arrays_folder(self.places, self.teacher))
+        empty = empty_decisions(apart)
+        count = len(self.split.training) - len(self._labelled)
+        teacher.refuse_if_mostly_empty(empty, count, "training images", self.request.allow_empty)
+        self._note_empty(empty, "training images", count)
+
+    def _start(self) -> None:
+        self.listener.step("the student's start inside the teacher")
+        own = training.assignments(self.request, self.teacher, self.maps, labelled=bool(self._labelled))
+        with self._nnunet(own), variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}):
+            training.start_inside(self._make, self.places, self.listener.show)
+
+    def _schedule(self) -> Schedule:
+        self.listener.step("the schedule")
+        known = self.state.values.get("schedule")
+        if known is None:
+            chosen = (
+                self._fitted()
+                if self.request.minutes is not None
+                else schedule.schedule_of(self.request.iterations or 1)
+            )
+            known = self.state.keep("schedule", asdict(chosen))
+        fixed = Schedule(**known)
+        expected = self.state.values.get("step_times")
+        about = (
+            f", about {schedule.StepTimes(**expected).of(fixed) / 60:.1f} minutes at {expected['iteration']:.2f} s each"
+            if expected
+            else ""
+        )
+        self.listener.tell(
+            f"Training: {fixed.iterations} iterations ({fixed.epochs} epochs of {fixed.iterations_per_epoch}){about}."
+        )
+        return fixed
+
+    def _fitted(self) -> Schedule:
+        short = Schedule(2, schedule.TIMED, 1)
+        with self._nnunet(self._training_settings(short)), variables_set_to(loader_variables(self.request.device)):
+            times = schedule.measured_times(self._make, self.listener.show)
+        self.state.keep("step_times", asdict(times))
+        predicted = self.state.values.get("predicted_by_teacher", {"seconds": 0.0})["seconds"]
+        assert self.request.minutes is not None
+        left = schedule.left_for_training(
+            self.request.minutes, self.state.seconds, predicted, len(self.teacher.model.folds)
+        )
+        chosen = schedule.fitted_schedule(left, times)
+        if times.of(chosen) > left:
+            self._warn(
+                f"--minutes {self.request.minutes:g} leaves {max(0.0, left) / 60:.1f} minutes for the training. It takes "
+                f"{chosen.iterations} iterations all the same, about {times.of(chosen) / 60:.1f} minutes."
+            )
+        return chosen
+
+    def _train(self, fixed: Schedule) -> None:
+        self.listener.step("training")
+        if training.is_trained(self.places, self.teacher):
+            return
+        with self._nnunet(self._training_settings(fixed)), variables_set_to(loader_variables(self.request.device)):
+            training.train(self._make, self.places, self.teacher, fixed.iterations, self.state, self.listener.show)
+
+    def _measure(self, fixed: Schedule) -> Shrunk:
+        self.listener.step("the student's segmentations of the images kept aside")
+        self._predict("student")
+        self.listener.step("agreement")
+        agreement = measure_agreement(self.images, self.split, self.teacher, self.places)
+        agreement.with_teacher.write_json(self.places.agreement)
+        self.listener.step("exports and report")
+        with self._log():
+            without_onnx = export_student(self.places, self.teacher)
+        if without_onnx is not None:
+            self._warn(f"student.onnx was not written: {without_onnx}")
+        told = report.Told(
+            self.teacher,
+            self.images,
+            self.split,
+            agreement,
+            self._facts(fixed),
+            [*self.warnings, *agreement.warnings],
+            self.foreign,
+            self._seconds_by_model(),
+            without_onnx,
+        )
+        report.write(told, self.places, self.request.device)
+        self.state.save()
+        return Shrunk(self.places, agreement, fixed.iterations, self.state.seconds / 60, without_onnx)
+
+    # what they share --------------------------------------------------------------------------------------------------
+
+    @property
+    def _ending(self) -> str:
+        return str(self.teacher.dataset_json["file_ending"])
+
+    @property
+    def _labelled(self) -> list[str]:
+        return training.labelled_cases(self.split.training, list(self.images.labels))
+
+    def _make(self, continued: bool = False) -> Any:
+        return training.make_trainer(self.request, self.teacher, continued)
+
+    def _training_settings(self, chosen: Schedule) -> str:
+        return training.assignments(
+            self.request, self.teacher, self.maps, str(self.places.start.resolve()), chosen, bool(self._labelled)
+        )
+
+    @contextlib.contextmanager
+    def _nnunet(self, assignments: str) -> Iterator[None]:
+        with self.places.as_nnunet_folders(assignments), self._log():
+            yield
+
+    @contextlib.contextmanager
+    def _log(self) -> Iterator[None]:
+        """Within, what libraries print goes into a file."""
+        with self.places.log.open("a", buffering=1) as log, contextlib.redirect_stdout(log):
+            yield
+
+    def _predict(self, who: str) -> None:
+        own = who == "student"
+        model = training.student_model(self.places, self.teacher) if own else self.teacher.model
+        options = RunOptions(
+            device=self.request.device,
+            folds=(str(FOLD),) if own else model.folds,
+            checkpoint=model.checkpoint,
+            mirroring=self.mirroring,
+            threads=computing_threads() if self.request.device == "cpu" else None,
+            trusted=self.request.trusted and not own,
+        )
+        with self._log():
+            teacher.predict_held_out(
+                who,
+                model.folder,
+                options,
+                self.images,
+                self.split.held_out,
+                self.places,
+                self._ending,
+                self.state,
+                self.listener.show,
+            )
+
+    def _seconds_by_model(self) -> dict[str, float]:
+        found = {}
+        for who in ("teacher", "student"):
+            timed = self.state.values.get(f"predicted_by_{who}")
+            if timed and timed["images"]:
+                found[who] = timed["seconds"] / timed["images"]
+        return found
+
+    # what is told -----------------------------------------------------------------------------------------------------
+
+    def _warn(self, line: str) -> None:
+        self.warnings.append(line)
+        self.listener.warn(line)
+
+    def _say_what_was_found(self) -> None:
+        model, images = self.teacher.model, self.images
+        self.listener.tell(
+            f"Model: {self.teacher.dataset}, {self.teacher.configuration}, folds {', '.join(model.folds)}. Images: "
+            f"{len(images.cases)}, of which {len(self.split.held_out)} are kept aside to measure agreement."
+        )
+        if images.labels:
+            self.listener.tell(f"Labels: of {len(images.labels)} images.")
+        for line in images.warnings():
+            self._warn(f"Not as the model was trained: {line}")
+        if images.foreign:
+            self.foreign = True
+            self._warn(report.MEANINGLESS)
+        own = sorted({case for cases in self.teacher.trained_on.values() for case in cases} & set(images.cases))
+        if own:
+            self._warn(
+                f"{len(own)} images have the names of cases that the model was trained on ({listed(own)}). What it says of these "
+                f"may be better than what it says of others."
+            )
+        if self.teacher.without_onnx is not None:
+            self.listener.warn(f"student.onnx will not be written: {self.teacher.without_onnx}")
+
+    def _note_empty(self, empty: list[str], what: str, of: int) -> None:
+        if empty:
+            self._warn(f"The model finds nothing in {len(empty)} of {of} {what}: {listed(empty)}.")
+
+    def _check_disk(self) -> None:
+        needed, free = bytes_needed(self.images, self.teacher), shutil.disk_usage(self.places.work).free
+        told = f"up to {needed / 2**30:.2f} GiB in {self.places.work}, where {free / 2**30:.1f} GiB are free"
+        self.listener.tell(f"Disk: {told}.")
+        if needed > free and "mirroring" not in self.state.values:
+            raise MissingRequirement(f"the work takes {told}. Free space, or choose another OUT.")
+
+    def _check_budget(self, seconds: float) -> None:
+        how = "with" if self.mirroring else "without"
+        self.listener.tell(
+            f"The teacher is reckoned to take {seconds / 60:.1f} minutes for all images, {how} mirroring."
+        )
+        if self.request.minutes is not None and seconds > MOST_OF_BUDGET * 60 * self.request.minutes:
+            raise MissingRequirement(
+                f"--minutes {self.request.minutes:g}: the teacher alone takes about {seconds / 60:.0f} minutes for these images, "
+                f"{how} mirroring. Give more minutes, fewer images, --no-mirroring, or a GPU."
+            )
+
+    def _facts(self, fixed: Schedule) -> dict[str, str]:
+        model, request = self.teacher.model, self.request
+        labelled = len(self._labelled)
+        taught = "the teacher alone" if not labelled else f"the teacher, and labels of {labelled} images"
+        known = self.teacher.trained_on
+        return {
+            "Teacher": f"{request.model.name}: {self.teacher.dataset}, {self.teacher.configuration}",
+            "Teacher's folds": ", ".join(
+                f"{fold} (SHA-256 {digest[:12]})" for fold, digest in self.teacher.digests.items()
+            ),
+            "Student": f"channels divided by {request.reduction:g}, started inside fold {model.folds[0]}",
+            "Images": f"{len(self.images.cases)}: {len(self.split.training)} to train on, {len(self.split.held_out)} kept aside",
+            "Teacher's own cases": (
+                "not on record in the model"
+                if not known
+                else "known by name; see the warnings for those among the images"
+            ),
+            "Learned from": taught,
+            "Training": f"{fixed.iterations} iterations ({fixed.epochs} epochs of {fixed.iterations_per_epoch})",
+            "Mirroring": "in all predictions" if self.mirroring else "in none",
+            "Seed": "none" if request.seed is None else str(request.seed),
+            "Time": f"{self.state.seconds / 60:.1f} minutes in all, on {request.device}",
+        }
+
+
+def _arguments(request: ShrinkRequest) -> dict[str, Any]:
+    """By what a user calls them; another value is another work."""
+    model = request.model.expanduser()
+    return {
+        "MODEL": plain(request.model),
+        "SHA-256 of MODEL": sha256(model) if model.is_file() else None,
+        "IMAGES": plain(request.images),
+        "-r": request.reduction,
+        "-c": request.configuration,
+        "--minutes": request.minutes,
+        "--iterations": request.iterations,
+        "--labels": None if request.labels is None else plain(request.labels),
+        "--group-regex": request.group_regex,
+        "--seed": request.seed,
+        "--device": request.device,
+        "--mirroring": request.mirroring,
+        "--set": plain(request.assignments),
+    }
+
+
+def resumed_line(request: ShrinkRequest) -> str:
+    """What to say when a run was stopped."""
+    return f"Stopped. Run the same line again to go on; what is done is in {request.output / 'work'}."
