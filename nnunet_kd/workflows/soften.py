@@ -29,6 +29,7 @@ from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
+from nnunet_kd.workflows.unlabelled_images import add_images
 
 Progress = Callable[[int, int, str], object]
 """Told how many cases are done, of how many, and which is next."""
@@ -80,6 +81,7 @@ def soften(
     choices: SoftenOptions,
     device: torch.device,
     progress: Progress,
+    images: Path | None = None,
 ) -> Softened:
     """Predict every training case of a fold with nnU-Net's own predictor, and store the probabilities.
 
@@ -91,6 +93,7 @@ def soften(
         choices: see :class:`SoftenOptions`.
         device: of the teachers.
         progress: see :data:`Progress`.
+        images: folder of images without labels, which are preprocessed first and train along from then on.
 
     Raises:
         TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
@@ -124,6 +127,8 @@ def soften(
         )
         if choices.out_of_fold:
             _check_out_of_fold(description, trainer)
+        if images is not None:
+            add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         cases, dataset = _cases(trainer)
         without_labels = frozenset(unlabelled_cases(trainer))

@@ -3,12 +3,8 @@
 from __future__ import annotations
 
 import json
-import shutil
-import time
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,21 +12,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.datasets.splits import SPLITS_FILE, grouped_holdout, groups_by_regex
 from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
-from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.nnunet.datasets import case_names, default_processes, preprocess_case
-from nnunet_kd.system.files import folder_beside, write_atomically
-from nnunet_kd.system.processes import as_finished, worker_pool
-from nnunet_kd.volumes.placing import move_all
-from nnunet_kd.volumes.reading import reading
+from nnunet_kd.errors import DataError
+from nnunet_kd.nnunet.datasets import case_names
+from nnunet_kd.system.files import write_atomically
+from nnunet_kd.workflows.preprocessing import Arrays, preprocess_arrays
 from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Places
 
 HELD_OUT = 0.2
 """Share of the patients that is kept aside."""
-WORTH_PROCESSES = 60.0
-"""Seconds of work in one process above which several are started, each of which imports PyTorch first."""
-
 FOLD = 0
 
 
@@ -40,23 +31,6 @@ class Split:
 
     training: list[str]
     held_out: list[str]
-
-
-@dataclass(frozen=True)
-class Arrays:
-    """One case to preprocess.
-
-    Attributes:
-        case: its name.
-        images: one file a channel.
-        segmentation: ``None``: a dummy is stored.
-        folder: of the arrays.
-    """
-
-    case: str
-    images: tuple[Path, ...]
-    segmentation: Path | None
-    folder: Path
 
 
 def split_cases(cases: Sequence[str], group_regex: str | None) -> Split:
@@ -138,47 +112,5 @@ def preprocess(
     ]
     done = {folder: set(case_names(folder)) for folder in (own, apart)}
     todo = [one for one in wanted if one.case not in done[one.folder]]
-    run = partial(
-        _preprocess_one, plans=teacher.plans, configuration=teacher.configuration, dataset_json=teacher.dataset_json
-    )
-    if not todo:
-        return 0
-    show(0, len(todo), todo[0].case)
-    began = time.monotonic()
-    run(todo[0])
-    show(1, len(todo), "")
-    alone = (time.monotonic() - began) * (len(todo) - 1)
-    workers = default_processes() if alone > WORTH_PROCESSES else 1
-    with worker_pool(workers) as pool:
-        _preprocess_rest(run, todo[1:], pool, show)
+    preprocess_arrays(todo, teacher.plans, teacher.configuration, teacher.dataset_json, show)
     return len(todo)
-
-
-def _preprocess_rest(
-    run: Callable[[Arrays], None],
-    todo: Sequence[Arrays],
-    pool: ProcessPoolExecutor | None,
-    show: Callable[[float, float, str], Any],
-) -> None:
-    if pool is None:
-        for place, one in enumerate(todo):
-            run(one)
-            show(place + 2, len(todo) + 1, one.case)
-        return
-    for count, _ in enumerate(as_finished(run, todo, pool, "preprocessing", shown=False)):
-        show(count + 2, len(todo) + 1, "")
-
-
-def _preprocess_one(one: Arrays, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> None:
-    """Into a folder beside, then renamed; the file that says that a case is there comes last."""
-    with folder_beside(one.folder / one.case) as temporary:
-        try:
-            with reading(f"case {one.case} ({', '.join(path.name for path in one.images)})", "cannot be preprocessed"):
-                preprocess_case(one.images, one.segmentation, plans, configuration, dataset_json, temporary / one.case)
-        except DataError as error:
-            if shutil.disk_usage(temporary).free < 1 << 20:  # Blosc2 does not say that a disk is full
-                raise MissingRequirement(
-                    f"the disk of {one.folder} is full. Free space, then run the same again."
-                ) from error
-            raise
-        move_all(temporary, one.folder, last=f"{one.case}.pkl")

@@ -15,15 +15,15 @@ from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.cores import computing_threads
-from nnunet_kd.system.files import sha256
 from nnunet_kd.training.unlabelled import empty_decisions
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
 from nnunet_kd.workflows.shrink.dataset import FOLD, Split, arrays_folder, preprocess, split_cases, write_dataset
 from nnunet_kd.workflows.shrink.export import export_student
+from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of, model_warnings
 from nnunet_kd.workflows.shrink.images import Images, bytes_needed, listed, look_at
 from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
-from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables, plain
+from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables
 from nnunet_kd.workflows.shrink.schedule import Schedule
 from nnunet_kd.workflows.shrink.state import State, check_writable, folder_fingerprint
 
@@ -93,7 +93,7 @@ class _Run:
         self.warnings: list[str] = []
         self.foreign = False
         listener.step("the model and the images")
-        self.state = State(self.places, _arguments(request))
+        self.state = State(self.places, arguments_of(request))
 
     def all(self) -> Shrunk:
         """Every step."""
@@ -228,7 +228,9 @@ class _Run:
             self.images,
             self.split,
             agreement,
-            self._facts(fixed),
+            facts_of(
+                self.request, self.teacher, self.images, self.split, self._labelled, self.mirroring, fixed, self.state
+            ),
             [*self.warnings, *agreement.warnings],
             self.foreign,
             self._seconds_by_model(),
@@ -313,17 +315,11 @@ class _Run:
         )
         if images.labels:
             self.listener.tell(f"Labels: of {len(images.labels)} images.")
-        for line in images.warnings():
-            self._warn(f"Not as the model was trained: {line}")
+        for line in model_warnings(self.teacher, images):
+            self._warn(line)
         if images.foreign:
             self.foreign = True
-            self._warn(report.MEANINGLESS)
-        own = sorted({case for cases in self.teacher.trained_on.values() for case in cases} & set(images.cases))
-        if own:
-            self._warn(
-                f"{len(own)} images have the names of cases that the model was trained on ({listed(own)}). What it says of these "
-                f"may be better than what it says of others."
-            )
+            self.listener.warn(report.MEANINGLESS)
         if self.teacher.without_onnx is not None:
             self.listener.warn(f"student.onnx will not be written: {self.teacher.without_onnx}")
 
@@ -348,50 +344,6 @@ class _Run:
                 f"--minutes {self.request.minutes:g}: the teacher alone takes about {seconds / 60:.0f} minutes for these images, "
                 f"{how} mirroring. Give more minutes, fewer images, --no-mirroring, or a GPU."
             )
-
-    def _facts(self, fixed: Schedule) -> dict[str, str]:
-        model, request = self.teacher.model, self.request
-        labelled = len(self._labelled)
-        taught = "the teacher alone" if not labelled else f"the teacher, and labels of {labelled} images"
-        known = self.teacher.trained_on
-        return {
-            "Teacher": f"{request.model.name}: {self.teacher.dataset}, {self.teacher.configuration}",
-            "Teacher's folds": ", ".join(
-                f"{fold} (SHA-256 {digest[:12]})" for fold, digest in self.teacher.digests.items()
-            ),
-            "Student": f"channels divided by {request.reduction:g}, started inside fold {model.folds[0]}",
-            "Images": f"{len(self.images.cases)}: {len(self.split.training)} to train on, {len(self.split.held_out)} kept aside",
-            "Teacher's own cases": (
-                "not on record in the model"
-                if not known
-                else "known by name; see the warnings for those among the images"
-            ),
-            "Learned from": taught,
-            "Training": f"{fixed.iterations} iterations ({fixed.epochs} epochs of {fixed.iterations_per_epoch})",
-            "Mirroring": "in all predictions" if self.mirroring else "in none",
-            "Seed": "none" if request.seed is None else str(request.seed),
-            "Time": f"{self.state.seconds / 60:.1f} minutes in all, on {request.device}",
-        }
-
-
-def _arguments(request: ShrinkRequest) -> dict[str, Any]:
-    """By what a user calls them; another value is another work."""
-    model = request.model.expanduser()
-    return {
-        "MODEL": plain(request.model),
-        "SHA-256 of MODEL": sha256(model) if model.is_file() else None,
-        "IMAGES": plain(request.images),
-        "-r": request.reduction,
-        "-c": request.configuration,
-        "--minutes": request.minutes,
-        "--iterations": request.iterations,
-        "--labels": None if request.labels is None else plain(request.labels),
-        "--group-regex": request.group_regex,
-        "--seed": request.seed,
-        "--device": request.device,
-        "--mirroring": request.mirroring,
-        "--set": plain(request.assignments),
-    }
 
 
 def resumed_line(request: ShrinkRequest) -> str:

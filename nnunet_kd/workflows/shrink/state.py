@@ -91,8 +91,8 @@ class State:
                 gone, new = [one for one in before if one not in value], [one for one in value if one not in before]
                 told = f"gone {', '.join(gone[:3]) or 'none'}; new {', '.join(new[:3]) or 'none'}"
             raise DataError(
-                f"{what} have changed since {self.path.parent.parent} was begun ({told}). Put them back to go on, or give another "
-                f"OUT to begin anew."
+                f"{what} have changed since {self.path.parent.parent} was begun ({told}). Put them back to go on, or give "
+                f"another OUT to begin anew."
             )
 
     def tick(self) -> None:
