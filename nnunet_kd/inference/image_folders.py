@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -44,8 +44,8 @@ def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
 def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReaderWriter) -> list[ImageCase]:
     """The cases of a folder, by name.
 
-    If every file is called ``CASE_0000.ending`` with a channel of the model, cases are grouped by that. Otherwise every file
-    is a case of its own, which must then hold all channels. Files of any ending that the model's reader takes count.
+    If every file is called ``CASE_0000.ending``, cases are grouped by that; ``scan_2019.ending`` is no channel 2019 of a model
+    with one channel. Otherwise every file is a case of its own, which must then hold all channels. Files of any ending that the model's reader takes count.
 
     Args:
         folder: with the images; its subfolders are not looked at.
@@ -67,11 +67,12 @@ def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReade
             f"{there}."
         )
     numbered = {path: split_channel(path, own) for path, own in files}
-    with_channel = {path: found for path, found in numbered.items() if found is not None and found[1] < len(channels)}
-    if len(with_channel) == len(files):
-        cases = _grouped(with_channel, channels, ending)
-    elif len(channels) > 1 and with_channel:
-        other = next(path.name for path, _ in files if path not in with_channel)
+    named = {path: found for path, found in numbered.items() if found is not None}
+    grouped = len(named) == len(files) and (len(channels) > 1 or _all_have_channel_0(named.values()))
+    if grouped:
+        cases = _grouped(named, channels, ending)
+    elif len(channels) > 1 and named:
+        other = next(path.name for path, _ in files if path not in named)
         raise DataError(
             f"{folder}: some files are named CASE_0000 and so on, as nnU-Net names channels, and others are not, for example "
             f"{other}. The model takes {_listed_channels(channels)}. Name all of them so."
@@ -85,7 +86,7 @@ def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReade
         cases = {}
         for path, own in files:
             cases.setdefault(path.name.removesuffix(own), []).append(path)
-    _check_names(folder, cases, grouped=len(with_channel) == len(files))
+    _check_names(folder, cases, grouped)
     return [ImageCase(name, tuple(paths)) for name, paths in sorted(cases.items())]
 
 
@@ -104,13 +105,14 @@ def ending_of(path: Path, endings: Sequence[str]) -> str | None:
     return None if found is None or len(path.name) == len(found) else path.name[-len(found) :]
 
 
-def _grouped(
-    numbered: Mapping[Path, tuple[str, int] | None], channels: Sequence[str], ending: str
-) -> dict[str, list[Path]]:
+def _all_have_channel_0(found: Iterable[tuple[str, int]]) -> bool:
+    pairs = list(found)
+    return {name for name, _ in pairs} == {name for name, channel in pairs if channel == 0}
+
+
+def _grouped(numbered: Mapping[Path, tuple[str, int]], channels: Sequence[str], ending: str) -> dict[str, list[Path]]:
     groups: defaultdict[str, dict[int, Path]] = defaultdict(dict)
-    for path, found in numbered.items():
-        assert found is not None
-        name, channel = found
+    for path, (name, channel) in numbered.items():
         if channel in groups[name]:
             raise DataError(
                 f"{groups[name][channel].name} and {path.name} are both channel {channel} of case {name}. Keep one of them."

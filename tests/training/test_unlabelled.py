@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -19,7 +20,7 @@ from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.nnunet.datasets import preprocessed_cases, write_segmentation
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import empty_decisions, loss_of_labelled, unlabelled_folder
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch
 from tests.training.test_soft_labels import SOFT, ready
 from tests.training.tiny_trainer import ready as ready_without_data
 from tests.training.tiny_training import CASES, NAME, SIZE, without_pictures, write_tiny_dataset
@@ -27,14 +28,19 @@ from tests.training.tiny_training import CASES, NAME, SIZE, without_pictures, wr
 cli._register()
 
 
-@pytest.fixture
-def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
+@pytest.fixture(autouse=True)
+def _fast(monkeypatch: pytest.MonkeyPatch) -> None:
+    without_pictures(monkeypatch)
+
+
+@pytest.fixture(scope="module")
+def dataset(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     """A dataset, softened with two images without labels."""
-    with nnunet_folders(tmp_path):
+    root = tmp_path_factory.mktemp("unlabelled")
+    with nnunet_folders(root):
         plans = write_tiny_dataset()
         _with_statistics(plans)
-        without_pictures(monkeypatch)
-        images = tmp_path / "more"
+        images = root / "more"
         images.mkdir()
         random = np.random.default_rng(3)
         for name in ("extra_0", "extra_1"):
@@ -47,8 +53,6 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 
 def _with_statistics(plans: dict[str, Any]) -> None:
     """What nnU-Net's preprocessing asks a plan for; also of the teacher's, so that both fit."""
-    import json
-
     plans["foreground_intensity_properties_per_channel"] = {"0": {}}
     for path in Path(os.environ["nnUNet_preprocessed"]).parent.rglob("*lans.json"):
         path.write_text(json.dumps(plans))
@@ -78,7 +82,7 @@ def test_they_train_along_with_what_the_teacher_says(dataset: Path) -> None:
     made.on_train_start()
     keys = {str(key) for _ in range(30) for key in next(made.dataloader_train)["keys"]}
     assert keys == {*CASES[:4], "extra_0", "extra_1"}
-    assert not {str(key) for key in made.dataloader_val.generator.indices} & {"extra_0", "extra_1"}  # type: ignore[attr-defined]
+    assert sorted(made.get_tr_and_val_datasets()[1].identifiers) == CASES[4:]
     assert made.soft_labels is not None
     data, segmentation, _, properties = preprocessed_cases(folder).load_case("extra_0")
     foreground = open_map(made.soft_labels, "extra_0")[:] / 255
@@ -160,7 +164,7 @@ def test_the_loss_of_some_samples(labelled: list[int]) -> None:
 
     found = loss_of_labelled(loss, outputs, targets, labelled)
     wanted = (
-        sum(float(((o[labelled] - t[labelled]) ** 2).mean()) for o, t in zip(outputs, targets, strict=True))
+        sum(float(((o[labelled] - t[labelled]) ** 2).mean().detach()) for o, t in zip(outputs, targets, strict=True))
         if labelled
         else 0
     )
@@ -170,19 +174,6 @@ def test_the_loss_of_some_samples(labelled: list[int]) -> None:
         assert output.grad is not None
         counted = output.grad.flatten(1).abs().sum(1) > 0
         assert counted.tolist() == [place in labelled for place in range(3)]
-
-
-def test_batches_of_all_kinds_of_loss(tiny: dict[str, Any]) -> None:
-    """Without deep supervision the loss takes tensors, not lists."""
-    from nnunet_kd.workflows.bench.pair import random_batch
-
-    made = ready_without_data("nnUNetTrainerSoft", tiny, deep_supervision=False)
-    made.unlabelled = frozenset({"b"})
-    made.enable_deep_supervision = False
-    batch = {**random_batch(made), "keys": ["a", "b"]}
-    assert made.labelled_samples(batch) == [0]
-    assert made.labelled_samples({**batch, "keys": ["a", "a"]}) is None
-    made.train_step(batch)
 
 
 def test_a_written_segmentation_keeps_what_is_outside(dataset: Path) -> None:
@@ -197,3 +188,14 @@ def test_a_written_segmentation_keeps_what_is_outside(dataset: Path) -> None:
     assert len(properties["class_locations"][2]) == int((before != -1).sum())
     write_segmentation(folder, "extra_0", decision * 0, made.plans_manager.plans, "3d_fullres", DATASET_JSON)
     assert empty_decisions(folder) == ["extra_0"]
+
+
+def test_batches_of_all_kinds_of_loss(tiny: dict[str, Any]) -> None:
+    """Without deep supervision the loss takes tensors, not lists."""
+    made = ready_without_data("nnUNetTrainerSoft", tiny, deep_supervision=False)
+    made.unlabelled = frozenset({"b"})
+    made.enable_deep_supervision = False
+    batch = {**random_batch(made), "keys": ["a", "b"]}
+    assert made.labelled_samples(batch) == [0]
+    assert made.labelled_samples({**batch, "keys": ["a", "a"]}) is None
+    made.train_step(batch)

@@ -17,8 +17,9 @@ LONGEST_EPOCH = 250
 """nnU-Net's iterations of an epoch."""
 MOST_EPOCHS = 1000
 """nnU-Net's number of epochs."""
-EPOCHS = 20
-"""Of a short training: the learning rate falls from epoch to epoch, so that there must be some."""
+EPOCHS, SHORTEST_EPOCH = 20, 10
+"""Of a short training: the learning rate falls from epoch to epoch, so that there must be some, and nnU-Net draws its progress
+after every one, so that they must not be too short."""
 VALIDATION_SHARE = 0.1
 """Iterations of pseudo validation an epoch, as a share of those of training; nnU-Net: 0.2."""
 FEWEST_ITERATIONS = 50
@@ -71,11 +72,11 @@ class StepTimes:
 
 
 def schedule_of(iterations: int) -> Schedule:
-    """nnU-Net's schedule for so many iterations: 250 an epoch, or in a short training :data:`EPOCHS` shorter ones.
+    """nnU-Net's schedule for so many iterations: 250 an epoch, or in a short training up to :data:`EPOCHS` shorter ones.
 
     The learning rate falls over all of them. What does not divide is rounded to the nearest, at least one iteration.
     """
-    epochs = min(MOST_EPOCHS, max(math.ceil(iterations / LONGEST_EPOCH), min(EPOCHS, iterations)))
+    epochs = min(MOST_EPOCHS, max(math.ceil(iterations / LONGEST_EPOCH), min(EPOCHS, iterations // SHORTEST_EPOCH), 1))
     each = max(1, round(iterations / epochs))
     return Schedule(epochs, each, max(1, min(50, round(VALIDATION_SHARE * each))))
 

@@ -42,5 +42,5 @@ def test_images_alone_are_enough(tmp_path: Path) -> None:
     agreement = json.loads((output / "agreement.json").read_text())
     assert len(agreement["cases"]) == 2  # a fifth of six, rounded up
     assert state_of(output)["values"]["schedule"] == {
-        "epochs": 2, "iterations_per_epoch": 1, "validation_iterations": 1,
+        "epochs": 1, "iterations_per_epoch": 2, "validation_iterations": 1,
     }  # fmt: skip
