@@ -45,7 +45,8 @@ def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReade
     """The cases of a folder, by name.
 
     If every file is called ``CASE_0000.ending``, cases are grouped by that; ``scan_2019.ending`` is no channel 2019 of a model
-    with one channel. Otherwise every file is a case of its own, which must then hold all channels. Files of any ending that the model's reader takes count.
+    with one channel. Otherwise every file is a case of its own, which must then hold all channels. Files of any ending that the
+    model's reader takes count.
 
     Args:
         folder: with the images; its subfolders are not looked at.

@@ -16,8 +16,12 @@ from click.testing import Result
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.nnunet.environment import VARIABLES
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
+from nnunet_kd.workflows.shrink.model import Teacher
+from nnunet_kd.workflows.shrink.request import Places
+from nnunet_kd.workflows.shrink.training import student_model
 from tests.conftest import make_plans
 from tests.training.tiny_training import without_pictures
 
@@ -104,3 +108,9 @@ def error_of(result: Result) -> str:
 
 def state_of(output: Path) -> dict[str, Any]:
     return dict(json.loads((output / "work" / "state.json").read_text()))
+
+
+def zip_alone(places: Places, teacher: Teacher) -> str:
+    """In the place of ``export_student``: without ONNX, whose exporter takes longer than everything else."""
+    export_folder(student_model(places, teacher), places.student_zip, FolderOptions(overwrite=True))
+    return "not asked for here"
