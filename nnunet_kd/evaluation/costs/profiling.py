@@ -105,6 +105,7 @@ class ProfileOptions:
         repeats, warmup: timed and untimed runs of each kind.
         volume_shape: voxels; ``None`` takes each plan's median shape.
         time_volumes: also time whole volumes, which takes windows times flips times as long.
+        time_mirrored: also time a patch in all its flips.
         peak_memory: also measure memory, on the CPU in a fresh process for every model.
     """
 
@@ -113,6 +114,7 @@ class ProfileOptions:
     warmup: int = 2
     volume_shape: tuple[int, ...] | None = None
     time_volumes: bool = True
+    time_mirrored: bool = True
     peak_memory: bool = True
 
 
@@ -239,10 +241,9 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
     """What is timed of a model, by kind."""
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
-    runs: dict[str, Callable[[], object]] = {
-        "patch": partial(network, patch),
-        "patch_mirrored": partial(mirrored(network, source.mirror_axes), patch),
-    }
+    runs: dict[str, Callable[[], object]] = {"patch": partial(network, patch)}
+    if options.time_mirrored:
+        runs["patch_mirrored"] = partial(mirrored(network, source.mirror_axes), patch)
     volume = options.volume_shape or source.volume_shape
     if source.predictor is None or volume is None or not options.time_volumes:
         return runs

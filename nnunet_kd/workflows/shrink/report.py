@@ -28,7 +28,7 @@ from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Places
 
 SHOWN_CASES = 3
-REPEATS = 5
+REPEATS = 3
 REPORTED = (DICE, HD95, NSD)
 
 MEANING = (
@@ -107,7 +107,8 @@ def agreement_table(own: Evaluation) -> Table:
 
 def _profiles(teacher: Teacher, places: Places, device: str) -> list[Profile]:
     devices = (device,) if device in ("cpu", "cuda") else ("cpu",)
-    options = ProfileOptions(devices, REPEATS, 1, time_volumes=False, peak_memory=False)
+    # a large model's patch takes seconds on a CPU, and the time of whole images was taken when they were predicted
+    options = ProfileOptions(devices, REPEATS, 1, time_volumes=False, time_mirrored=False, peak_memory=False)
     models = {"teacher": teacher.model.folder, "student": places.student_zip}
     try:
         return profile_models(models, options, teacher.configuration)

@@ -329,7 +329,7 @@ class _Run:
 
     def _check_disk(self) -> None:
         needed, free = bytes_needed(self.images, self.teacher), shutil.disk_usage(self.places.work).free
-        told = f"up to {needed / 2**30:.2f} GiB in {self.places.work}, where {free / 2**30:.1f} GiB are free"
+        told = f"up to {max(1, needed >> 20):,} MiB in {self.places.work}, where {free / 2**30:.1f} GiB are free"
         self.listener.tell(f"Disk: {told}.")
         if needed > free and "mirroring" not in self.state.values:
             raise MissingRequirement(f"the work takes {told}. Free space, or choose another OUT.")

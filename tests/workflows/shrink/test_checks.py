@@ -132,7 +132,7 @@ def test_other_arguments_for_the_same_output(model: Path, tmp_path: Path) -> Non
 def test_not_enough_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(run_module, "bytes_needed", lambda images, teacher: 10**18)
     said = refused(MissingRequirement, model, write_images(tmp_path / "images"), tmp_path / "out")
-    assert "the work takes up to 931322574.62 GiB" in said
+    assert "the work takes up to 953,674,316,406 MiB" in said
 
 
 def test_labels_that_do_not_fit(model: Path, tmp_path: Path) -> None:

@@ -57,7 +57,7 @@ def test_images_alone_are_enough(tmp_path: Path) -> None:
 
 
 def test_labels_of_some_images_train_along(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Labels of three of five images; and what the report says of images of another kind."""
+    """Labels of three of five images, within a budget; and what the report says of images of another kind."""
     monkeypatch.setattr(run_module, "export_student", zip_alone)
     model = write_model(tmp_path)
     plans = json.loads((model / "plans.json").read_text())
@@ -67,9 +67,13 @@ def test_labels_of_some_images_train_along(tmp_path: Path, monkeypatch: pytest.M
     held_out = split_cases([f"patient_{number}" for number in range(5)], None).held_out
     others = [f"patient_{number}" for number in range(5) if f"patient_{number}" not in held_out]
     labels = write_labels(tmp_path / "labels", [*held_out, *others[:2]])
-    arguments = (model, images, output, "--iterations", "2", "--labels", labels, "--set", "objectives.soft.alpha=0.5")
+    arguments = (model, images, output, "--minutes", "0.5", "--labels", labels, "--set", "objectives.soft.alpha=0.5")
     result = shrink(*arguments)
     assert result.exit_code == 0, (result.output, result.exception)
+    values = state_of(output)["values"]
+    assert values["schedule"] == {"epochs": 5, "iterations_per_epoch": 10, "validation_iterations": 1}  # the fewest
+    assert values["step_times"]["iteration"] > 0
+    assert "--minutes 0.5 leaves 0.0 minutes for the training" in result.output.replace("\n", " ")
     work = output / "work" / "nnUNet_preprocessed" / "Dataset998_Tiny"
     assert case_names(work / "nnUNetPlans_3d_fullres") == sorted([*held_out, *others[:2]])
     assert case_names(work / "unlabelled" / "nnUNetPlans_3d_fullres") == others[2:]
@@ -84,6 +88,8 @@ def test_labels_of_some_images_train_along(tmp_path: Path, monkeypatch: pytest.M
     assert "Not as the model was trained" in result.output.replace("\n", " ")
     again = shrink(*arguments)  # all is there: nothing is computed anew
     assert again.exit_code == 0, (again.output, again.exception)
+    assert state_of(output)["values"]["step_times"] == values["step_times"]
+    assert "50 iterations" in again.output
 
 
 def test_a_teacher_that_finds_nothing(tmp_path: Path) -> None:
