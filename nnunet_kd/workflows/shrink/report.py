@@ -5,7 +5,6 @@ from __future__ import annotations
 import base64
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -168,8 +167,3 @@ def _files(told: Told, places: Places) -> dict[str, str]:
     found["agreement.json"] = "all numbers of agreement, case by case"
     found["work"] = "everything in between; it may be deleted"
     return found
-
-
-def size_of(path: Path) -> str:
-    """In words."""
-    return f"{path.stat().st_size / 1e6:.1f} MB"

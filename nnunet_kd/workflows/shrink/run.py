@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -11,24 +10,21 @@ from typing import Any
 import torch
 
 from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
-from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.training.unlabelled import empty_decisions
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
-from nnunet_kd.workflows.shrink.dataset import FOLD, Split, arrays_folder, preprocess, split_cases, write_dataset
+from nnunet_kd.workflows.shrink.checks import look_at_everything
+from nnunet_kd.workflows.shrink.dataset import FOLD, Split, arrays_folder, preprocess, write_dataset
 from nnunet_kd.workflows.shrink.export import export_student
-from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of, model_warnings
-from nnunet_kd.workflows.shrink.images import Images, bytes_needed, listed, look_at
-from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
+from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of
+from nnunet_kd.workflows.shrink.images import Images, listed
+from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables
 from nnunet_kd.workflows.shrink.schedule import Schedule
-from nnunet_kd.workflows.shrink.state import State, check_writable, folder_fingerprint
-
-MOST_OF_BUDGET = 0.8
-"""Share of ``--minutes`` that the teacher alone may take."""
+from nnunet_kd.workflows.shrink.state import State
 
 
 @dataclass(frozen=True)
@@ -109,25 +105,10 @@ class _Run:
     # steps ------------------------------------------------------------------------------------------------------------
 
     def _check(self) -> None:
-        request, state = self.request, self.state
-        check_writable(self.places)
-        self.teacher = find_teacher(
-            request.model, request.configuration, request.reduction, request.trusted, self.places
-        )
-        self.images = look_at(request.images, request.labels, self.teacher, self.listener.show)
-        state.same("model", dict(self.teacher.digests), "the model's checkpoints")
-        state.same("images", folder_fingerprint(self.images.files), "the images")
-        state.same("labels", folder_fingerprint(list(self.images.labels.values())), "the labels")
-        self.split = split_cases(list(self.images.cases), request.group_regex)
-        self._say_what_was_found()
-        self._check_disk()
-        if "mirroring" in state.values:
-            self.mirroring = bool(state.values["mirroring"])
-        else:
-            self.mirroring, seconds = teacher.choose_mirroring(request, self.teacher, self.images)
-            self._check_budget(seconds)
-            state.values["mirroring"] = self.mirroring
-        state.save()
+        found = look_at_everything(self.request, self.places, self.state, self.listener)
+        self.teacher, self.images, self.split = found.teacher, found.images, found.split
+        self.mirroring, self.foreign = found.mirroring, found.images.foreign
+        self.warnings += found.warnings
 
     def _ask_teacher(self) -> None:
         self.listener.step("the teacher's segmentations of the images kept aside")
@@ -307,43 +288,9 @@ class _Run:
         self.warnings.append(line)
         self.listener.warn(line)
 
-    def _say_what_was_found(self) -> None:
-        model, images = self.teacher.model, self.images
-        self.listener.tell(
-            f"Model: {self.teacher.dataset}, {self.teacher.configuration}, folds {', '.join(model.folds)}. Images: "
-            f"{len(images.cases)}, of which {len(self.split.held_out)} are kept aside to measure agreement."
-        )
-        if images.labels:
-            self.listener.tell(f"Labels: of {len(images.labels)} images.")
-        for line in model_warnings(self.teacher, images):
-            self._warn(line)
-        if images.foreign:
-            self.foreign = True
-            self.listener.warn(report.MEANINGLESS)
-        if self.teacher.without_onnx is not None:
-            self.listener.warn(f"student.onnx will not be written: {self.teacher.without_onnx}")
-
     def _note_empty(self, empty: list[str], what: str, of: int) -> None:
         if empty:
             self._warn(f"The model finds nothing in {len(empty)} of {of} {what}: {listed(empty)}.")
-
-    def _check_disk(self) -> None:
-        needed, free = bytes_needed(self.images, self.teacher), shutil.disk_usage(self.places.work).free
-        told = f"up to {max(1, needed >> 20):,} MiB in {self.places.work}, where {free / 2**30:.1f} GiB are free"
-        self.listener.tell(f"Disk: {told}.")
-        if needed > free and "mirroring" not in self.state.values:
-            raise MissingRequirement(f"the work takes {told}. Free space, or choose another OUT.")
-
-    def _check_budget(self, seconds: float) -> None:
-        how = "with" if self.mirroring else "without"
-        self.listener.tell(
-            f"The teacher is reckoned to take {seconds / 60:.1f} minutes for all images, {how} mirroring."
-        )
-        if self.request.minutes is not None and seconds > MOST_OF_BUDGET * 60 * self.request.minutes:
-            raise MissingRequirement(
-                f"--minutes {self.request.minutes:g}: the teacher alone takes about {seconds / 60:.0f} minutes for these images, "
-                f"{how} mirroring. Give more minutes, fewer images, --no-mirroring, or a GPU."
-            )
 
 
 def resumed_line(request: ShrinkRequest) -> str:

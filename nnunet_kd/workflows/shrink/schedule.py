@@ -27,8 +27,8 @@ FEWEST_ITERATIONS = 50
 AFTER_TRAINING = 60.0
 """Seconds for exports, measuring and the report, beside predicting."""
 STUDENT_SHARE = 0.9
-"""Of the teacher's time for the same images with one fold that the student is reckoned to take: much of it is reading, windows and
-writing."""
+"""Of the teacher's time for the same images with one fold that the student is reckoned to take: much of it is reading, placing
+windows and writing."""
 TIMED = 8
 """Iterations that are timed."""
 

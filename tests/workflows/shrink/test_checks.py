@@ -14,11 +14,13 @@ import pytest
 import SimpleITK as sitk
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
+from nnunet_kd.workflows.shrink import checks
 from nnunet_kd.workflows.shrink import run as run_module
 from nnunet_kd.workflows.shrink.dataset import split_cases
-from nnunet_kd.workflows.shrink.images import strange_geometry, strange_intensities
+from nnunet_kd.workflows.shrink.images import look_at, strange_geometry, strange_intensities
 from nnunet_kd.workflows.shrink.model import find_teacher
-from nnunet_kd.workflows.shrink.request import Places
+from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
+from nnunet_kd.workflows.shrink.teacher import choose_mirroring
 from tests.workflows.shrink.tiny_shrink import (
     SIZE,
     error_of,
@@ -130,7 +132,7 @@ def test_other_arguments_for_the_same_output(model: Path, tmp_path: Path) -> Non
 
 
 def test_not_enough_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(run_module, "bytes_needed", lambda images, teacher: 10**18)
+    monkeypatch.setattr(checks, "bytes_needed", lambda images, teacher: 10**18)
     said = refused(MissingRequirement, model, write_images(tmp_path / "images"), tmp_path / "out")
     assert "the work takes up to 953,674,316,406 MiB" in said
 
@@ -257,6 +259,30 @@ def test_a_zip_is_unpacked_once(model: Path, tmp_path: Path) -> None:
     (copy / "notes.txt").write_text("changed")
     other = find_teacher(zipped(copy), None, 4, False, places)
     assert other.model.folder != first.model.folder
+
+
+def test_a_budget_that_the_teacher_alone_exceeds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "choose_mirroring", lambda request, teacher, images: (False, 3600.0))
+    result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", "30")
+    assert isinstance(result.exception, MissingRequirement)
+    assert "--minutes 30: the teacher alone takes about 60 minutes for these images, without mirroring" in error_of(
+        result
+    )
+    assert not (tmp_path / "out" / "work" / "state.json").exists()
+
+
+def test_mirroring_is_given_up_for_a_budget(model: Path, tmp_path: Path) -> None:
+    teacher = find_teacher(model, None, 4, False, Places(tmp_path / "out"))
+    images = look_at(write_images(tmp_path / "images"), None, teacher, lambda done, total, what: None)
+
+    def chosen(**more: Any) -> tuple[bool, float]:
+        return choose_mirroring(ShrinkRequest(model, tmp_path, tmp_path, **more), teacher, images)
+
+    assert chosen(iterations=5)[0]
+    assert chosen(minutes=60)[0]
+    assert not chosen(minutes=1e-6)[0]
+    assert chosen(minutes=1e-6, mirroring=True)[0]
+    assert not chosen(iterations=5, mirroring=False)[0]
 
 
 # images of another kind ------------------------------------------------------------------------------------------------
