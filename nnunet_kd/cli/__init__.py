@@ -60,6 +60,7 @@ def _register() -> None:
         predict,
         profile,
         recipes,
+        shrink,
         soften,
         split,
         sweep,
@@ -69,6 +70,7 @@ def _register() -> None:
     from nnunet_kd.cli.options import SeveralFolds
 
     app.command("doctor")(doctor.doctor)
+    app.command("shrink")(shrink.shrink)
     app.command("plan")(plan.plan)
     app.command("train")(train.train)
     app.command("inherit")(inherit.inherit)

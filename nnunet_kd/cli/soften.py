@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 from functools import partial
+from pathlib import Path
 from typing import Annotated, Optional
 
 import typer
@@ -39,6 +40,10 @@ def soften(
             "--out-of-fold", help="Every case by the fold that was not trained on it; for fold all, with -f 0 1 2 3 4."
         ),
     ] = False,
+    images: Annotated[
+        Optional[Path],  # noqa: UP045
+        typer.Option("--images", help="Folder of images without labels; they train along from then on."),
+    ] = None,
     plans_name: options.PlansName = "nnUNetPlans",
     device: options.Device = "cuda",
     num_parts: Annotated[int, option("num-parts", "Share the cases among so many processes.", min=1)] = 1,
@@ -85,6 +90,7 @@ def soften(
                 SoftenOptions(chosen, mirroring, out_of_fold, part_id, num_parts),
                 torch.device(device),
                 show,
+                images,
             )
     console = Console()
     count = len(found.written) + len(found.kept)

@@ -50,15 +50,38 @@ def evaluate_folder(
     Raises:
         DataError: the files do not hold; lists every problem of every file.
     """
-    options = options or MetricOptions()
     dataset_json = read_dataset_json(dataset_json_path)
     labels = read_labels(dataset_json, dataset_json_path)
     pairs = find_pairs(prediction_folder, reference_folder, labels.file_ending, cases)
     plans = find_plans(prediction_folder, dataset_json_path.parent)
     reader = dataset_reader(dataset_json, plans, [pair.reference for pair in pairs])
+    return evaluate_pairs(pairs, labels, reader, (prediction_folder, reference_folder), options, pool, title)
 
+
+def evaluate_pairs(
+    pairs: Sequence[CasePair],
+    labels: LabelSet,
+    reader: BaseReaderWriter,
+    folders: tuple[Path, Path],
+    options: MetricOptions | None = None,
+    pool: ProcessPoolExecutor | None = None,
+    title: str = "evaluating",
+) -> Evaluation:
+    """:func:`evaluate_folder` of files that are paired already, at least one.
+
+    Args:
+        pairs: the files, by case.
+        labels: what is measured.
+        reader: of all files.
+        folders: of predictions and references, for errors and the result.
+        options, pool, title: see :func:`evaluate_folder`.
+
+    Raises:
+        DataError: the files do not hold; lists every problem of every file.
+    """
+    options = options or MetricOptions()
     checked = run_all(partial(check_pair, labels=labels, reader=reader), pairs, pool, f"{title}: checking files")
-    refuse_problems([problem for found in checked for problem in found.problems], prediction_folder, reference_folder)
+    refuse_problems([problem for found in checked for problem in found.problems], *folders)
     measured = run_all(partial(measure_case, labels=labels, reader=reader, options=options), pairs, pool, title)
     names = next(iter(measured[0].values())).keys()
     values = {
@@ -66,8 +89,7 @@ def evaluate_folder(
         for name in names
     }
     return Evaluation(
-        prediction_folder,
-        reference_folder,
+        *folders,
         tuple(pair.case for pair in pairs),
         tuple(labels.classes),
         values,

@@ -94,6 +94,11 @@ class ReportInput:
 
 def write_report(given: ReportInput, path: Path) -> None:
     """Draw everything and write the page."""
+    write_page("report.html.j2", _content(given), path)
+
+
+def write_page(template: str, content: Mapping[str, Any], path: Path) -> None:
+    """Fill one of this package's templates, and write the page whole or not at all."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("nnunet_kd.evaluation", "templates"),
         autoescape=True,
@@ -101,7 +106,7 @@ def write_report(given: ReportInput, path: Path) -> None:
         lstrip_blocks=True,
         undefined=jinja2.StrictUndefined,
     )
-    page = environment.get_template("report.html.j2").render(**_content(given))
+    page = environment.get_template(template).render(**content)
     write_atomically(path, lambda file: file.write(page.encode()))
 
 
@@ -189,29 +194,48 @@ def _cases(comparison: Comparison, given: Pictures) -> Iterator[dict[str, Any]]:
 
 
 def _load(comparison: Comparison, given: Pictures, case: str) -> CaseImages:
-    """A case's arrays, axes flipped towards superior, posterior and left where the reader tells the direction."""
+    """A case's arrays."""
     base = comparison.evaluations[comparison.reference]
     name = case + given.labels.file_ending
-    reference, properties = read_segmentation(base.reference_folder / name, given.reader)
+    return read_case(
+        None if given.images is None else given.images(case),
+        base.reference_folder / name,
+        {name_: evaluation.folder_of(case) / name for name_, evaluation in comparison.evaluations.items()},
+        given.reader,
+    )
+
+
+def read_case(
+    image: Path | None, reference: Path, predictions: Mapping[str, Path], reader: BaseReaderWriter
+) -> CaseImages:
+    """A case's arrays, axes flipped towards superior, posterior and left where the reader tells the direction.
+
+    Args:
+        image: file of the channel that is drawn; ``None``: black.
+        reference: file that the predictions are compared with.
+        predictions: files by method.
+        reader: of all files.
+
+    Raises:
+        DataError: a file cannot be read, or image and reference differ in shape.
+    """
+    true, properties = read_segmentation(reference, reader)
     direction = np.reshape(properties.get("sitk_stuff", {}).get("direction", np.eye(3)), (-1,))
     flips: tuple[int, ...] = ()
     if direction.size == 9:
         columns = direction.reshape(3, 3).T
         flips = tuple(2 - i for i, column in enumerate(columns) if column[np.argmax(np.abs(column))] < 0)
-    image = np.zeros_like(reference)
-    if given.images is not None:
-        image, _ = read_images([given.images(case)], given.reader)
-        if image.shape[1:] != reference.shape[1:]:
-            raise DataError(f"{given.images(case)} and the reference of {case} differ in shape. Give other --images.")
-    predictions = {
-        name_: whole_numbers(read_segmentation(evaluation.folder_of(case) / name, given.reader)[0])[0]
-        for name_, evaluation in comparison.evaluations.items()
-    }
+    drawn = np.zeros_like(true)
+    if image is not None:
+        drawn, _ = read_images([image], reader)
+        if drawn.shape[1:] != true.shape[1:]:
+            raise DataError(f"{image} and {reference} differ in shape. Give other --images.")
+    said = {name: whole_numbers(read_segmentation(path, reader)[0])[0] for name, path in predictions.items()}
     depth, height, width = (float(step) for step in properties["spacing"])
     return CaseImages(
-        np.flip(image[0], flips),
-        np.flip(whole_numbers(reference)[0][0], flips),
-        {name_: np.flip(prediction[0], flips) for name_, prediction in predictions.items()},
+        np.flip(drawn[0], flips),
+        np.flip(whole_numbers(true)[0][0], flips),
+        {name: np.flip(prediction[0], flips) for name, prediction in said.items()},
         (depth, height, width),
         flips,
     )

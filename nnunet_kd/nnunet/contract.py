@@ -22,7 +22,11 @@ PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
 LABELS = "nnunetv2.utilities.label_handling.label_handling"
 
 CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
-    ("nnunetv2.run.run_training:get_trainer_from_args", 3, ("trainer_name", "plans_identifier", "device")),
+    (
+        "nnunetv2.run.run_training:get_trainer_from_args",
+        3,
+        ("trainer_name", "plans_identifier", "continue_training", "device"),
+    ),
     (
         "nnunetv2.run.run_training:run_training",
         6,
@@ -43,6 +47,13 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
         ("channel_names", "labels", "num_training_cases", "file_ending", "regions_class_order"),
     ),
     ("nnunetv2.inference.data_iterators:PreprocessAdapter", 7, ()),
+    ("nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor", 0, ("verbose",)),
+    ("nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.run_case_save", 7, ()),
+    (
+        "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor._sample_foreground_locations",
+        2,
+        (),
+    ),
     ("nnunetv2.inference.export_prediction:export_prediction_from_logits", 7, ()),
     ("nnunetv2.inference.sliding_window_prediction:compute_steps_for_sliding_window", 3, ()),
     ("nnunetv2.evaluation.evaluate_predictions:region_or_label_to_mask", 2, ()),

@@ -1,19 +1,25 @@
-"""nnU-Net's datasets: their numbers, and the file that describes one."""
+"""nnU-Net's datasets: their numbers, the file that describes one, and their preprocessed cases."""
 
 from __future__ import annotations
 
 import os
+import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import blosc2
 import numpy as np
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from numpy.typing import NDArray
+
+from nnunet_kd.system.files import write_atomically
 
 
 def default_processes() -> int:
@@ -70,6 +76,99 @@ def case_shape(dataset: nnUNetBaseDataset, case: str) -> tuple[int, ...]:
         version = np.lib.format.read_magic(array)
         read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         return tuple(read(array)[0])
+
+
+class JoinedDataset(nnUNetBaseDataset):
+    """Several datasets as one, for nnU-Net's loaders; cases have different names.
+
+    Args:
+        parts: nnU-Net's own, of any of its formats.
+    """
+
+    def __init__(self, parts: Sequence[nnUNetBaseDataset]) -> None:
+        self._part_of = {str(case): part for part in parts for case in part.identifiers}
+        super().__init__(parts[0].source_folder, list(self._part_of), parts[0].folder_with_segs_from_previous_stage)
+
+    def load_case(self, identifier: str) -> Any:
+        """A case of the part that has it."""
+        return self._part_of[str(identifier)].load_case(identifier)
+
+    @staticmethod
+    def save_case(data: Any, seg: Any, properties: Any, output_filename_truncated: str) -> None:
+        """Refused: the parts save."""
+        raise NotImplementedError
+
+    @staticmethod
+    def get_identifiers(folder: str) -> list[str]:
+        """Refused: the parts know their cases."""
+        raise NotImplementedError
+
+
+def case_names(folder: Path) -> list[str]:
+    """Cases of a folder that :func:`preprocess_case` wrote whole, sorted."""
+    return sorted(path.stem for path in folder.glob("*.pkl")) if folder.is_dir() else []
+
+
+def preprocess_case(
+    images: Sequence[Path],
+    segmentation: Path | None,
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    truncated: Path,
+) -> None:
+    """nnU-Net's preprocessing of one training case, with the plan's own preprocessor.
+
+    Args:
+        images: one file a channel.
+        segmentation: ``None``: the stored one is 0 (and -1 outside of the image), and no foreground is listed.
+        plans, configuration, dataset_json: of the network.
+        truncated: the written files' path without ending.
+    """
+    manager = PlansManager(dict(plans))
+    chosen = manager.get_configuration(configuration)
+    chosen.preprocessor_class(verbose=False).run_case_save(
+        str(truncated), [str(path) for path in images], None if segmentation is None else str(segmentation),
+        manager, chosen, dict(dataset_json),
+    )  # fmt: skip
+
+
+def write_segmentation(
+    folder: Path,
+    case: str,
+    segmentation: NDArray[Any],
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+) -> None:
+    """Put a segmentation into a preprocessed case (Blosc2), with the foreground that nnU-Net's loader samples from.
+
+    Args:
+        folder, case: of the case.
+        segmentation: ``(*spatial)``, labels in the network's spacing and axes; voxels outside of the image stay -1.
+        plans, configuration, dataset_json: of the network.
+
+    Raises:
+        MissingRequirement: the disk refused.
+    """
+    manager = PlansManager(dict(plans))
+    chosen = manager.get_configuration(configuration)
+    labels = manager.get_label_manager(dict(dataset_json))
+    path = folder / f"{case}_seg.b2nd"
+    before = np.asarray(blosc2.open(urlpath=str(path), mode="r")[:])
+    merged = np.where(before == -1, -1, segmentation[None]).astype(before.dtype)
+    foreground = list(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    if labels.has_ignore_label:
+        foreground.append([-1, *labels.all_labels])
+    properties_file = folder / f"{case}.pkl"
+    properties = pickle.loads(properties_file.read_bytes())  # this package wrote it
+    properties["class_locations"] = chosen.preprocessor_class._sample_foreground_locations(merged, foreground)
+    blocks, chunks = block_sizes(merged.shape, chosen.patch_size, merged.itemsize)
+    compressed = blosc2.asarray(
+        merged, chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
+    ).to_cframe()
+    write_atomically(path, lambda file: file.write(compressed))
+    write_atomically(properties_file, lambda file: file.write(pickle.dumps(properties)))
 
 
 def datasets_of_number(number: int) -> list[str]:

@@ -34,11 +34,23 @@ CLIPPED_NORM = 12.0
 
 
 def trainer_of_dataset(
-    dataset: str, configuration: str, fold: int | str, trainer: str, plans_name: str, device: torch.device
+    dataset: str,
+    configuration: str,
+    fold: int | str,
+    trainer: str,
+    plans_name: str,
+    device: torch.device,
+    continue_training: bool = False,
 ) -> Any:
-    """A trainer as ``nnUNetv2_train`` makes it, from the preprocessed dataset."""
+    """A trainer as ``nnUNetv2_train`` makes it, from the preprocessed dataset; with ``continue_training`` as its ``--c`` does."""
     return nnunet_run.get_trainer_from_args(
-        dataset, configuration, fold, trainer_name=trainer, plans_identifier=plans_name, device=device
+        dataset,
+        configuration,
+        fold,
+        trainer_name=trainer,
+        plans_identifier=plans_name,
+        continue_training=continue_training,
+        device=device,
     )
 
 

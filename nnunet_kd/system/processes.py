@@ -37,7 +37,11 @@ def worker_pool(workers: int) -> Iterator[ProcessPoolExecutor | None]:
 
 
 def as_finished(
-    function: Callable[[Item], Result], items: Sequence[Item], pool: ProcessPoolExecutor | None, title: str
+    function: Callable[[Item], Result],
+    items: Sequence[Item],
+    pool: ProcessPoolExecutor | None,
+    title: str,
+    shown: bool = True,
 ) -> Iterator[tuple[int, Result]]:
     """``(place of the item, function(item))`` in the order in which they finish.
 
@@ -47,13 +51,14 @@ def as_finished(
     Args:
         function, items: picklable, if there is a pool.
         pool: of :func:`worker_pool`; ``None`` stays in this process.
-        title: in front of the progress bar.
+        title: in front of the progress bar, and in errors.
+        shown: whether there is a progress bar; ``False`` for a caller that has its own.
 
     Raises:
         MissingRequirement: a worker process died.
     """
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not items) as progress:
+    with Progress(*columns, console=Console(stderr=True), disable=not items or not shown) as progress:
         task = progress.add_task(title, total=len(items))
         if pool is None:
             for place, item in enumerate(items):

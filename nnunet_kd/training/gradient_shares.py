@@ -24,6 +24,7 @@ from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.training.unlabelled import loss_of_labelled
 
 HARDLY_COUNTS, HIDES_LABELS = 0.05, 10.0
 """Ratios below the one: the objective hardly counts; above the other: the labels hardly do."""
@@ -94,7 +95,8 @@ def encoder_gradients(
     network = plain_module(trainer.network).train()
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
     with _step(trainer, batch) as (step, output, target):
-        labels = flat_gradient(trainer.loss.segmentation(output, target), parameters)
+        samples = trainer.labelled_samples(batch)
+        labels = flat_gradient(loss_of_labelled(trainer.loss.segmentation, output, target, samples), parameters)
         found = {}
         for name, settings in trainer.settings.active_objectives().items():
             if terms := distillation.terms(name, step):

@@ -3,18 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
-from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.errors import MissingRequirement, SettingsError
+from nnunet_kd.nnunet.datasets import JoinedDataset, preprocessed_cases
 from nnunet_kd.nnunet.training import loader_processes, training_loader
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.distributed import rank_zero_first
 from nnunet_kd.training.soft_label_loader import SoftLabelLoader
 from nnunet_kd.training.started import StartedTrainer
+from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder
 
 
 class SoftLabelTrainer(StartedTrainer):
@@ -23,10 +27,12 @@ class SoftLabelTrainer(StartedTrainer):
     Attributes:
         soft_labels: the folder of the maps; ``None``: none are read.
         maps_in_batches: whoever makes the batches brings the maps too (benchmarks), so that none are looked for.
+        unlabelled: cases without labels, which are trained on beside the fold's own; see :mod:`nnunet_kd.training.unlabelled`.
     """
 
     soft_labels: Path | None = None
     maps_in_batches: bool = False
+    unlabelled: frozenset[str] = frozenset()
 
     def reads_maps(self) -> bool:
         """Whether an objective in use learns from stored maps."""
@@ -38,6 +44,7 @@ class SoftLabelTrainer(StartedTrainer):
         Raises:
             DataError: see :func:`~nnunet_kd.distillation.soft_labels.choice.choose_maps`.
             MissingRequirement: patches with maps of so many classes do not fit into memory.
+            SettingsError: there are cases without labels, and what they cannot be used with.
         """
         wanted = self.settings.active_objectives().get("soft")
         if not isinstance(wanted, SoftSettings) or not wanted.reads_maps or self.maps_in_batches:
@@ -48,10 +55,14 @@ class SoftLabelTrainer(StartedTrainer):
         else:
             training, validation = self.do_split()
         cases, plans = Path(self.preprocessed_dataset_folder), self.plans_manager.plans
-        student = student_of(cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation)
+        unlabelled = unlabelled_cases(self)
+        self._check_unlabelled(unlabelled)
+        student = student_of(
+            cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation, unlabelled
+        )
         self._check_memory(len(student.heads))
         pinned, description = choose_maps(wanted, student)
-        self.soft_labels = Path(str(pinned.maps))
+        self.soft_labels, self.unlabelled = Path(str(pinned.maps)), frozenset(unlabelled)
         objectives = self.settings.objectives.model_copy(update={"soft": pinned})
         changes: dict[str, Any] = {"objectives": objectives}
         if self.settings.mirror_axes is None and not self.settings.runs_teacher():
@@ -60,11 +71,46 @@ class SoftLabelTrainer(StartedTrainer):
         self.print_to_log_file(
             f"Soft labels: {pinned.maps} (SHA-256 {pinned.maps_sha256}), {len(description.teachers)} teacher(s)"
         )
+        if unlabelled:
+            self.print_to_log_file(
+                f"{len(unlabelled)} cases without labels train along. The labels' loss is that of the other samples alone."
+            )
         if wanted.allow_leak:
             self.print_to_log_file(
                 "WARNING: objectives.soft.allow_leak is set: teachers may have been trained on this fold's validation cases, and "
                 "validation may look better than it is."
             )
+
+    def _check_unlabelled(self, cases: list[str]) -> None:
+        if not cases:
+            return
+        folder = unlabelled_folder(self)
+        readers = [name for name in self.settings.active_objectives() if OBJECTIVES[name].reads_labels]
+        if readers:
+            raise SettingsError(
+                f"{folder} holds cases without labels, but {', '.join(readers)} depends on labels. Leave that objective out, or "
+                f"move the folder away."
+            )
+        if self.is_ddp and self.configuration_manager.batch_dice:
+            raise SettingsError(
+                f"{folder} holds cases without labels. With several processes and nnU-Net's batch_dice they cannot be trained "
+                f"on, because every process needs as many samples with labels. Use one process, or move the folder away."
+            )
+
+    def labelled_samples(self, batch: Mapping[str, Any]) -> list[int] | None:
+        """Places of a batch's samples that have labels; ``None``: all do."""
+        if not self.unlabelled:
+            return None
+        labelled = [place for place, case in enumerate(batch["keys"]) if str(case) not in self.unlabelled]
+        return None if len(labelled) == len(batch["keys"]) else labelled
+
+    def get_tr_and_val_datasets(self) -> Any:
+        """nnU-Net's own, with the cases without labels among those to train on."""
+        training, validation = super().get_tr_and_val_datasets()
+        if self.unlabelled:
+            more = preprocessed_cases(unlabelled_folder(self), sorted(self.unlabelled))
+            training = JoinedDataset([training, more] if training.identifiers else [more])
+        return training, validation
 
     def _check_memory(self, channels: int) -> None:
         _, _, patch, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()

@@ -35,6 +35,7 @@ from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.reduced import ReducedTrainer
 from nnunet_kd.training.skipped_steps import nan_unless_finite
 from nnunet_kd.training.soft_label_loader import KEY
+from nnunet_kd.training.unlabelled import loss_of_labelled
 
 CURVES_FILE = "distillation.png"
 
@@ -45,10 +46,10 @@ class _LossWithDistillation(nn.Module):
     def __init__(self, segmentation: nn.Module, trainer: DistillationTrainer) -> None:
         super().__init__()
         self.segmentation = segmentation
-        self._add = trainer.add_distillation
+        self._labels, self._add = trainer.labels_loss, trainer.add_distillation
 
     def forward(self, output: Any, target: Any) -> torch.Tensor:
-        return self._add(self.segmentation(output, target), output, target)
+        return self._add(self._labels(output, target), output, target)
 
 
 class DistillationTrainer(ReducedTrainer):
@@ -71,6 +72,7 @@ class DistillationTrainer(ReducedTrainer):
         self.history = LossHistory()
         self.supervision: TeacherSupervision | None = None
         self._in_train_step = False
+        self._labelled: list[int] | None = None
 
     # teacher ----------------------------------------------------------------------------------------------------------
 
@@ -198,7 +200,7 @@ class DistillationTrainer(ReducedTrainer):
             maps = batch.get(KEY)
             maps = None if maps is None else maps.to(self.device, non_blocking=True)
             self.supervision.start_step(self.current_epoch, iteration, soft_labels=maps)
-        self._in_train_step, self.terms = True, {}
+        self._in_train_step, self._labelled, self.terms = True, self.labelled_samples(batch), {}
         explored: dict[str, torch.Tensor] = {}
         try:
             result = super().train_step(batch)
@@ -206,12 +208,16 @@ class DistillationTrainer(ReducedTrainer):
                 with self.stopped_when_memory_is_full():
                     explored = self.supervision.explore()
         finally:
-            self._in_train_step = False
+            self._in_train_step, self._labelled = False, None
             terms, self.terms = self.terms, {}
             if self.supervision is not None:
                 self.supervision.finish_step()
         self.history.add({**terms, **explored})
         return result
+
+    def labels_loss(self, output: Any, target: Any) -> torch.Tensor:
+        """nnU-Net's own loss; in a training step of the samples that have labels, see :mod:`nnunet_kd.training.unlabelled`."""
+        return loss_of_labelled(self.loss.segmentation, output, target, self._labelled)
 
     def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
         """The training step's total loss; outside of training steps, the segmentation loss itself."""

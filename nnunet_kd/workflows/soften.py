@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,13 +21,15 @@ from nnunet_kd.distillation.teacher import found_teacher
 from nnunet_kd.distillation.teacher_source import TeacherSource
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError, TeacherError
 from nnunet_kd.models.folder import load_predictor, new_predictor
-from nnunet_kd.nnunet.datasets import case_shape
+from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
 from nnunet_kd.system.files import remove_leftovers, write_atomically
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
+from nnunet_kd.workflows.unlabelled_images import add_images
 
 Progress = Callable[[int, int, str], object]
 """Told how many cases are done, of how many, and which is next."""
@@ -42,6 +44,7 @@ class SoftenOptions:
         mirroring: average over the axes that every teacher's training mirrored.
         out_of_fold: every case by the teacher that was not trained on it.
         part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
+        trained_on: the teachers' training cases by fold; ``None``: as the student's dataset is split, if it is theirs.
     """
 
     folds: tuple[int | str, ...] = ()
@@ -49,6 +52,7 @@ class SoftenOptions:
     out_of_fold: bool = False
     part: int = 0
     parts: int = 1
+    trained_on: Mapping[str, Sequence[str]] | None = None
 
 
 @dataclass(frozen=True)
@@ -77,6 +81,7 @@ def soften(
     choices: SoftenOptions,
     device: torch.device,
     progress: Progress,
+    images: Path | None = None,
 ) -> Softened:
     """Predict every training case of a fold with nnU-Net's own predictor, and store the probabilities.
 
@@ -88,6 +93,7 @@ def soften(
         choices: see :class:`SoftenOptions`.
         device: of the teachers.
         progress: see :data:`Progress`.
+        images: folder of images without labels, which are preprocessed first and train along from then on.
 
     Raises:
         TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
@@ -106,7 +112,7 @@ def soften(
             load_predictor(source.model, predictor, pinned.trusted)
             parameters += predictor.list_of_parameters
             axes.append(tuple(predictor.allowed_mirroring_axes or ()))
-            teachers.append(_describe(trainer, source, pinned))
+            teachers.append(_describe(trainer, source, pinned, choices.trained_on))
         mirrored = shared_axes(axes)
         predictor.allowed_mirroring_axes = mirrored or None
         manager = trainer.label_manager
@@ -122,8 +128,11 @@ def soften(
         )
         if choices.out_of_fold:
             _check_out_of_fold(description, trainer)
+        if images is not None:
+            add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         cases, dataset = _cases(trainer)
+        without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]
@@ -139,6 +148,9 @@ def soften(
 
         def write(case: str, logits: torch.Tensor) -> None:
             probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
+            if case in without_labels:  # the map last: its presence says that all is done
+                decision = manager.convert_probabilities_to_segmentation(probabilities)
+                write_decision(trainer, case, np.asarray(decision))
             write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
@@ -179,15 +191,22 @@ def _source(
     return teacher.source, teacher.settings
 
 
-def _describe(trainer: DistillationTrainer, source: TeacherSource, pinned: TeacherSettings) -> SoftTeacher:
+def _describe(
+    trainer: DistillationTrainer,
+    source: TeacherSource,
+    pinned: TeacherSettings,
+    known: Mapping[str, Sequence[str]] | None,
+) -> SoftTeacher:
     assert pinned.sha256 is not None
-    same_dataset = source.plans()["dataset_name"] == trainer.plans_manager.dataset_name
+    trained_on = None if known is None or source.fold not in known else sorted(known[source.fold])
+    if known is None and source.plans()["dataset_name"] == trainer.plans_manager.dataset_name:
+        trained_on = sorted(_training_cases(trainer, source.fold))
     return SoftTeacher(
         sha256=pinned.sha256,
         model=source.model_folder.name,
         fold="all" if source.fold == "all" else int(source.fold),
         checkpoint=source.checkpoint,
-        trained_on=sorted(_training_cases(trainer, source.fold)) if same_dataset else None,
+        trained_on=trained_on,
     )
 
 
@@ -216,7 +235,7 @@ def _check_out_of_fold(description: Description, trainer: DistillationTrainer) -
 
 
 def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
-    """The fold's training cases, and nnU-Net's dataset of them."""
+    """The fold's training cases with those that have no labels, and a dataset of them."""
     training, _ = trainer.do_split()
     if trainer.is_cascaded:
         trainer.folder_with_segs_from_previous_stage = str(trainer.previous_stage_segmentations())
@@ -225,7 +244,11 @@ def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
         list(training),
         folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
     )
-    return sorted(map(str, training)), dataset
+    more = unlabelled_cases(trainer)
+    if more:
+        own = [dataset] if training else []
+        dataset = JoinedDataset([*own, preprocessed_cases(unlabelled_folder(trainer), more)])
+    return sorted([*map(str, training), *more]), dataset
 
 
 def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:

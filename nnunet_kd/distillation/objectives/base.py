@@ -136,6 +136,7 @@ class Objective(nn.Module):
         needs_teacher_features, needs_teacher_logits: what of the teacher ``forward`` reads from the step.
         explores: whether :meth:`explore` does something.
         replaces_labels: its weight is taken from the labels' loss.
+        reads_labels: what it asks of the student depends on the reference, so that cases without labels cannot have it.
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = ObjectiveSettings
@@ -143,6 +144,7 @@ class Objective(nn.Module):
     needs_teacher_logits: bool = False
     explores: ClassVar[bool] = False
     replaces_labels: ClassVar[bool] = False
+    reads_labels: ClassVar[bool] = False
 
     def __init__(self, settings: ObjectiveSettings, networks: NetworkPair) -> None:
         super().__init__()

@@ -80,6 +80,7 @@ class FoPro(Objective):
     """
 
     Settings: ClassVar[type[ProjectingSettings]] = FoProSettings
+    reads_labels: ClassVar[bool] = True
     needs_teacher_features = False
     explores = True
 

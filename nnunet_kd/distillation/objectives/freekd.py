@@ -38,6 +38,7 @@ class FreeKD(Objective):
     """
 
     Settings: ClassVar[type[ProjectingSettings]] = FreeKDSettings
+    reads_labels: ClassVar[bool] = True
     explores = True
 
     def __init__(self, settings: FreeKDSettings, networks: NetworkPair) -> None:

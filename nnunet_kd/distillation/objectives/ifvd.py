@@ -27,6 +27,7 @@ class IFVD(Objective):
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = IFVDSettings
+    reads_labels: ClassVar[bool] = True
 
     def __init__(self, settings: IFVDSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +38,7 @@ class Student:
         data: from :func:`~.description.data_of`.
         heads: foreground labels or regions, in the order of the network's outputs.
         has_regions: which of the two.
-        training, validation: its fold's cases.
+        training, validation: its fold's cases, and with the former those without labels.
         fold: a number or ``all``.
         shape_of: a training case's ``(channels, *spatial)``.
         command: makes the maps that are missing.
@@ -67,6 +66,14 @@ def sets_folder(cases: Path) -> Path:
     return cases.parent / FOLDER / cases.name
 
 
+def unlabelled_folder_of(cases: Path) -> Path:
+    """Where cases without labels lie, beside a folder of preprocessed cases: ``DATASET/unlabelled/<data identifier>``.
+
+    Apart from the dataset's own, so that stock nnU-Net, other trainers and new splits never take their dummy labels for labels.
+    """
+    return cases.parent / "unlabelled" / cases.name
+
+
 def student_of(
     cases: Path,
     plans: Mapping[str, Any],
@@ -75,6 +82,7 @@ def student_of(
     fold: int | str,
     training: Sequence[str],
     validation: Sequence[str],
+    unlabelled: Sequence[str] = (),
 ) -> Student:
     """What the maps of a student must fit.
 
@@ -82,17 +90,21 @@ def student_of(
         cases: folder of its preprocessed cases.
         plans, configuration, dataset_json: the student's.
         fold, training, validation: see :class:`Student`.
+        unlabelled: further cases to train on, which lie in :func:`unlabelled_folder_of` that folder.
     """
     labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
+    parts = [preprocessed_cases(cases, training)] if training else []
+    parts += [preprocessed_cases(unlabelled_folder_of(cases), unlabelled)] if unlabelled else []
+    shapes = {str(case): (part, str(case)) for part in parts for case in part.identifiers}
     return Student(
         parent=sets_folder(cases),
         data=data_of(plans, configuration),
         heads=foreground_heads(labels),
         has_regions=labels.has_regions,
-        training=training,
+        training=[*training, *unlabelled],
         validation=validation,
         fold=fold,
-        shape_of=partial(case_shape, preprocessed_cases(cases, training)),
+        shape_of=lambda case: case_shape(*shapes[case]),
         command=f"nnunet-kd soften {shlex.quote(str(plans['dataset_name']))} {configuration} {fold}",
     )
 

@@ -108,6 +108,8 @@ class ProfileOptions:
         repeats, warmup: timed and untimed runs of each kind.
         volume_shape: voxels; ``None`` takes each plan's median shape.
         time_volumes: also time whole volumes, which takes windows times flips times as long.
+        time_mirrored: also time a patch in all its flips.
+        peak_memory: also measure memory, on the CPU in a fresh process for every model.
     """
 
     devices: tuple[str, ...] = ("cpu",)
@@ -115,6 +117,8 @@ class ProfileOptions:
     warmup: int = 2
     volume_shape: tuple[int, ...] | None = None
     time_volumes: bool = True
+    time_mirrored: bool = True
+    peak_memory: bool = True
 
 
 def profile_models(
@@ -143,12 +147,13 @@ def profile_models(
     for device in options.devices:
         # ONNX sessions run on the CPU
         fit = {name: s for name, s in sources.items() if device == "cpu" or not isinstance(s.network, OnnxNetwork)}
-        memory = {
-            name: cuda_peak_memory(source)
-            if device == "cuda"
-            else cpu_peak_memory(source.path, configuration, fold, dataset_json)
-            for name, source in fit.items()
-        }
+        memory: dict[str, int | None] = dict.fromkeys(fit)
+        for name, source in fit.items() if options.peak_memory else ():
+            memory[name] = (
+                cuda_peak_memory(source)
+                if device == "cuda"
+                else cpu_peak_memory(source.path, configuration, fold, dataset_json)
+            )
         for name, latency in _latencies(fit, device, options).items():
             profiles[name].devices[device] = DeviceProfile(_device_name(device), memory[name], latency)
     return list(profiles.values())
@@ -239,10 +244,9 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
     """What is timed of a model, by kind."""
     network = source.network.to(device)
     patch = torch.rand(1, source.input_channels, *source.patch_size, device=device)
-    runs: dict[str, Callable[[], object]] = {
-        "patch": partial(network, patch),
-        "patch_mirrored": partial(mirrored(network, source.mirror_axes), patch),
-    }
+    runs: dict[str, Callable[[], object]] = {"patch": partial(network, patch)}
+    if options.time_mirrored:
+        runs["patch_mirrored"] = partial(mirrored(network, source.mirror_axes), patch)
     volume = options.volume_shape or source.volume_shape
     if source.predictor is None or volume is None or not options.time_volumes:
         return runs

@@ -36,7 +36,8 @@ def profile_table(profiles: Sequence[Profile]) -> Table:
     for device in dict.fromkeys(device for profile in profiles for device in profile.devices):
         measured = [profile.devices.get(device) for profile in profiles]
         memory = [None if found is None else found.peak_memory_bytes for found in measured]
-        rows.append(_row(f"Peak memory, {device} (MB)", memory, 1e6))
+        if any(value is not None for value in memory):
+            rows.append(_row(f"Peak memory, {device} (MB)", memory, 1e6))
         for kind, title in _KINDS.items():
             latencies = [None if found is None else found.latency.get(kind) for found in measured]
             if any(latencies):

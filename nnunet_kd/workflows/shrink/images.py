@@ -1,0 +1,270 @@
+"""The images, looked at before anything is computed: whole, of the model's channels, and of its kind."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+
+from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation.folders import read_labels
+from nnunet_kd.inference.cases import check_headers
+from nnunet_kd.inference.image_folders import ImageCase, channel_names, ending_of, find_images, readable_endings
+from nnunet_kd.volumes.grid import Grid
+from nnunet_kd.volumes.reading import check_alone, header, read_images, read_segmentation, whole_numbers
+from nnunet_kd.volumes.wholeness import check_whole
+from nnunet_kd.workflows.shrink.model import Teacher
+
+FEWEST = 5
+"""Images; one of them is kept aside."""
+LOOKED_AT = 40
+"""Images whose intensities are read for the comparison with the model's training data, evenly spread."""
+FAR = 3.0
+"""Spacing or extent that is so many times the training data's median, or less by it, is far from it."""
+WITHIN = 0.01
+"""Share of an image's voxels that must have intensities as the training data's foreground had."""
+SHOWN = 5
+
+
+@dataclass(frozen=True)
+class SeenImage:
+    """What was seen of one image.
+
+    Attributes:
+        shape: ``(Z, Y, X)`` voxels, in the file's axes.
+        spacing: likewise, in mm.
+        signs: why it is not of the model's kind, by what is strange, in figures.
+    """
+
+    shape: tuple[int, ...]
+    spacing: tuple[float, ...]
+    signs: Mapping[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Images:
+    """The images of a folder, checked.
+
+    Attributes:
+        cases: by name.
+        labels: files, by case; of those that have any.
+        seen: by case.
+    """
+
+    cases: Mapping[str, ImageCase]
+    labels: Mapping[str, Path]
+    seen: Mapping[str, SeenImage]
+
+    @property
+    def files(self) -> list[Path]:
+        """Of all images."""
+        return [path for case in self.cases.values() for path in case.images]
+
+    def signs(self) -> dict[str, list[str]]:
+        """Cases that are not of the model's kind, by what is strange."""
+        found: dict[str, list[str]] = {}
+        for name, image in self.seen.items():
+            for what in image.signs:
+                found.setdefault(what, []).append(name)
+        return found
+
+    def warnings(self) -> list[str]:
+        """One sentence for everything that is strange, with the figures of the first case."""
+        told = []
+        for what, names in self.signs().items():
+            example = self.seen[names[0]].signs[what]
+            told.append(f"{what} of {len(names)} of {len(self.cases)} images: {example} ({listed(names)}).")
+        return told
+
+    @property
+    def foreign(self) -> bool:
+        """Whether more than half of the images are not of the model's kind."""
+        strange = sum(1 for image in self.seen.values() if image.signs)
+        return 2 * strange > len(self.seen)
+
+    def check_labels_fit(self, teacher: Teacher) -> None:
+        """Raise a DataError for labels that cannot be read, lie on another grid, or hold unknown values."""
+        if not self.labels:
+            return
+        known = read_labels(teacher.dataset_json, teacher.model.folder / "dataset.json")
+        reader = teacher.reader
+        problems = []
+        for name, path in self.labels.items():
+            array, _ = read_segmentation(path, reader)
+            values, _ = whole_numbers(array)
+            strange = [value for value in np.unique(values).tolist() if value not in known.known | {known.ignore}]
+            if strange:
+                problems.append(f"{path.name} holds {', '.join(f'{value:g}' for value in strange[:3])}")
+            elif tuple(array.shape[1:]) != self.seen[name].shape:
+                problems.append(
+                    f"{path.name} has {_times(array.shape[1:])} voxels and its image {_times(self.seen[name].shape)}"
+                )
+        if problems:
+            raise DataError(
+                f"{len(problems)} label files do not fit: {'; '.join(problems[:SHOWN])}. The model knows the labels "
+                f"{', '.join(map(str, sorted(known.known)))}."
+            )
+
+
+def look_at(folder: Path, labels: Path | None, teacher: Teacher, show: Any) -> Images:
+    """Find the images, and check everything about them that reading can tell.
+
+    Args:
+        folder: with the images.
+        labels: with segmentations of some of them; ``None``: there are none.
+        teacher: that they are for.
+        show: told how many were looked at, of how many, and which is next.
+
+    Raises:
+        DataError: fewer than :data:`FEWEST`, one cannot be read, has other channels, or a label file that does not fit.
+    """
+    reader, dataset = teacher.reader, teacher.dataset_json
+    found = find_images(folder.expanduser(), dataset, reader)
+    if len(found) < FEWEST:
+        raise DataError(
+            f"{folder} holds {len(found)} images ({listed([case.name for case in found])}), but at least {FEWEST} are needed: "
+            f"one of them is kept aside."
+        )
+    sampled = {found[place].name for place in np.linspace(0, len(found) - 1, min(LOOKED_AT, len(found))).astype(int)}
+    seen = {}
+    for place, case in enumerate(found):
+        show(place, len(found), case.name)
+        seen[case.name] = _look(case, teacher, channel_names(dataset), case.name in sampled)
+    show(len(found), len(found), "")
+    cases = {case.name: case for case in found}
+    images = Images(cases, _labels_of(labels, cases, teacher), seen)
+    images.check_labels_fit(teacher)
+    return images
+
+
+def _labels_of(folder: Path | None, cases: Mapping[str, ImageCase], teacher: Teacher) -> dict[str, Path]:
+    if folder is None:
+        return {}
+    if not folder.is_dir():
+        raise DataError(f"--labels: the folder {folder} does not exist.")
+    endings = readable_endings(str(teacher.dataset_json["file_ending"]), teacher.reader)
+    found = {
+        path.name.removesuffix(ending): path
+        for path in sorted(folder.iterdir())
+        if (ending := ending_of(path, endings)) is not None
+    }
+    chosen = {name: path for name, path in found.items() if name in cases}
+    if not chosen:
+        raise DataError(
+            f"--labels: {folder} has no segmentation of any image. It needs files called as the cases are: "
+            f"{next(iter(cases))}{endings[0]}."
+        )
+    return chosen
+
+
+def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_intensities: bool) -> SeenImage:
+    reader = teacher.reader
+    for path in case.images:
+        check_alone(path, reader)
+        check_whole(path)
+    check_headers(case.predicted_to(Path("unused"), ""), channels, reader)
+    first = header(case.images[0], reader)
+    array = None
+    if with_intensities or first is None or first[0] is None:
+        array, properties = read_images(case.images, reader)
+        if array.shape[0] != len(channels):
+            raise DataError(
+                f"case {case.name} has {array.shape[0]} channels, but the model takes {len(channels)} ({', '.join(channels)})."
+            )
+        shape = tuple(int(size) for size in array.shape[1:])
+        spacing = tuple(float(step) for step in properties["spacing"])
+    else:
+        grid: Grid = first[0]
+        shape, spacing = grid.size[::-1], grid.spacing[::-1]
+    signs = strange_geometry(shape, spacing, teacher.plans)
+    if array is not None and with_intensities:
+        signs |= strange_intensities(array, teacher.plans, channels)
+    return SeenImage(shape, spacing, signs)
+
+
+def strange_geometry(shape: Sequence[int], spacing: Sequence[float], plans: Mapping[str, Any]) -> dict[str, str]:
+    """In what an image's voxels and extent are far from the training data's median.
+
+    Args:
+        shape, spacing: voxels and mm, in the file's axes (Z, Y, X).
+        plans: of the model.
+    """
+    order = plans["transpose_forward"]
+    usual_spacing = plans.get("original_median_spacing_after_transp")
+    usual_shape = plans.get("original_median_shape_after_transp")
+    if usual_spacing is None or usual_shape is None:
+        return {}
+    own_spacing, own_shape = [spacing[axis] for axis in order], [shape[axis] for axis in order]
+    # pictures are one slice of 999 mm
+    axes = [axis for axis in range(len(order)) if usual_shape[axis] > 1 and own_shape[axis] > 1]
+    found = {}
+    if any(_far(own_spacing[axis], usual_spacing[axis]) for axis in axes):
+        found["voxel size"] = f"{_mm(own_spacing)} mm, and the model's training data {_mm(usual_spacing)} mm"
+    own = [step * count for step, count in zip(own_spacing, own_shape, strict=True)]
+    usual = [step * count for step, count in zip(usual_spacing, usual_shape, strict=True)]
+    if any(_far(own[axis], usual[axis]) for axis in axes):
+        found["extent"] = f"{_mm(own)} mm, and the model's training data {_mm(usual)} mm"
+    return found
+
+
+def strange_intensities(image: np.ndarray, plans: Mapping[str, Any], channels: Sequence[str]) -> dict[str, str]:
+    """Channels in which hardly any voxel has an intensity as the training data's foreground had.
+
+    Args:
+        image: ``(channels, *spatial)``.
+        plans: of the model; says percentiles of the foreground.
+        channels: names.
+    """
+    found = {}
+    statistics = plans.get("foreground_intensity_properties_per_channel") or {}
+    for number, (values, name) in enumerate(zip(image, channels, strict=True)):
+        own = statistics.get(str(number))
+        inside = values[np.isfinite(values) & (values != 0)]
+        if not own or inside.size == 0:
+            continue
+        low, high = own["percentile_00_5"], own["percentile_99_5"]
+        if np.mean((inside >= low) & (inside <= high)) < WITHIN:
+            first, last = np.percentile(inside, [0.5, 99.5])
+            found[f"intensities of {name}" if len(channels) > 1 else "intensities"] = (
+                f"{first:.4g} to {last:.4g}, and in the foreground of the model's training data {low:.4g} to {high:.4g}"
+            )
+    return found
+
+
+def bytes_needed(images: Images, teacher: Teacher) -> int:
+    """Upper bound of what the work takes on disk: arrays, segmentations and soft labels, all uncompressed."""
+    plans = teacher.plans
+    manager = PlansManager(plans)
+    target = list(manager.get_configuration(teacher.configuration).spacing)
+    heads = manager.get_label_manager(teacher.dataset_json).num_segmentation_heads
+    channels = len(channel_names(teacher.dataset_json))
+    total = 0
+    for image in images.seen.values():
+        spacing = [image.spacing[axis] for axis in plans["transpose_forward"]]
+        wanted = target if len(target) == len(spacing) else [spacing[0], *target]
+        scale = math.prod(own / goal for own, goal in zip(spacing, wanted, strict=True))
+        voxels = math.prod(image.shape)
+        total += round(voxels * scale) * (4 * channels + 2 + heads) + 2 * voxels
+    return total
+
+
+def _far(own: float, usual: float) -> bool:
+    return not usual / FAR <= own <= usual * FAR
+
+
+def _mm(values: Sequence[float]) -> str:
+    return " x ".join(f"{value:.3g}" for value in values)
+
+
+def _times(values: Sequence[int]) -> str:
+    return " x ".join(map(str, values))
+
+
+def listed(names: Sequence[str]) -> str:
+    """The first names of a list."""
+    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -1,0 +1,147 @@
+"""What an output folder was begun with, and what is fixed: the same line goes on, another is refused."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.workflows.shrink.request import Places
+
+VERSION = 1
+SECONDS_BETWEEN_WRITES = 20
+
+
+class State:
+    """The file ``work/state.json``.
+
+    Attributes:
+        values: what is fixed or was measured, by name; see :meth:`keep`.
+        arguments: as told when the folder was begun.
+    """
+
+    def __init__(self, places: Places, arguments: Mapping[str, Any]) -> None:
+        """Open an output folder that was begun with the same arguments; a new one is begun by the first :meth:`save`.
+
+        Raises:
+            MissingRequirement: it cannot be written to.
+            DataError: it was begun with other arguments, or holds something else.
+        """
+        self.path = places.state
+        self.arguments: dict[str, Any] = json.loads(json.dumps(arguments))
+        self.values: dict[str, Any] = {}
+        self._spent_before, self._began, self._written = 0.0, time.monotonic(), 0.0
+        if self.path.is_file():
+            self._read(places)
+        else:
+            _check_new(places)
+        remove_leftovers(self.path.parent)
+
+    def _read(self, places: Places) -> None:
+        try:
+            content = json.loads(self.path.read_text())
+            before, self.values = content["arguments"], content["values"]
+            self._spent_before = float(content["seconds"])
+        except (OSError, ValueError, KeyError, TypeError) as error:
+            raise DataError(
+                f"{self.path} cannot be read ({error}). Delete {places.work} to begin anew, or choose another OUT."
+            ) from error
+        check_writable(places)
+        changed = [key for key in {**before, **self.arguments} if before.get(key) != self.arguments.get(key)]
+        if changed:
+            told = "; ".join(
+                f"{key}: was {_told(before.get(key))}, now {_told(self.arguments.get(key))}" for key in changed
+            )
+            raise DataError(
+                f"{places.output} was begun with other arguments ({told}). Give the same again to go on, or another OUT to begin "
+                f"anew."
+            )
+
+    @property
+    def seconds(self) -> float:
+        """Wall-clock time spent so far, in this run and those before it."""
+        return self._spent_before + time.monotonic() - self._began
+
+    def keep(self, name: str, value: Any) -> Any:
+        """Fix a value on disk; returns it."""
+        self.values[name] = value
+        self.save()
+        return value
+
+    def same(self, name: str, value: Any, what: str) -> None:
+        """Fix a value, or refuse another than the fixed one; it is on disk after the next :meth:`save`.
+
+        Args:
+            name: of the value.
+            value: as JSON takes it.
+            what: it is, in an error.
+
+        Raises:
+            DataError: it has changed since the folder was begun.
+        """
+        before = self.values.setdefault(name, value)
+        if before != value:
+            told = f"{_told(before)}, now {_told(value)}"
+            if isinstance(before, list) and isinstance(value, list):
+                gone, new = [one for one in before if one not in value], [one for one in value if one not in before]
+                told = f"gone {', '.join(gone[:3]) or 'none'}; new {', '.join(new[:3]) or 'none'}"
+            raise DataError(
+                f"{what} have changed since {self.path.parent.parent} was begun ({told}). Put them back to go on, or give "
+                f"another OUT to begin anew."
+            )
+
+    def tick(self) -> None:
+        """Write the time spent now and then, so that a killed run's counts, too."""
+        if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
+            self.save()
+
+    def save(self) -> None:
+        """Write the file, whole or not at all."""
+        content = {"version": VERSION, "arguments": self.arguments, "values": self.values, "seconds": self.seconds}
+        text = json.dumps(content, indent=2).encode()
+        write_atomically(self.path, lambda file: file.write(text))
+        self._written = time.monotonic()
+
+
+def check_writable(places: Places) -> None:
+    """Whether files can be made in an output folder, which is made if need be.
+
+    Raises:
+        MissingRequirement: they cannot.
+    """
+    probe = places.work / f".writable.{os.getpid()}"
+    try:
+        places.work.mkdir(parents=True, exist_ok=True)
+        probe.write_bytes(b"")
+        probe.unlink()
+    except OSError as error:
+        raise MissingRequirement(
+            f"OUT, {places.output}, cannot be written to: {error.strerror or error}. Choose another folder."
+        ) from error
+
+
+def _check_new(places: Places) -> None:
+    if places.output.is_file():
+        raise DataError(f"OUT, {places.output}, is a file. Give a folder that is new or empty.")
+    others = sorted(path.name for path in places.output.iterdir()) if places.output.is_dir() else []
+    if others and others != [places.work.name]:
+        raise DataError(
+            f"OUT, {places.output}, holds other things ({', '.join(others[:3])}). Give a folder that is new or empty."
+        )
+    check_writable(places)
+
+
+def _told(value: Any) -> str:
+    if isinstance(value, list) and len(value) > 5:
+        return f"{len(value)} entries"
+    return "not given" if value is None else str(value)
+
+
+def folder_fingerprint(paths: list[Path]) -> list[str]:
+    """Names and sizes of files, by which a changed folder is noticed."""
+    return sorted(f"{path.name} {path.stat().st_size}" for path in paths)

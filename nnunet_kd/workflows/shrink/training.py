@@ -1,0 +1,139 @@
+"""The student: started inside the teacher, then trained on what the teacher says."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from nnunet_kd.models.checkpoint import CONTINUED_FROM
+from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.inherit import inherit_student
+from nnunet_kd.workflows.shrink.dataset import FOLD
+from nnunet_kd.workflows.shrink.model import Teacher
+from nnunet_kd.workflows.shrink.request import TRAINER, Places, ShrinkRequest
+from nnunet_kd.workflows.shrink.schedule import Schedule
+from nnunet_kd.workflows.shrink.state import State
+
+Show = Callable[[float, float, str], Any]
+
+
+def assignments(
+    request: ShrinkRequest,
+    teacher: Teacher,
+    maps: str | None = None,
+    start: str = "teacher",
+    schedule: Schedule | None = None,
+    labelled: bool = False,
+) -> str:
+    """The training's settings, as ``NNUNET_KD_SET`` has them.
+
+    Args:
+        request: of the command.
+        teacher: whose first fold the student starts in.
+        maps: folder of the soft labels; ``None``: not made yet.
+        start: first weights.
+        schedule: ``None``: not fixed yet.
+        labelled: whether any case that is trained on has labels; if not, the teacher alone teaches.
+    """
+    fold = teacher.model.folds[0]
+    own = [
+        f"teacher.path={json.dumps(str(teacher.model.folder))}",
+        f"teacher.fold={fold}",
+        f"teacher.checkpoint={teacher.model.checkpoint}",
+        f"teacher.trusted={json.dumps(request.trusted)}",
+        f"reduction={request.reduction:g}",
+        f"start={json.dumps(start)}",
+        "save_every=1",
+        # agreement with the teacher is what is measured, so that nothing leaks
+        "objectives.soft.allow_leak=true",
+        *([f"objectives.soft.maps={json.dumps(maps)}"] if maps is not None else []),
+        *([] if labelled else ["objectives.soft.alpha=1"]),
+        *([f"seed={request.seed}"] if request.seed is not None else []),
+        *(schedule.assignments() if schedule is not None else []),
+    ]
+    keys = {one.partition("=")[0].strip() for one in request.assignments}
+    return json.dumps([*(one for one in own if one.partition("=")[0] not in keys), *request.assignments])
+
+
+def make_trainer(request: ShrinkRequest, teacher: Teacher, continued: bool = False) -> DistillationTrainer:
+    """The student's trainer, from nnU-Net's variables and settings as they are now."""
+    made: DistillationTrainer = trainer_of_dataset(
+        teacher.dataset,
+        teacher.configuration,
+        FOLD,
+        TRAINER,
+        str(teacher.plans["plans_name"]),
+        torch.device(request.device),
+        continued,
+    )
+    return made
+
+
+def start_inside(make: Callable[[], DistillationTrainer], places: Places, show: Show) -> None:
+    """Compute the student's first weights from the teacher's, unless they are there."""
+    if (places.start / f"fold_{FOLD}" / FINAL).is_file():
+        return
+    inherit_student(
+        make, places.start, overwrite=True, validated=False, progress=show, tell=lambda what: show(1, 1, what)
+    )
+
+
+def student_folder(places: Places, teacher: Teacher) -> Path:
+    """Where nnU-Net puts the trained student."""
+    model = f"{TRAINER}__{teacher.plans['plans_name']}__{teacher.configuration}"
+    return places.work / "nnUNet_results" / teacher.dataset / model
+
+
+def student_model(places: Places, teacher: Teacher) -> ModelFolder:
+    """The trained student."""
+    return ModelFolder(student_folder(places, teacher), (str(FOLD),), FINAL)
+
+
+def is_trained(places: Places, teacher: Teacher) -> bool:
+    """Whether the training has ended."""
+    return student_model(places, teacher).checkpoint_path(str(FOLD)).is_file()
+
+
+def train(
+    make: Callable[[bool], DistillationTrainer], places: Places, teacher: Teacher, total: int, state: State, show: Show
+) -> None:
+    """Train to the end of the schedule, from the furthest checkpoint if there is one.
+
+    Args:
+        make: builds the trainer; told whether it goes on.
+        places, teacher: of the work.
+        total: iterations.
+        state: keeps the time.
+        show: told how far it is.
+    """
+    folder = student_folder(places, teacher) / f"fold_{FOLD}"
+    begun = any((folder / name).is_file() for name in CONTINUED_FROM)
+    trainer = make(begun)
+    if begun:
+        trainer.load_checkpoint(str(folder / CONTINUED_FROM[1]))  # takes the readable one that got furthest
+    done = trainer.current_epoch * trainer.num_iterations_per_epoch
+    show(done, total, "the loaders start")
+    train_step = trainer.train_step
+
+    def counted(batch: dict[str, Any]) -> dict[str, Any]:
+        nonlocal done
+        result = train_step(batch)
+        done += 1
+        show(done, total, f"epoch {trainer.current_epoch + 1} of {trainer.num_epochs}")
+        state.tick()
+        return result
+
+    trainer.train_step = counted  # type: ignore[method-assign]
+    trainer.run_training()
+
+
+def labelled_cases(training: Sequence[str], labels: Sequence[str]) -> list[str]:
+    """Cases to train on that have labels."""
+    return sorted(set(training) & set(labels))

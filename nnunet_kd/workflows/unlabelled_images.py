@@ -1,0 +1,65 @@
+"""Images without labels for a student's training: preprocessed with its plan, beside the dataset's own cases."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.errors import DataError
+from nnunet_kd.inference.cases import check_headers
+from nnunet_kd.inference.image_folders import channel_names, find_images
+from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
+from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.training.unlabelled import unlabelled_folder
+from nnunet_kd.volumes.reading import check_file, dataset_reader
+from nnunet_kd.workflows.preprocessing import Arrays, preprocess_arrays
+
+Progress = Callable[[int, int, str], object]
+
+
+def add_images(trainer: DistillationTrainer, folder: Path, progress: Progress) -> list[str]:
+    """Preprocess every image of a folder that is not there yet; soft labels are made of them next.
+
+    Args:
+        trainer: of the student.
+        folder: images, see :func:`~nnunet_kd.inference.image_folders.find_images`.
+        progress: told how many are done, of how many, and which is next.
+
+    Returns:
+        The names of all cases of the folder.
+
+    Raises:
+        DataError: the images do not hold, one is called as a case of the dataset, or the configuration is the second stage of a
+            cascade.
+        MissingRequirement: the disk refused.
+    """
+    plans, dataset = trainer.plans_manager.plans, trainer.dataset_json
+    if trainer.is_cascaded:
+        raise DataError(
+            f"{trainer.configuration_name} is the second stage of a cascade, which needs the first one's segmentations. Images "
+            f"without labels can be added to a first stage or a configuration that works alone."
+        )
+    reader = dataset_reader(dataset, plans)
+    found = find_images(folder, dataset, reader)
+    own = {str(case) for case in preprocessed_cases(Path(trainer.preprocessed_dataset_folder)).identifiers}
+    if same := [case.name for case in found if case.name in own]:
+        raise DataError(
+            f"{folder} has images called as cases of the dataset, for example {same[0]}. If they are the same, take them out; "
+            f"they have labels. If not, rename them."
+        )
+    target = unlabelled_folder(trainer)
+    there = set(case_names(target))
+    todo = [case for case in found if case.name not in there]
+    for case in todo:
+        check_headers(case.predicted_to(target, ""), channel_names(dataset), reader)
+        for path in case.images:
+            check_file(path, reader)
+    target.mkdir(parents=True, exist_ok=True)
+
+    def show(done: float, total: float, what: str) -> Any:
+        return progress(int(done), int(total), what)
+
+    arrays = [Arrays(case.name, case.images, None, target) for case in todo]
+    preprocess_arrays(arrays, plans, trainer.configuration_name, dataset, show)
+    return [case.name for case in found]

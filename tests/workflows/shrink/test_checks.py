@@ -1,0 +1,314 @@
+"""What is wrong is said at once and by name, before anything is computed."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import SimpleITK as sitk
+
+from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
+from nnunet_kd.workflows.shrink import checks
+from nnunet_kd.workflows.shrink import run as run_module
+from nnunet_kd.workflows.shrink.dataset import split_cases
+from nnunet_kd.workflows.shrink.images import look_at, strange_geometry, strange_intensities
+from nnunet_kd.workflows.shrink.model import find_teacher
+from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
+from nnunet_kd.workflows.shrink.teacher import choose_mirroring
+from tests.workflows.shrink.tiny_shrink import (
+    SIZE,
+    error_of,
+    prepare,
+    shrink,
+    tiny_plans,
+    write_images,
+    write_labels,
+    write_model,
+    zipped,
+)
+
+LONG = ("--iterations", "2")
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
+    prepare(monkeypatch)
+
+    def computed(*arguments: Any, **options: Any) -> None:
+        raise AssertionError("something was computed")
+
+    monkeypatch.setattr(run_module.teacher, "predict_held_out", computed)
+
+
+def refused(kind: type[NnunetKdError], *arguments: str | Path) -> str:
+    result = shrink(*arguments, *LONG)
+    assert isinstance(result.exception, kind), (result.output, result.exception)
+    return error_of(result)
+
+
+def test_fewer_than_five_images(model: Path, tmp_path: Path) -> None:
+    said = refused(DataError, model, write_images(tmp_path / "few", 4), tmp_path / "out")
+    assert "holds 4 images (patient_0, patient_1, patient_2, patient_3), but at least 5 are needed" in said
+    assert not (tmp_path / "out" / "work" / "state.json").exists()  # so that another line may follow
+
+
+def test_images_that_cannot_be_read(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    whole = (images / "patient_3.nii.gz").read_bytes()
+    (images / "patient_3.nii.gz").write_bytes(whole[: len(whole) // 2])
+    assert "patient_3.nii.gz is not whole" in refused(DataError, model, images, tmp_path / "out")
+    (images / "patient_3.nii.gz").write_bytes(b"")
+    assert "patient_3.nii.gz is empty" in refused(DataError, model, images, tmp_path / "out")
+
+
+def test_another_number_of_channels(model: Path, tmp_path: Path) -> None:
+    said = refused(DataError, model, write_images(tmp_path / "two", channels=2), tmp_path / "out")
+    assert "case patient_0: patient_0_0001.nii.gz is one too many. The model takes the channels 0000 MRI." in said
+    four = tmp_path / "four"
+    four.mkdir()
+    for number in range(5):
+        image = sitk.GetImageFromArray(np.zeros((2, SIZE, SIZE, SIZE), np.float32))
+        sitk.WriteImage(image, str(four / f"scan_{number}.nii.gz"))
+    said = refused(DataError, model, four, tmp_path / "out")
+    assert "case scan_0 has 2 channels, but the model takes 1 (MRI)" in said
+
+
+def test_folders_that_are_not_there_or_hold_no_images(model: Path, tmp_path: Path) -> None:
+    assert "does not exist" in refused(DataError, model, tmp_path / "nowhere", tmp_path / "out")
+    (tmp_path / "texts").mkdir()
+    (tmp_path / "texts" / "a.txt").touch()
+    assert "holds no image that the model's reader (SimpleITKIO) takes" in refused(
+        DataError, model, tmp_path / "texts", tmp_path / "out"
+    )
+    images = write_images(tmp_path / "images")
+    assert "the folder" in refused(DataError, model, images, tmp_path / "out", "--labels", tmp_path / "nowhere")
+
+
+def test_two_files_of_one_case(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    sitk.WriteImage(sitk.ReadImage(str(images / "patient_0.nii.gz")), str(images / "patient_0.mha"))
+    assert "has two files for case patient_0" in refused(DataError, model, images, tmp_path / "out")
+
+
+def test_an_output_that_cannot_be_written(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    images = write_images(tmp_path / "images")
+    (tmp_path / "file").touch()
+    assert "is a file" in refused(DataError, model, images, tmp_path / "file")
+    assert "cannot be written to" in refused(MissingRequirement, model, images, tmp_path / "file" / "out")
+    other = tmp_path / "other"
+    other.mkdir()
+    (other / "thesis.tex").touch()
+    assert "holds other things (thesis.tex)" in refused(DataError, model, images, other)
+
+    def denied(self: Path, *arguments: Any, **options: Any) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "write_bytes", denied)
+    said = refused(MissingRequirement, model, images, tmp_path / "out")
+    assert "cannot be written to: Permission denied. Choose another folder." in said
+
+
+def test_other_arguments_for_the_same_output(model: Path, tmp_path: Path) -> None:
+    images, output = write_images(tmp_path / "images"), tmp_path / "out"
+    assert isinstance(shrink(model, images, output, *LONG).exception, AssertionError)  # begun
+    said = refused(DataError, model, images, output, "-r", "2")
+    assert "was begun with other arguments (-r: was 4.0, now 2.0)" in said
+    (images / "patient_0.nii.gz").rename(images / "other.nii.gz")
+    said = refused(DataError, model, images, output)
+    assert "the images have changed" in said
+    assert "gone patient_0.nii.gz" in said
+    assert "new other.nii.gz" in said
+
+
+def test_not_enough_disk(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "bytes_needed", lambda images, teacher: 10**18)
+    said = refused(MissingRequirement, model, write_images(tmp_path / "images"), tmp_path / "out")
+    assert "the work takes up to 953,674,316,406 MiB" in said
+
+
+def test_labels_that_do_not_fit(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    labels = write_labels(tmp_path / "labels", ["patient_0", "patient_1"], highest=5)
+    said = refused(DataError, model, images, tmp_path / "out", "--labels", labels)
+    assert "2 label files do not fit: patient_0.nii.gz holds 3, 4, 5" in said
+    assert "has no segmentation of any image" in refused(
+        DataError, model, images, tmp_path / "out", "--labels", write_labels(tmp_path / "others", ["x"])
+    )
+    small = tmp_path / "small"
+    small.mkdir()
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 3, 3), np.uint8)), str(small / "patient_0.nii.gz"))
+    said = refused(DataError, model, images, tmp_path / "out", "--labels", small)
+    assert "patient_0.nii.gz has 3 x 3 x 3 voxels and its image 12 x 12 x 12" in said
+
+
+def test_arguments_that_exclude_each_other(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    for arguments, said in (
+        (("--minutes", "3"), "either --minutes or --iterations"),
+        (("-r", "1"), "-r must be above 1"),
+        (("--set", "epochs=3"), "--set epochs: shrink decides that itself"),
+    ):
+        assert said in refused(SettingsError, model, images, tmp_path / "out", *arguments)
+
+
+def test_one_patient_only(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="finds one patient only in 3 images"):
+        split_cases(["a_1", "a_2", "a_3"], "^([a-z])")
+    split = split_cases([f"{name}_{number}" for name in "abcde" for number in range(3)], "^([a-z])")
+    assert len({case[0] for case in split.held_out}) == 1
+    assert not {case[0] for case in split.held_out} & {case[0] for case in split.training}
+
+
+# models ----------------------------------------------------------------------------------------------------------------
+
+
+def rewrite(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    plans = json.loads((model / "plans.json").read_text())
+    change(plans)
+    (model / "plans.json").write_text(json.dumps(plans))
+
+
+def test_several_configurations(model: Path, tmp_path: Path) -> None:
+    archive = tmp_path / "both.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for configuration in ("3d_fullres", "2d"):
+            for path in model.rglob("*"):
+                if path.is_file():
+                    name = f"D/nnUNetTrainer__nnUNetPlans__{configuration}/{path.relative_to(model)}"
+                    file.write(path, name)
+    images = write_images(tmp_path / "images")
+    said = refused(ModelError, archive, images, tmp_path / "out")
+    assert "holds several configurations: 2d, 3d_fullres. Choose one with -c" in said
+    assert "holds none of configuration 3d_lowres" in refused(
+        ModelError, archive, images, tmp_path / "out", "-c", "3d_lowres"
+    )
+    found = find_teacher(archive, "3d_fullres", 4, False, Places(tmp_path / "unpacked"))
+    assert found.configuration == "3d_fullres"
+    folder = tmp_path / "results"
+    shutil.copytree(model, folder / model.name)
+    assert find_teacher(folder, None, 4, False, Places(tmp_path / "x")).model.folder == folder / model.name
+
+
+def test_a_second_stage(tmp_path: Path) -> None:
+    own = write_model(tmp_path)
+
+    def change(plans: dict[str, Any]) -> None:
+        lowres = json.loads(json.dumps(plans["configurations"]["3d_fullres"]))
+        plans["configurations"]["3d_lowres"] = lowres
+        plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
+
+    rewrite(own, change)
+    said = refused(ModelError, own, write_images(tmp_path / "images"), tmp_path / "out")
+    assert "is the second stage of a cascade (3d_fullres), which needs the segmentations of 3d_lowres" in said
+    assert "Shrink 3d_lowres" in said
+
+
+def test_a_student_and_what_is_no_model(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    student = tmp_path / model.name
+    shutil.copytree(model, student)
+
+    def change(plans: dict[str, Any]) -> None:
+        plans["configurations"]["3d_fullres"]["nnunet_kd"] = {"reduction": 4}
+
+    rewrite(student, change)
+    assert "is a student already (channels divided by 4)" in refused(ModelError, student, images, tmp_path / "out")
+    assert "does not exist" in refused(ModelError, tmp_path / "no.zip", images, tmp_path / "out")
+    (tmp_path / "broken.zip").write_bytes(b"PK")
+    assert "is not a complete zip archive" in refused(ModelError, tmp_path / "broken.zip", images, tmp_path / "out")
+    (tmp_path / "net.onnx").touch()
+    assert "without its training plan" in refused(ModelError, tmp_path / "net.onnx", images, tmp_path / "out")
+    assert "leaves less than one of 8 channels" in str(
+        shrink(model, images, tmp_path / "out", "-r", "9", *LONG).exception
+    )
+
+
+def test_training_cases_are_known_by_name(tmp_path: Path) -> None:
+    own = write_model(tmp_path, folds=2)
+    assert not find_teacher(own, None, 4, False, Places(tmp_path / "out")).trained_on
+    for fold, cases in enumerate((["a", "b"], ["c"])):
+        (own / f"fold_{fold}" / "validation").mkdir()
+        measured = [{"reference_file": f"x/{case}.nii.gz", "metrics": {}} for case in cases]
+        (own / f"fold_{fold}" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": measured}))
+    teacher = find_teacher(own, None, 4, False, Places(tmp_path / "out"))
+    assert teacher.trained_on == {"0": ["c"], "1": ["a", "b"]}
+    splits = [{"train": ["p"], "val": ["q"]}, {"train": ["q"], "val": ["p"]}]
+    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
+    teacher = find_teacher(own, None, 4, False, Places(tmp_path / "out"))
+    assert teacher.trained_on == {"0": ["p"], "1": ["q"]}
+
+
+def test_a_zip_is_unpacked_once(model: Path, tmp_path: Path) -> None:
+    copy = tmp_path / "copy" / model.name
+    shutil.copytree(model, copy)
+    archive, places = zipped(copy), Places(tmp_path / "out")
+    first = find_teacher(archive, None, 4, False, places)
+    before = first.model.checkpoint_path("0").stat().st_mtime_ns
+    assert find_teacher(archive, None, 4, False, places).model.checkpoint_path("0").stat().st_mtime_ns == before
+    (copy / "notes.txt").write_text("changed")
+    other = find_teacher(zipped(copy), None, 4, False, places)
+    assert other.model.folder != first.model.folder
+
+
+def test_a_budget_that_the_teacher_alone_exceeds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checks, "choose_mirroring", lambda request, teacher, images: (False, 3600.0))
+    result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", "30")
+    assert isinstance(result.exception, MissingRequirement)
+    assert "--minutes 30: the teacher alone takes about 60 minutes for these images, without mirroring" in error_of(
+        result
+    )
+    assert not (tmp_path / "out" / "work" / "state.json").exists()
+
+
+def test_mirroring_is_given_up_for_a_budget(model: Path, tmp_path: Path) -> None:
+    teacher = find_teacher(model, None, 4, False, Places(tmp_path / "out"))
+    images = look_at(write_images(tmp_path / "images"), None, teacher, lambda done, total, what: None)
+
+    def chosen(**more: Any) -> tuple[bool, float]:
+        return choose_mirroring(ShrinkRequest(model, tmp_path, tmp_path, **more), teacher, images)
+
+    assert chosen(iterations=5)[0]
+    assert chosen(minutes=60)[0]
+    assert not chosen(minutes=1e-6)[0]
+    assert chosen(minutes=1e-6, mirroring=True)[0]
+    assert not chosen(iterations=5, mirroring=False)[0]
+
+
+# images of another kind ------------------------------------------------------------------------------------------------
+
+
+def test_geometry_of_another_kind() -> None:
+    plans = tiny_plans()
+    assert strange_geometry((16, 20, 30), (1, 1, 1), plans) == {}
+    assert strange_geometry((16, 16, 16), (1, 1, 3.5), plans) == {
+        "voxel size": "1 x 1 x 3.5 mm, and the model's training data 1 x 1 x 1 mm",
+        "extent": "16 x 16 x 56 mm, and the model's training data 16 x 16 x 16 mm",
+    }
+    plans["transpose_forward"] = [2, 0, 1]
+    plans["original_median_spacing_after_transp"] = [4.0, 1.0, 1.0]
+    assert strange_geometry((16, 16, 16), (1, 1, 4), plans) == {}
+    assert strange_geometry((16, 16, 64), (1, 1, 4), plans).keys() == {"extent"}
+    plans["original_median_shape_after_transp"] = [1, 16, 16]
+    assert strange_geometry((16, 16, 1), (1, 1, 999), plans) == {}  # pictures
+
+
+def test_intensities_of_another_kind() -> None:
+    random = np.random.default_rng(0)
+    usual = random.normal(100, 20, (1, 8, 8, 8))
+    assert strange_intensities(usual, tiny_plans(), ["MRI"]) == {}
+    found = strange_intensities(usual * 0 + np.linspace(1000, 2000, 512).reshape(8, 8, 8), tiny_plans(), ["MRI"])
+    assert found == {"intensities": "1005 to 1995, and in the foreground of the model's training data 50 to 150"}
+    assert strange_intensities(np.zeros((1, 4, 4, 4)), tiny_plans(), ["MRI"]) == {}
+    two = np.concatenate([usual, usual + 5000])
+    assert strange_intensities(two, tiny_plans(channels=2), ["T1", "T2"]).keys() == {"intensities of T2"}
