@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 
 from nnunet_kd.evaluation.comparison import Comparison, compare
-from nnunet_kd.evaluation.folders import CasePair, evaluate_folder, evaluate_pairs, read_labels
+from nnunet_kd.evaluation.folders import evaluate_folder, evaluate_pairs
+from nnunet_kd.evaluation.labels import read_labels
+from nnunet_kd.evaluation.pairs import CasePair
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.workflows.shrink.dataset import Split, write_context
 from nnunet_kd.workflows.shrink.images import Images

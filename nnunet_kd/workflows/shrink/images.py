@@ -12,7 +12,7 @@ import numpy as np
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.evaluation.folders import read_labels
+from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.inference.cases import check_headers
 from nnunet_kd.inference.image_folders import ImageCase, channel_names, ending_of, find_images, readable_endings
 from nnunet_kd.volumes.grid import Grid

@@ -14,7 +14,7 @@ from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.evaluation.case_figures import class_colours, draw_panels
 from nnunet_kd.evaluation.costs.profiling import Profile, ProfileOptions, profile_models
 from nnunet_kd.evaluation.costs.tables import profile_table
-from nnunet_kd.evaluation.folders import read_labels
+from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
 from nnunet_kd.evaluation.report import Figure, read_case, write_page
 from nnunet_kd.evaluation.results import OVERALL, Evaluation
