@@ -25,7 +25,8 @@ from typing import Any
 import nnunetv2
 import torch
 from accelerator_extent import Extent, real_extent, toy_extent
-from accelerator_parts import PARTS, Row, free_memory, one_of_several
+from accelerator_parts import PARTS, free_memory, one_of_several
+from accelerator_proof import Row
 from accelerator_summary import MACHINE, TOYS, problem, read_part, write_summary
 
 import nnunet_kd

@@ -16,6 +16,7 @@ import torch
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.training import patch_loader, trainer_of_dataset
+from nnunet_kd.system.memory import forget_peak, peak_resident_bytes
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.made_up import write_made_up_dataset
@@ -166,3 +167,22 @@ def part_of_batch(batch: dict[str, Any], rank: int, size: int) -> dict[str, Any]
     return {
         key: [one[mine] for one in value] if isinstance(value, list) else value[mine] for key, value in batch.items()
     }
+
+
+def wait(device: torch.device) -> None:
+    """Until the device has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def forget_device_peak(device: torch.device) -> None:
+    """Start :func:`device_peak` anew."""
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+    else:
+        forget_peak()
+
+
+def device_peak(device: torch.device) -> int:
+    """Bytes: CUDA's allocator's, else of this process, libraries included."""
+    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()

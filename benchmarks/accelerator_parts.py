@@ -15,39 +15,32 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from accelerator_extent import Extent, labelled_batch, made_up_dataset, new_trainer, part_of_batch
+from accelerator_extent import (
+    Extent,
+    device_peak,
+    forget_device_peak,
+    labelled_batch,
+    made_up_dataset,
+    new_trainer,
+    part_of_batch,
+    wait,
+)
 from accelerator_objectives import measure_objective
+from accelerator_proof import DCD, INHERITED, KD, SOFT, Row, proof
 from torch._dynamo import OptimizedModule
 from torch.distributed import get_rank, get_world_size
 
 from nnunet_kd.distillation.features import plain_module
-from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.nnunet.environment import trainer_names, variables_set_to
-from nnunet_kd.nnunet.training import loader_processes
-from nnunet_kd.system.memory import forget_peak, peak_resident_bytes
 from nnunet_kd.training.distributed import gather, process_group
 from nnunet_kd.training.started import fingerprint
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed, memory_here, stage_shapes
-from nnunet_kd.workflows.bench.pair import Shape
 from nnunet_kd.workflows.bench.rows import PLAIN_STUDENT, TrainerPhase, all_trainers, phases
 from nnunet_kd.workflows.bench.size import measure_apart, measure_here
 from nnunet_kd.workflows.bench.step import measure_steps
-from nnunet_kd.workflows.soften import SoftenOptions, soften
 
-Row = Callable[[], dict[str, Any]]
-DCD, SOFT, INHERITED, KD = ("nnUNetTrainerDCD", "nnUNetTrainerSoft", "nnUNetTrainerInherited", "nnUNetTrainerKD")
 MIXTURE = ("objectives.dcd.weight=0.05", "objectives.logits.weight=1")
-CORE: dict[str, tuple[str, tuple[str, ...]]] = {
-    "plain": (PLAIN_STUDENT.trainer, ()),
-    "random + DCD": (DCD, ("start=random",)),
-    "inherited": (INHERITED, ()),
-    "inherited + soft": (SOFT, ()),
-    "inherited + DCD": (DCD, ()),
-    "inherited + soft + DCD": (KD, ("objectives.soft.alpha=0.5", "objectives.dcd.weight=0.05")),
-}
-"""Core rows of the proof; *plain at the best row's minutes* takes as long per iteration as plain."""
-SOFT_LABELS = "soft labels"
 MEMORY = "memory of the finest stage"
 ALL_STAGES, DENSE = "all stages", "all stages, one sample, with ptwt"
 
@@ -83,15 +76,15 @@ def measure_start(extent: Extent) -> dict[str, Any]:
     with made_up_dataset(extent.large, extent):
         trainer = new_trainer(extent.large, INHERITED, extent)
         trainer.initialize()
-        _forget_peak(extent.device)
+        forget_device_peak(extent.device)
         began = time.perf_counter()
         trainer.prepare_distillation()
-        _wait(extent.device)
+        wait(extent.device)
         seconds = time.perf_counter() - began
         worst = max(trainer.start_fits, key=lambda fit: fit.unexplained)
         return {
             "seconds": seconds,
-            "peak bytes": _peak(extent.device),
+            "peak bytes": device_peak(extent.device),
             "layers": len(trainer.start_fits),
             "least explained": worst.name,
             "unexplained": worst.unexplained,
@@ -126,7 +119,7 @@ def measure_training(name: str, assignments: tuple[str, ...], extent: Extent) ->
 
 def _steps(trainer: DistillationTrainer, batch: dict[str, Any], extent: Extent) -> dict[str, Any]:
     losses, seconds, skipped = [], [], 0
-    _forget_peak(trainer.device)
+    forget_device_peak(trainer.device)
     for _ in range(extent.steps):
         began = time.perf_counter()
         result = trainer.train_step(batch)  # waits for the device
@@ -151,7 +144,7 @@ def _steps(trainer: DistillationTrainer, batch: dict[str, Any], extent: Extent) 
         "compiled": compiled,
         "first step seconds": seconds[0],
         "seconds": statistics.median(seconds[few:]),
-        "peak bytes": _peak(trainer.device),
+        "peak bytes": device_peak(trainer.device),
         "losses": losses,
     }
 
@@ -230,71 +223,6 @@ def measure_size(row: TrainerPhase, extent: Extent) -> dict[str, Any]:
     return found
 
 
-def proof(extent: Extent) -> dict[str, Row]:
-    """Seconds per 100 iterations of every core row, loaders included, and what is paid once."""
-    rows: dict[str, Row] = {}
-    for label, shape in (("ACDC", extent.cardiac), ("BraTS 2024", extent.large)):
-        rows[f"{label}: {SOFT_LABELS}"] = partial(measure_soft_labels, shape, extent)
-        for name, (trainer, own) in CORE.items():
-            rows[f"{label}: {name}"] = partial(measure_row, shape, trainer, own, extent)
-    return rows
-
-
-def measure_soft_labels(shape: Shape, extent: Extent) -> dict[str, Any]:
-    """Seconds of ``nnunet-kd soften`` for a case; maps that are there already are kept, and then nothing is measured."""
-    with made_up_dataset(shape, extent):
-        began = time.perf_counter()
-        found = soften(
-            partial(new_trainer, shape, SOFT, extent),
-            TeacherSettings(),
-            SoftenOptions(),
-            extent.device,
-            lambda done, total, case: None,
-        )
-        seconds, cases = time.perf_counter() - began, len(found.written)
-        count = cases + len(found.kept)
-        return {
-            "seconds a case": seconds / cases if cases else None,
-            "cases": cases,
-            "bytes a case": found.size / count,
-        }
-
-
-def measure_row(shape: Shape, name: str, assignments: tuple[str, ...], extent: Extent) -> dict[str, Any]:
-    """Iterations through nnU-Net's own loaders, after what is done once."""
-    with made_up_dataset(shape, extent):
-        trainer = new_trainer(shape, name, extent, assignments)
-        trainer.disable_checkpointing = True
-        began = time.perf_counter()
-        trainer.on_train_start()
-        _wait(extent.device)
-        once = time.perf_counter() - began
-        trainer.on_train_epoch_start()
-        _forget_peak(extent.device)
-
-        def iterate(count: int) -> float:
-            began = time.perf_counter()
-            for _ in range(count):
-                trainer.train_step(next(trainer.dataloader_train))
-            _wait(extent.device)
-            return time.perf_counter() - began
-
-        try:
-            iterate(extent.warm_up)
-            each = [100 / extent.iterations * iterate(extent.iterations) for _ in range(extent.rounds)]
-            return {
-                "seconds per 100 iterations": statistics.median(each),
-                "least": min(each),
-                "most": max(each),
-                "seconds once": once,
-                "loader processes": loader_processes()[0],
-                "peak bytes": _peak(extent.device),
-                "settings": trainer.settings.as_dict(),
-            }
-        finally:
-            trainer.on_train_end()  # which ends the loaders
-
-
 PARTS: dict[str, Callable[[Extent], dict[str, Row]]] = {
     "objectives": objectives,
     "loss": loss,
@@ -313,20 +241,3 @@ def free_memory(device: torch.device) -> None:
         torch._dynamo.reset()
         gc.collect()
         torch.cuda.empty_cache()
-
-
-def _wait(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.synchronize(device)
-
-
-def _forget_peak(device: torch.device) -> None:
-    if device.type == "cuda":
-        torch.cuda.reset_peak_memory_stats(device)
-    else:
-        forget_peak()
-
-
-def _peak(device: torch.device) -> int:
-    """Bytes: CUDA's allocator's, else of this process, libraries included."""
-    return torch.cuda.max_memory_allocated(device) if device.type == "cuda" else peak_resident_bytes()

@@ -67,7 +67,7 @@ def targets(results: Path) -> list[tuple[str, float, float]]:
 
 def write_summary(results: Path) -> None:
     """``summary.md`` of whatever is there."""
-    machine = read_part(results, MACHINE)
+    machine: dict[str, Any] = dict(read_part(results, MACHINE))
     parts = [path.stem for path in sorted(results.glob("*.json"), key=lambda path: path.stat().st_mtime)]
     lines = ["# Measured by benchmarks/accelerator.sh", "", *(f"- {name}: {value}" for name, value in machine.items())]
     if machine.get("shapes") == TOYS:

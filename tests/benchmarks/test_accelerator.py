@@ -15,7 +15,8 @@ import accelerator_summary
 import pytest
 import torch
 from accelerator_extent import CARDIAC, Extent, real_extent, toy_extent
-from accelerator_parts import CORE, PARTS
+from accelerator_parts import PARTS
+from accelerator_proof import CORE
 from nnunetv2.inference import predict_from_raw_data
 from nnunetv2.run import run_training
 from nnunetv2.utilities import find_objects
