@@ -152,7 +152,7 @@ def new_trainer(
 
 def labelled_batch(trainer: DistillationTrainer) -> dict[str, Any]:
     """A whole batch of the made-up cases, not augmented; maps of soft labels, where they are asked for, are random."""
-    loader = patch_loader(trainer, augmented=False)
+    loader = patch_loader(trainer, augmented=False, foreground_share=trainer.oversample_foreground_percent)
     patches = [next(loader) for _ in range(int(trainer.configuration_manager.batch_size))]
     targets = [torch.cat(scale) for scale in zip(*(patch["target"] for patch in patches), strict=True)]
     batch = {"data": torch.cat([patch["data"] for patch in patches]), "target": targets}

@@ -40,6 +40,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import yaml
 
@@ -141,7 +142,7 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     variants = options.methods.split(",") if options.methods else every
     teacher = ("-t", results / TEACHER)
     sweep = results / "sweeps" / described.get("name", description.stem)
-    command = ("nnunet-kd", "sweep", description, *teacher, "-device", options.device)
+    command: tuple[Any, ...] = ("nnunet-kd", "sweep", description, *teacher, "-device", options.device)
     command += ("--seeds", options.seeds) if options.seeds else ()
     if options.dry_run:
         run(*command, "--methods", ",".join(variants), "--dry-run")

@@ -35,7 +35,9 @@ def work(task: dict[str, Any]) -> dict[str, float]:
     )
     run = Run(predictor, Options())
     start = time.perf_counter()
-    run.cases(find_cases([Path(task["images"])], Path(task["output"]), predictor.model), lambda *_: None)
+    run.cases(
+        find_cases([Path(task["images"])], Path(task["output"]), predictor.model), lambda *_: None, whole_folder=True
+    )
     whole = time.perf_counter() - start
     return {
         "whole": whole / len(network),

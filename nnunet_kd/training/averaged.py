@@ -92,6 +92,7 @@ class AveragedTrainer(ResumableTrainer):
         super().on_epoch_end()
         self._use_average(False)
         if self._is_out_of_patience() and self.current_epoch < self.num_epochs:
+            assert self.settings.patience is not None
             self.print_to_log_file(
                 f"Stopping early: no better validation for {counted(self.settings.patience, 'epoch')}."
             )
