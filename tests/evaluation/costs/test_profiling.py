@@ -157,7 +157,7 @@ def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file, monkeypatch
         read_network(path)
     path.with_suffix(".json").unlink()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(PlanError, match="no ONNX file that onnxruntime runs"):
+    with pytest.raises(ModelError, match="no ONNX file that onnxruntime runs"):
         read_network(path)
 
 
