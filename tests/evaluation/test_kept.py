@@ -101,7 +101,7 @@ def test_methods_are_compared_with_the_seeds_that_all_have(files: list[Path]) ->
     ):
         with pytest.raises(SettingsError, match=message):
             choose_trainings(kept, "student", *arguments)
-    with pytest.raises(DataError, match=r"no seed is there of every method \(cwd: 0; late: 7\)"):
+    with pytest.raises(SettingsError, match=r"no seed is there of every method \(cwd: 0; late: 7\)"):
         choose_trainings({"cwd": kept["cwd"], "late": {7: kept["dcd"][7]}}, "cwd")
 
 

@@ -153,11 +153,11 @@ def test_an_onnx_file_is_profiled_with_the_json_beside_it(onnx_file, monkeypatch
     assert (found.flops_patch, found.mirror_passes) == (None, 4)
     assert set(found.devices["cpu"].latency) == {"patch", "patch_mirrored"}
     path.with_suffix(".json").write_text(json.dumps({"patch_size": [8, 10]}))
-    with pytest.raises(PlanError, match="of different models"):
+    with pytest.raises(ModelError, match="of different models"):
         read_network(path)
     path.with_suffix(".json").unlink()
     path.write_bytes(path.read_bytes()[:50])
-    with pytest.raises(PlanError, match="no ONNX file that onnxruntime runs"):
+    with pytest.raises(ModelError, match="no ONNX file that onnxruntime runs"):
         read_network(path)
 
 

@@ -97,7 +97,7 @@ def test_two_methods(folders: Path, seeds: tuple[int, ...]) -> None:
 
     output = folders / "comparison"
     compared = run("compare", "--sweep", str(sweep), "--reference", "student", "-np", "1", "-o", str(output))
-    assert f"Seed{'s' * (len(seeds) > 1)}: {', '.join(map(str, seeds))}" in compared
+    assert f"Seeds: {', '.join(map(str, seeds))}" in compared
     with (output / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
     assert [row["method"] for row in rows if row["class"] == "rim"] == ["teacher", "student", "logits"]
