@@ -8,7 +8,6 @@ learn are not.
 
 from __future__ import annotations
 
-import contextlib
 import random
 from pathlib import Path
 from typing import Any, ClassVar
@@ -216,10 +215,7 @@ class DistillationTrainer(SoftLabelTrainer):
                 self.dataset_json,
             )
         except PlanError:
-            if self.local_rank == 0:  # nnU-Net's constructor has begun a log already
-                Path(self.log_file).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty
-                    Path(self.output_folder).rmdir()
+            self.remove_log()
             raise
 
     def _start_distillation(self, teachers: Teachers | None) -> None:
