@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import random
 from pathlib import Path
 from typing import Any, ClassVar
@@ -108,8 +107,5 @@ class ReducedTrainer(SoftLabelTrainer):
                 self.dataset_json,
             )
         except PlanError:
-            if self.local_rank == 0:  # nnU-Net's constructor has begun a log already
-                Path(self.log_file).unlink(missing_ok=True)
-                with contextlib.suppress(OSError):  # not empty
-                    Path(self.output_folder).rmdir()
+            self.remove_log()
             raise

@@ -63,14 +63,24 @@ class StartedTrainer(AveragedTrainer):
         check_pretrained_weights(self.network, self._fitting_weights)
 
     def _fitting_weights(self, given: str) -> Path:
+        plans, configuration = self.plans_manager.plans, self.configuration_name
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", NnunetKdWarning)
-            found = find_pretrained(
-                given, self.plans_manager.plans, self.configuration_name, self.dataset_json, self.fold
-            )
+            try:
+                found = find_pretrained(given, plans, configuration, self.dataset_json, self.fold)
+            except SettingsError:
+                self.remove_log()
+                raise
         for told in caught:
             self.print_to_log_file(f"WARNING: {told.message}")
         return found.path
+
+    def remove_log(self) -> None:
+        """Leave no trace of a training that is refused: nnU-Net's constructor has begun a log."""
+        if self.local_rank == 0:
+            Path(self.log_file).unlink(missing_ok=True)
+            with contextlib.suppress(OSError):  # not empty
+                Path(self.output_folder).rmdir()
 
     def is_new(self) -> bool:
         """Whether no weights were loaded: no checkpoint, and none that nnU-Net was told to load (``-pretrained_weights``)."""

@@ -27,6 +27,8 @@ WITH_DEVICE = {
     "sweep": "sweep 998 3d_fullres --methods dcd",
     "predict": "predict -i images -o out --model model",
     "profile": "profile model",
+    "shrink": "shrink model images out",
+    "bench loss": "bench loss",
     "bench step": "bench step",
     "bench size": "bench size",
     "demo": "demo",

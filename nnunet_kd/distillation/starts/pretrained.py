@@ -80,7 +80,7 @@ def find_pretrained(
         raise SettingsError(
             f"pretrained_weights: {path} is of another network than the student. What differs: {channels}"
             f"{'; '.join(body[:_NAMED])}{more}. Plan, configuration, input channels and reduction must be the same. A student "
-            f"can start from a larger network all the same: take that one as its teacher (`-t`), with start=teacher."
+            f"can start from a larger network all the same, as its teacher: `nnunet-kd train ... -t PATH --set start=teacher`."
         )
     if differing:
         last = list(differing.values())[-1]

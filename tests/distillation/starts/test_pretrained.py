@@ -43,11 +43,13 @@ def test_other_input_channels_are_told(folders: Path) -> None:
 def test_nnunets_command_says_what_differs_before_training(tiny: dict) -> None:
     teacher = write_untrained_teacher(tiny, "3d_fullres", DATASET_JSON)
     for given in (teacher, teacher / "fold_0" / "checkpoint_final.pth"):
+        made = trainer("nnUNetTrainerDCD", tiny, "reduction=2")
         with pytest.raises(SettingsError) as caught:
-            maybe_load_checkpoint(trainer("nnUNetTrainerDCD", tiny, "reduction=2"), False, False, str(given))
+            maybe_load_checkpoint(made, False, False, str(given))
+        assert not Path(made.output_folder).exists()
         message = str(caught.value)
         assert "channels of the stages: 8, 16, 32 there, 4, 8, 16 in the student" in message
-        assert "take that one as its teacher (`-t`), with start=teacher" in message
+        assert "`nnunet-kd train ... -t PATH --set start=teacher`" in message
         assert "tensor" not in message
         assert len(message) < 1000
 
