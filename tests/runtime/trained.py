@@ -16,6 +16,8 @@ import SimpleITK as sitk
 import torch
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.run.run_training import get_trainer_from_args
+from nnunetv2.training.lr_scheduler.polylr import PolyLRScheduler
+from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.workflows.bench.pair import nnunet_folders
@@ -23,7 +25,8 @@ from tests.conftest import make_plans
 from tests.runtime.real_images import ACDC, ACDC_RAW, HIPPOCAMPUS, hippocampus_cases, split
 from tests.training.tiny_training import without_pictures
 
-EPOCHS, ITERATIONS = 4, 50
+EPOCHS, ITERATIONS = 4, 60
+LEARNING_RATE = 5e-3
 TRAINING_CASES = 12
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
 
@@ -116,6 +119,9 @@ def train(name: str, folder: Path, patch: pytest.MonkeyPatch) -> Path:
         trainer = get_trainer_from_args(
             plans["dataset_name"], configuration, 0, "nnUNetTrainer", device=torch.device("cpu")
         )
+        trainer.initial_lr = LEARNING_RATE
+        # nnU-Net's SGD with its momentum of 0.99 finds no foreground in so few iterations
+        trainer.configure_optimizers = lambda: _adam(trainer)  # type: ignore[method-assign]
         trainer.num_epochs, trainer.num_iterations_per_epoch, trainer.num_val_iterations_per_epoch = (
             EPOCHS,
             ITERATIONS,
@@ -124,6 +130,11 @@ def train(name: str, folder: Path, patch: pytest.MonkeyPatch) -> Path:
         trainer.run_training()
         model = Path(trainer.output_folder_base)
     return model
+
+
+def _adam(trainer: nnUNetTrainer) -> tuple[torch.optim.Optimizer, PolyLRScheduler]:
+    optimizer = torch.optim.Adam(trainer.network.parameters(), trainer.initial_lr)
+    return optimizer, PolyLRScheduler(optimizer, trainer.initial_lr, trainer.num_epochs)
 
 
 def _preprocess(kind: Kind, images: Path) -> dict[str, Any]:
