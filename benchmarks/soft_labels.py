@@ -1,15 +1,16 @@
 """What soft labels cost: an epoch beside a plain one, and the maps that are computed once.
 
     python benchmarks/soft_labels.py                      # the hippocampus shape
-    python benchmarks/soft_labels.py --shape brats2024 --cases 1 --repeats 2    # BraTS's plan: about an hour on two cores
+    python benchmarks/soft_labels.py --shape brats2024 --cases 1 --repeats 2    # BraTS's plan; takes long on a CPU
 
 Made-up cases of the plan's median size, an untrained teacher, and every part through its own loader. Epochs of 10 iterations of
 the plain student, of ``soft`` with stored maps and of ``soft`` with the teacher running (``source: live``) take turns. The table
-gives the ratio to the plain epoch, what ``nnunet-kd soften`` takes for a case with and without mirroring, and a map's size on
+gives the ratio to the plain epoch, what ``nnunet-kd soften`` takes for a case with and without mirroring, and a map's size: on
 disk beside the preprocessed case's, and in the memory of a batch. Blobs stand for organs.
 
 Batches are made in the training's own process, so that all of a loader's work counts in its epoch. Worker processes would also
-work while the other rows are timed. An untrained teacher's maps are noise: they take more disk than those of a trained one.
+work while the other rows are timed. An untrained teacher's maps say little of a trained one's size on disk, which
+``nnunet-kd soften`` tells.
 """
 
 from __future__ import annotations

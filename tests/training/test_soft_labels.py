@@ -231,6 +231,10 @@ def test_refused_before_training(dataset: Path) -> None:
     (folder / "kept").rename(folder / "case_3.b2nd")
     with pytest.raises(DataError, match="is no folder of soft labels"):
         ready("objectives.soft.maps=others")
+    begun = ready("objectives.soft.maps=nnUNetTrainer_fold_0_mirrored")  # the other set is not_mirrored
+    assert begun.soft_labels == folder
+    with pytest.raises(DataError, match="nor how the name of just one begins"):
+        ready("objectives.soft.maps=nnUNetTrainer_fold_0")
     with pytest.raises(DataError, match="are others than those this training began with"):
         ready(named, f'objectives.soft.maps_sha256="{"0" * 64}"')
     described = json.loads((folder / FILE).read_text())
