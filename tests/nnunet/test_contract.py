@@ -105,7 +105,7 @@ def test_only_subclasses_and_the_adapter_use_private_names() -> None:
     private = {name.rpartition(".")[2] for name, *_ in CALLS if name.rpartition(".")[2].startswith("_")}
     assert private == {
         "_build_loss", "_do_i_compile", "_get_deep_supervision_scales", "_internal_get_sliding_window_slicers",
-        "_internal_maybe_mirror_and_predict",
+        "_internal_maybe_mirror_and_predict", "_sample_foreground_locations",
     }  # fmt: skip
     wrong = [
         f"{place}:{node.lineno} uses {node.attr}"
