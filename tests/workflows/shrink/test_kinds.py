@@ -48,6 +48,7 @@ def old_format(plans: dict[str, Any]) -> dict[str, Any]:
             "n_conv_per_stage_decoder": arguments["n_conv_per_stage_decoder"],
             "pool_op_kernel_sizes": arguments["strides"],
             "conv_kernel_sizes": arguments["kernel_sizes"],
+            "num_pool_per_axis": [len(features) - 1] * 3,
         }
     return plans
 
