@@ -82,8 +82,8 @@ def _check_steps(steps: Pair, teacher: Any, patch: torch.Tensor) -> None:
     The corner is as small as can be: two voxels of the coarsest stage along each axis.
     """
     least = [2 * math.prod(strides) for strides in zip(*map(tuple, teacher.encoder.strides), strict=True)]
-    place: Any = (..., *(slice(size) for size in least))
-    corner = patch[place].contiguous()
+    window: tuple[Any, ...] = (..., *(slice(size) for size in least))
+    corner = patch[window].contiguous()
     values = {IMAGE: corner}
     for step in steps.steps:
         values[step.target] = run(step, teacher, paths(step)[0], values)
