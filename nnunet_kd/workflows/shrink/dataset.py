@@ -14,7 +14,7 @@ from nnunet_kd.datasets.splits import SPLITS_FILE, grouped_holdout, groups_by_re
 from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import case_names
-from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.files import remove_leftover_folders, write_atomically
 from nnunet_kd.workflows.preprocessing import Arrays, preprocess_arrays
 from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
@@ -110,6 +110,8 @@ def preprocess(
     wanted += [
         Arrays(case, images.cases[case].images, images.labels.get(case, said[case]), own) for case in split.held_out
     ]
+    for folder in (own, apart):
+        remove_leftover_folders(folder)
     done = {folder: set(case_names(folder)) for folder in (own, apart)}
     todo = [one for one in wanted if one.case not in done[one.folder]]
     preprocess_arrays(todo, teacher.plans, teacher.configuration, teacher.dataset_json, show)

@@ -13,6 +13,7 @@ from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
 from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.cores import computing_threads
+from nnunet_kd.system.files import remove_leftover_folders
 from nnunet_kd.training.unlabelled import empty_decisions
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
@@ -200,6 +201,7 @@ class _Run:
         agreement = measure_agreement(self.images, self.split, self.teacher, self.places)
         agreement.with_teacher.write_json(self.places.agreement)
         self.listener.step("exports and report")
+        remove_leftover_folders(self.places.output)
         with self._log():
             without_onnx = export_student(self.places, self.teacher)
         if without_onnx is not None:

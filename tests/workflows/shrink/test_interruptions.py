@@ -117,7 +117,7 @@ def test_it_goes_on_after_a_kill(reached: Callable[[Path], bool], number: int, t
 
     def command(output: Path) -> list[str]:
         program = [script("nnunet-kd"), "shrink", str(model), str(images), str(output)]
-        return [*program, *LINE[:1], "200", *LINE[2:], *FAST]
+        return [*program, *LINE[:1], "40", *LINE[2:], *FAST]
 
     subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)
     process = subprocess.Popen(command(tmp_path / "out"), env=environment, stderr=subprocess.DEVNULL)

@@ -82,6 +82,7 @@ def test_labels_of_some_images_train_along(tmp_path: Path, monkeypatch: pytest.M
     assert "2 cases without labels train along" in log
     page = (output / "report.html").read_text()
     assert "Against labels" in page
+    assert "was not written: not asked for here" in page
     assert "the teacher, and labels of 2 images" in page
     assert "agreement with it means nothing here" in page
     assert "voxel size of 5 of 5 images: 1 x 1 x 1 mm, and the model&#39;s training data 9 x 9 x 9 mm" in page
