@@ -51,9 +51,12 @@ def write_decision(trainer: nnUNetTrainer, case: str, decision: np.ndarray) -> N
 
 def empty_decisions(folder: Path) -> list[str]:
     """Cases without labels in which the teacher finds nothing, by their stored decisions."""
-    dataset = preprocessed_cases(folder, case_names(folder))
-    found = []
-    for case in case_names(folder):
+    cases = case_names(folder)
+    found: list[str] = []
+    if not cases:  # nnU-Net cannot tell the format of an empty folder
+        return found
+    dataset = preprocessed_cases(folder, cases)
+    for case in cases:
         locations = dataset.load_case(case)[3].get("class_locations")
         if locations is not None and not any(len(places) for key, places in locations.items() if not _is_sampled(key)):
             found.append(case)

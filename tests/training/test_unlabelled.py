@@ -188,6 +188,8 @@ def test_a_written_segmentation_keeps_what_is_outside(dataset: Path) -> None:
     assert len(properties["class_locations"][2]) == int((before != -1).sum())
     write_segmentation(folder, "extra_0", decision * 0, made.plans_manager.plans, "3d_fullres", DATASET_JSON)
     assert empty_decisions(folder) == ["extra_0"]
+    (folder / "none").mkdir()
+    assert empty_decisions(folder / "none") == empty_decisions(folder / "nowhere") == []
 
 
 def test_batches_of_all_kinds_of_loss(tiny: dict[str, Any]) -> None:

@@ -145,7 +145,7 @@ class _Run:
         self.listener.step("the student's start inside the teacher")
         own = training.assignments(self.request, self.teacher, self.maps, labelled=bool(self._labelled))
         with self._nnunet(own), variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}):
-            training.start_inside(self._make, self.places, self.listener.show)
+            training.start_inside(self._make, self.places, self.state.counted(self.listener.show))
 
     def _schedule(self) -> Schedule:
         self.listener.step("the schedule")

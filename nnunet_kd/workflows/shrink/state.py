@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -99,6 +99,15 @@ class State:
         """Write the time spent now and then, so that a killed run's counts, too."""
         if time.monotonic() - self._written > SECONDS_BETWEEN_WRITES:
             self.save()
+
+    def counted(self, show: Callable[[float, float, str], Any]) -> Callable[[float, float, str], None]:
+        """``show`` that also does :meth:`tick`."""
+
+        def shown(done: float, total: float, what: str) -> None:
+            show(done, total, what)
+            self.tick()
+
+        return shown
 
     def save(self) -> None:
         """Write the file, whole or not at all."""
