@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.errors import DataError, MissingRequirement, ModelError
+from nnunet_kd.errors import DataError, MissingRequirement, ModelError, SettingsError
 from nnunet_kd.export import onnx_export
 from nnunet_kd.export.comparison import LOGITS_TOLERANCE, Difference
 from nnunet_kd.export.onnx_export import OnnxOptions, OnnxReport, export_onnx
@@ -177,7 +177,7 @@ def test_postprocessing_and_weights_limits(student: Path, tmp_path: Path, monkey
     assert json.loads((tmp_path / "a.json").read_text())["postprocessing"] == {"input_folder": "x"}
     with pytest.raises(ModelError, match="holds no moving average"):
         export(student, tmp_path / "b.onnx", weights="ema")
-    with pytest.raises(ModelError, match=r"must end in \.onnx"):
+    with pytest.raises(SettingsError, match=r"must end in \.onnx"):
         export(student, tmp_path / "b")
     monkeypatch.setattr(onnx_export, "LARGEST_BYTES", 100)
     with pytest.raises(ModelError, match="Export one fold"):

@@ -78,7 +78,7 @@ def test_wrong_folders_and_endings(student: Path, images: Path, tmp_path: Path) 
     refuse(tmp_path / "nowhere", student, "does not exist")
     (tmp_path / "a.png").write_bytes(b"")
     refuse(tmp_path / "a.png", student, r"does not end in \.nii\.gz")
-    with pytest.raises(DataError, match="is a folder, so -o must be one too"):
+    with pytest.raises(SettingsError, match="is a folder, so -o must be one too"):
         run(images, tmp_path / "out.nii.gz", student)
 
 

@@ -215,6 +215,7 @@ def test_what_does_not_go_together(
     monkeypatch: pytest.MonkeyPatch, arguments: list[str], launched: bool, message: str
 ) -> None:
     monkeypatch.setattr(distributed, "launched_by_torchrun", lambda: launched)
+    monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
     if not cli.app.registered_commands:
         cli._register()
     refused = CliRunner().invoke(cli.app, ["train", "998", "3d_fullres", "0", *arguments])

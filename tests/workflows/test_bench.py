@@ -77,7 +77,7 @@ def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
 
 @pytest.mark.slow
 def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
-    rows = measure_sizes(["nnUNetTrainerFitNet"], Shape.HIPPOCAMPUS, torch.device("cpu"))
+    rows = measure_sizes(["nnUNetTrainerFitNet"], Shape("hippocampus"), torch.device("cpu"))
     peaks = {row["name"]: row["peak bytes"] for row in rows}
     assert set(peaks) == {"nnUNetTrainerStudent", "nnUNetTrainerFitNet"}
     assert 1e7 < peaks["nnUNetTrainerStudent"] < peaks["nnUNetTrainerFitNet"] < 1e10

@@ -174,8 +174,8 @@ def find_finished(
         only_variants: leave the other variants out, finished or not; this is then the rows' order.
 
     Raises:
-        DataError: no sweep, or no seed that all variants have finished in all folds; tells what is missing; or one of
-            ``only_variants`` is unknown.
+        DataError: no sweep, or no seed that all variants have finished in all folds; tells what is missing.
+        SettingsError: one of ``only_variants`` is unknown.
     """
     if not folder.is_dir():
         raise DataError(f"--sweep {folder}: there is no such folder. Give $nnUNet_results/DATASET/sweeps/NAME.")

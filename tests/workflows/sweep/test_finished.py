@@ -13,7 +13,7 @@ import typer
 from typer.testing import CliRunner
 
 from nnunet_kd.cli.compare import compare
-from nnunet_kd.errors import DataError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
 from nnunet_kd.evaluation.pooling import average_seeds, partly_defined, pool_folds
 from nnunet_kd.evaluation.results import Evaluation
@@ -186,7 +186,7 @@ def test_a_few_variants_may_have_more_seeds_than_the_others(finished: Path) -> N
     output, rows = run_compare(finished, "--variants", "student, dcd")
     assert list(dict.fromkeys(row["method"] for row in rows)) == ["teacher", "student", "dcd"]
     assert "Seeds: 0, 1 (averaged per case" in output
-    with pytest.raises(DataError, match=r"has no variant 'fgbvd'; it has cwd, dcd, student"):
+    with pytest.raises(SettingsError, match=r"has no variant 'fgbvd'; it has cwd, dcd, student"):
         find_finished(finished, only_variants=["student", "fgbvd"])
 
 
@@ -198,5 +198,6 @@ def test_refused_before_anything_is_read(finished: Path) -> None:
         (["--reference", "student", "--sweep", str(finished / "no")], "no such folder"),
         (["--reference", "stud", "--sweep", str(finished)], "not among the methods: teacher, student, dcd"),
     ):
-        with pytest.raises(DataError, match=message):
+        kind = DataError if message == "no such folder" else SettingsError
+        with pytest.raises(kind, match=message):
             CliRunner().invoke(app, arguments, catch_exceptions=False)

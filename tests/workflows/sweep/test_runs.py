@@ -11,7 +11,7 @@ import pytest
 import yaml
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
-from nnunet_kd.errors import DataError, SettingsError, TeacherError
+from nnunet_kd.errors import SettingsError, TeacherError
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer
 from nnunet_kd.workflows.sweep.description import describe_sweep
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
@@ -78,7 +78,7 @@ def test_every_fold_has_its_own_teacher(tiny: dict) -> None:
     assert {run.settings["teacher"]["path"] for run in runs} == {str(elsewhere.resolve())}
     splits = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "splits_final.json")
     splits.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    with pytest.raises(DataError, match="no fold '1'"):
+    with pytest.raises(SettingsError, match="no fold '1'"):
         plan(folds=[0, 1], methods=["dcd"], teacher=str(elsewhere))
 
 
