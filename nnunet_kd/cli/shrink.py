@@ -12,12 +12,10 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option
+from nnunet_kd.errors import INTERRUPTED
 
 if TYPE_CHECKING:
     from nnunet_kd.workflows.shrink.run import Shrunk
-
-INTERRUPTED = 130
-"""Exit code after Ctrl-C, as shells have it."""
 
 
 class _Shown:
@@ -93,7 +91,14 @@ def shrink(
         option("mirroring", "Average predictions over mirrored images. Default: yes, if --minutes leaves time."),
     ] = None,
     seed: Annotated[Optional[int], option("seed", "Of weights, patches and augmentation.")] = None,  # noqa: UP045
-    assignments: options.Assignments = None,
+    assignments: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        option(
+            "set",
+            "Any setting of the training, for example --set objectives.soft.alpha=0.5; repeatable.",
+            metavar="KEY=VALUE",
+        ),
+    ] = None,
     device: options.Device = "cuda",
     allow_empty: Annotated[
         bool, typer.Option("--allow-empty", help="Go on if the teacher finds nothing in most images.")

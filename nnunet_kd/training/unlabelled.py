@@ -16,7 +16,7 @@ import numpy as np
 import torch
 
 from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
-from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases, write_segmentation
+from nnunet_kd.nnunet.datasets import case_names, write_segmentation
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -47,25 +47,6 @@ def write_decision(trainer: nnUNetTrainer, case: str, decision: np.ndarray) -> N
         unlabelled_folder(trainer), case, decision, trainer.plans_manager.plans, trainer.configuration_name,
         trainer.dataset_json,
     )  # fmt: skip
-
-
-def empty_decisions(folder: Path) -> list[str]:
-    """Cases without labels in which the teacher finds nothing, by their stored decisions."""
-    cases = case_names(folder)
-    found: list[str] = []
-    if not cases:  # nnU-Net cannot tell the format of an empty folder
-        return found
-    dataset = preprocessed_cases(folder, cases)
-    for case in cases:
-        locations = dataset.load_case(case)[3].get("class_locations")
-        if locations is not None and not any(len(places) for key, places in locations.items() if not _is_sampled(key)):
-            found.append(case)
-    return found
-
-
-def _is_sampled(key: Any) -> bool:
-    """Whether an entry of nnU-Net's list of foreground is that of all annotated voxels, background included."""
-    return isinstance(key, tuple) and -1 in key
 
 
 def loss_of_labelled(

@@ -85,6 +85,23 @@ def crop(stored: blosc2.NDArray, box: Sequence[Sequence[int]]) -> torch.Tensor:
     return torch.from_numpy(np.asarray(cropped)).float() / STEPS
 
 
+def finds_nothing(stored: blosc2.NDArray, has_regions: bool) -> bool:
+    """Whether a map decides for background everywhere, as nnU-Net decides: by the largest probability, or regions above 0.5.
+
+    Args:
+        stored: from :func:`open_map`; read in slabs of one chunk.
+        has_regions: whether channels are regions; else they are classes, and background has what is left of 1.
+    """
+    depth = stored.chunks[1]
+    for begin in range(0, stored.shape[1], depth):
+        slab = stored[:, begin : begin + depth]
+        highest = slab.max(0).astype(np.int64)
+        threshold = STEPS / 2 if has_regions else STEPS - slab.sum(0, dtype=np.int64)
+        if np.any(highest > threshold):
+            return False
+    return True
+
+
 def bytes_needed(shapes: Sequence[Sequence[int]]) -> int:
     """Upper bound of what maps of these shapes take on disk: one byte per voxel and channel. Compressed they take far less."""
     return sum(int(np.prod(shape)) for shape in shapes)

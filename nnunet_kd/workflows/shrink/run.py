@@ -9,23 +9,21 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
 from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.files import remove_leftover_folders
-from nnunet_kd.training.unlabelled import empty_decisions
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
 from nnunet_kd.workflows.shrink.checks import look_at_everything
-from nnunet_kd.workflows.shrink.dataset import FOLD, Split, arrays_folder, preprocess, write_dataset
+from nnunet_kd.workflows.shrink.dataset import FOLD, Split, preprocess, write_dataset
 from nnunet_kd.workflows.shrink.export import export_student
 from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of
 from nnunet_kd.workflows.shrink.images import Images, listed
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables
 from nnunet_kd.workflows.shrink.schedule import Schedule
-from nnunet_kd.workflows.shrink.state import State
+from nnunet_kd.workflows.shrink.state import State, sole_use
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def shrink(request: ShrinkRequest, listener: Listener) -> Shrunk:
             finds nothing in most images.
     """
     request.check()
-    with torch_threads(request.device):
+    with torch_threads(request.device), sole_use(Places(request.output.expanduser())):
         return _Run(request, listener).all()
 
 
@@ -135,9 +133,7 @@ class _Run:
                 self._make, self.request, self.teacher, self.mirroring, self.state, self.listener.show
             )
         self.maps = str(made.folder.resolve())
-        apart = unlabelled_folder_of(arrays_folder(self.places, self.teacher))
-        empty = empty_decisions(apart)
-        count = len(self.split.training) - len(self._labelled)
+        empty, count = teacher.empty_maps(made, self.split.training), len(self.split.training)
         teacher.refuse_if_mostly_empty(empty, count, "training images", self.request.allow_empty)
         self._note_empty(empty, "training images", count)
 

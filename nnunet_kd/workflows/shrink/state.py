@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
+
+from filelock import FileLock, Timeout
 
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.system.files import remove_leftovers, write_atomically
@@ -29,8 +32,7 @@ class State:
         """Open an output folder that was begun with the same arguments; a new one is begun by the first :meth:`save`.
 
         Raises:
-            MissingRequirement: it cannot be written to.
-            DataError: it was begun with other arguments, or holds something else.
+            DataError: it was begun with other arguments.
         """
         self.path = places.state
         self.arguments: dict[str, Any] = json.loads(json.dumps(arguments))
@@ -38,8 +40,6 @@ class State:
         self._spent_before, self._began, self._written = 0.0, time.monotonic(), 0.0
         if self.path.is_file():
             self._read(places)
-        else:
-            _check_new(places)
         remove_leftovers(self.path.parent)
 
     def _read(self, places: Places) -> None:
@@ -51,7 +51,6 @@ class State:
             raise DataError(
                 f"{self.path} cannot be read ({error}). Delete {places.work} to begin anew, or choose another OUT."
             ) from error
-        check_writable(places)
         changed = [key for key in {**before, **self.arguments} if before.get(key) != self.arguments.get(key)]
         if changed:
             told = "; ".join(
@@ -117,6 +116,35 @@ class State:
         self._written = time.monotonic()
 
 
+@contextlib.contextmanager
+def sole_use(places: Places) -> Iterator[None]:
+    """Within, no other process works in the output folder; the lock lets go of itself when a process ends.
+
+    Raises:
+        MissingRequirement: it cannot be written to, or has no file locks.
+        DataError: it holds other things, or another process works in it.
+    """
+    if not places.state.is_file():
+        _check_new(places)
+    check_writable(places)
+    lock = FileLock(places.work / ".lock", timeout=0)
+    try:
+        lock.acquire()
+    except Timeout as error:
+        raise DataError(
+            f"another process works in OUT, {places.output}. Wait until it has ended, or give another OUT."
+        ) from error
+    except (NotImplementedError, OSError) as error:
+        raise MissingRequirement(
+            f"the file system of OUT, {places.output}, has no file locks ({error}). They keep two processes from working in one "
+            f"folder. Give an OUT elsewhere."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
 def check_writable(places: Places) -> None:
     """Whether files can be made in an output folder, which is made if need be.
 
@@ -142,7 +170,6 @@ def _check_new(places: Places) -> None:
         raise DataError(
             f"OUT, {places.output}, holds other things ({', '.join(others[:3])}). Give a folder that is new or empty."
         )
-    check_writable(places)
 
 
 def _told(value: Any) -> str:

@@ -14,6 +14,7 @@ import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.soft_labels.maps import finds_nothing, open_map
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.costs.profiling import count_windows
 from nnunet_kd.inference.session import RunOptions, open_predictor
@@ -135,6 +136,11 @@ def empty_segmentations(folder: Path, cases: Sequence[str], ending: str, teacher
     """Cases whose segmentation holds background only."""
     reader = teacher.reader
     return [case for case in cases if not np.any(read_segmentation(folder / f"{case}{ending}", reader)[0] > 0)]
+
+
+def empty_maps(made: Softened, cases: Sequence[str]) -> list[str]:
+    """Cases whose soft labels decide for background everywhere."""
+    return [case for case in cases if finds_nothing(open_map(made.folder, case), made.description.has_regions)]
 
 
 def strange_volumes(folder: Path, cases: Sequence[str], ending: str, teacher: Teacher) -> str | None:

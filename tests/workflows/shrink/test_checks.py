@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import SimpleITK as sitk
+from filelock import FileLock
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
 from nnunet_kd.workflows.shrink import checks
@@ -117,6 +118,16 @@ def test_an_output_that_cannot_be_written(model: Path, tmp_path: Path, monkeypat
     monkeypatch.setattr(Path, "write_bytes", denied)
     said = refused(MissingRequirement, model, images, tmp_path / "out")
     assert "cannot be written to: Permission denied. Choose another folder." in said
+
+
+def test_an_output_in_which_another_process_works(model: Path, tmp_path: Path) -> None:
+    images, output = write_images(tmp_path / "images"), tmp_path / "out"
+    Places(output).work.mkdir(parents=True)
+    with FileLock(Places(output).work / ".lock"):
+        said = refused(DataError, model, images, output)
+    assert f"another process works in OUT, {output}. Wait until it has ended" in said
+    assert isinstance(shrink(model, images, output, *LONG).exception, AssertionError)  # free again, and begun
+    assert isinstance(shrink(model, images, output, *LONG).exception, AssertionError)
 
 
 def test_other_arguments_for_the_same_output(model: Path, tmp_path: Path) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -93,7 +94,7 @@ def test_labels_of_some_images_train_along(tmp_path: Path, monkeypatch: pytest.M
     assert "50 iterations" in again.output
 
 
-def test_a_teacher_that_finds_nothing(tmp_path: Path) -> None:
+def test_a_teacher_that_finds_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     model = write_model(tmp_path)
     checkpoint = torch.load(model / "fold_0" / "checkpoint_final.pth", weights_only=False)
     for name, value in checkpoint["network_weights"].items():
@@ -104,6 +105,16 @@ def test_a_teacher_that_finds_nothing(tmp_path: Path) -> None:
     assert isinstance(result.exception, DataError)
     assert "the model finds nothing in 1 of 1 images kept aside" in str(result.exception)
     assert "go on with --allow-empty" in str(result.exception)
+
+    def started(*arguments: Any, **options: Any) -> None:
+        raise SystemExit
+
+    monkeypatch.setattr(run_module.training, "start_inside", started)
+    names = [f"patient_{number}" for number in range(5)]
+    labels = write_labels(tmp_path / "labels", names[:3])  # images with labels count, too
+    more = ("--iterations", "2", "--allow-empty", "--labels", labels)
+    said = shrink(model, tmp_path / "images", tmp_path / "other", *more).output.replace("\n", " ")
+    assert "The model finds nothing in 4 of 4 training images: patient_" in " ".join(said.split())
 
 
 def test_the_teachers_volumes(tmp_path: Path) -> None:
