@@ -20,7 +20,6 @@ from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpo
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import sha256
 
 Split = Mapping[str, Sequence[str]]
@@ -60,7 +59,7 @@ class Run:
         given = (self.settings or {}).get("teacher") or []
         listed = given if isinstance(given, list) else [given]
         entries = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
-        return tuple(entry for entry in entries if entry.get("path") or entry.get("sha256") or _known_fold(entry))
+        return tuple(entry for entry in entries if entry.get("path") or entry.get("sha256") or knows_fold(entry))
 
 
 @dataclass(frozen=True)
@@ -238,67 +237,6 @@ def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:
     return set(splits[int(fold)][part])
 
 
-def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
-    """What a reader of a comparison must know: models that had seen the cases, students of different teachers, mirroring."""
-    warnings = []
-    hashes: dict[str, tuple[str, ...]] = {}
-    for method in methods:
-        if method.run is None:
-            continue
-        teachers = method.run.teachers
-        warnings += _seen(method.name, method.run.fold, cases, splits)
-        for number, teacher in enumerate(teachers, 1):
-            if _known_fold(teacher):
-                who = f"teacher {number} of {method.name}" if len(teachers) > 1 else f"the teacher of {method.name}"
-                warnings += _teacher_seen(who, method, str(teacher["fold"]), cases, splits)
-        if digests := tuple(sorted(str(teacher["sha256"]) for teacher in teachers if teacher.get("sha256"))):
-            hashes[method.name] = digests
-    if len(set(hashes.values())) > 1:
-        listed = ", ".join(
-            f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
-        )
-        warnings.append(f"the students had different teachers (SHA-256 {listed}).")
-    return warnings + _mirrored_otherwise(methods)
-
-
-def _mirrored_otherwise(methods: Sequence[Method]) -> list[str]:
-    axes = {m.name: m.run.mirror_axes for m in methods if m.run is not None and m.run.mirror_axes is not None}
-    if len(set(axes.values())) < 2:
-        return []
-    listed = "; ".join(f"{name} {', '.join(map(str, mirrored)) or 'none'}" for name, mirrored in axes.items())
-    return [
-        f"the models mirror different axes in training and prediction, so they differ in more than the method: {listed}."
-    ]
-
-
-def _known_fold(teacher: Mapping[str, Any]) -> bool:
+def knows_fold(teacher: Mapping[str, Any]) -> bool:
+    """Whether a teacher of the settings names its fold."""
     return teacher.get("fold") is not None  # fold 0 is one
-
-
-def _teacher_seen(
-    who: str, method: Method, fold: str, cases: Sequence[str], splits: Sequence[Split] | None
-) -> list[str]:
-    if splits is not None or method.run is None or fold == "all":
-        return _seen(who, fold, cases, splits)
-    if fold == method.run.fold:
-        return []
-    return [
-        f"{who} is of fold {fold}, {method.name} of fold {method.run.fold}: the teacher had seen validation cases in "
-        f"training, so the results look better than they are."
-    ]
-
-
-def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
-    if splits is None:
-        known = fold == "all"
-        return [f"{who} was trained on all cases (fold all), so it had seen these in training."] if known else []
-    try:
-        seen = fold_cases(splits, fold, "train") & set(cases)
-    except (DataError, SettingsError) as error:
-        return [f"whether {who} had seen the cases cannot be told: {error}"]
-    if not seen:
-        return []
-    return [
-        f"{who} (fold {fold}) had seen {len(seen)} of the {counted(len(cases), 'case')} in training, so the results look better "
-        f"than they are."
-    ]

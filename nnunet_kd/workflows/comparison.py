@@ -19,7 +19,8 @@ from nnunet_kd.evaluation.pooling import average_seeds, partly_defined, pool_fol
 from nnunet_kd.evaluation.references import References, find_references
 from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation
-from nnunet_kd.evaluation.runs import Method, attach_runs, find_warnings, method_name, parse_method
+from nnunet_kd.evaluation.run_warnings import find_warnings
+from nnunet_kd.evaluation.runs import Method, attach_runs, method_name, parse_method
 from nnunet_kd.evaluation.seeds import Trainings, seeds_told
 from nnunet_kd.evaluation.tables import Table, comparison_tables, joined
 from nnunet_kd.system.files import write_atomically

@@ -9,11 +9,11 @@ import numpy as np
 import pytest
 
 from nnunet_kd.errors import CheckpointError, DataError, ModelError, SettingsError
+from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import (
     Method,
     Run,
     attach_runs,
-    find_warnings,
     fold_cases,
     parse_method,
     read_run,

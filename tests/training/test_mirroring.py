@@ -16,7 +16,8 @@ from nnunetv2.training.nnUNetTrainer.variants.data_augmentation.nnUNetTrainerNoM
 
 from nnunet_kd.cli.doctor import _teacher as doctors_teacher
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.evaluation.runs import Method, find_warnings, read_run
+from nnunet_kd.evaluation.run_warnings import find_warnings
+from nnunet_kd.evaluation.runs import Method, read_run
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
 from tests.training.tiny_trainer import ready, trainer
 from tests.workflows.sweep.test_runs import plan

@@ -14,7 +14,8 @@ import numpy as np
 from nnunet_kd.distillation.settings_sources import read_settings_file
 from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.results import Evaluation
-from nnunet_kd.evaluation.runs import Method, Run, Split, find_warnings, fold_cases, read_run
+from nnunet_kd.evaluation.run_warnings import find_warnings
+from nnunet_kd.evaluation.runs import Method, Run, Split, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.nnunet.checkpoints import FINAL
