@@ -8,13 +8,15 @@ Imports nothing but the program itself, so that it also runs in the runtime's ow
 from __future__ import annotations
 
 import json
-import resource
+import runpy
 import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+MEMORY = runpy.run_path(str(Path(__file__).resolve().parents[1] / "nnunet_kd" / "system" / "memory.py"))
+"""The package's own reader of memory, by its path: the runtime's environment has no nnunet_kd."""
 SECONDS = {"reading": 0.0, "network": 0.0, "writing": 0.0}
 
 
@@ -65,7 +67,7 @@ def main() -> int:
         code = run()
     except SystemExit as stop:
         code = stop.code
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
+    peak = MEMORY["peak_resident_bytes"]()
     Path(result).write_text(json.dumps({**SECONDS, "peak": peak}))
     return int(code or 0)
 

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
-import resource
+import runpy
 import statistics
 import sys
 import time
 from pathlib import Path
 from typing import Any
+
+MEMORY = runpy.run_path(str(Path(__file__).resolve().parents[1] / "nnunet_kd" / "system" / "memory.py"))
+"""The package's own reader of memory, by its path: the runtime's environment has no nnunet_kd."""
 
 
 def work(task: dict[str, Any]) -> dict[str, float]:
@@ -43,7 +46,7 @@ def work(task: dict[str, Any]) -> dict[str, float]:
         "whole": whole / len(network),
         "network": statistics.median(network),
         "cpu": statistics.median(processor),
-        "peak": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024),
+        "peak": MEMORY["peak_resident_bytes"](),
     }
 
 

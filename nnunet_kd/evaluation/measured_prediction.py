@@ -2,7 +2,8 @@
 
 Started by :mod:`nnunet_kd.evaluation.conformance` with a JSON file as its only argument: ``predictor`` (stock or runtime),
 ``model``, ``folds``, ``cases`` (lists of image files with the output's name), ``output``, ``threads``, ``mirroring``,
-``previous_stage``. Writes ``seconds`` (a number a case) and ``peak_bytes`` to the file ``result``. Imports nothing of nnunet_kd.
+``previous_stage``. Writes ``seconds`` (a number a case) and ``peak_bytes`` to the file ``result``. Of this package it imports
+only what needs the standard library alone.
 """
 
 from __future__ import annotations
@@ -13,6 +14,8 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
+
+from nnunet_kd.system.memory import peak_resident_bytes
 
 Predict = Callable[[dict[str, Any]], None]
 
@@ -70,11 +73,9 @@ def runtime(given: dict[str, Any]) -> Predict:
 def peak_bytes() -> int | None:
     """This process's largest resident memory; ``None`` where the system does not say."""
     try:
-        import resource
-    except ImportError:
+        return peak_resident_bytes()
+    except ImportError:  # Windows
         return None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-    return peak if sys.platform == "darwin" else peak * 1024
 
 
 if __name__ == "__main__":

@@ -31,6 +31,7 @@ from tests.runtime.real_images import (
 
 pytestmark = pytest.mark.nightly
 RUNTIME = Path(__file__).resolve().parents[2] / "runtime"
+MEMORY = RUNTIME.parent / "nnunet_kd" / "system" / "memory.py"
 LARGEST_INSTALLATION, LARGEST_MEMORY = 350e6, 500e6
 
 
@@ -47,10 +48,10 @@ def test_fresh_environment(tmp_path: Path) -> None:
     size = sum(path.stat().st_size for path in environment.rglob("*") if path.is_file() and not path.is_symlink())
     assert size <= LARGEST_INSTALLATION
     program = (
-        "import sys, time, resource\n"
+        "import runpy, sys\n"
         "from nnunet_kd_runtime.command import main\n"
         "code = main(sys.argv[1:])\n"
-        "print(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)\n"
+        f"print(runpy.run_path({str(MEMORY)!r})['peak_resident_bytes']())\n"
         "sys.exit(code)\n"
     )
     arguments = [str(pair.onnx), str(images), "-o", str(tmp_path / "out"), "--threads", "1"]

@@ -54,7 +54,7 @@ def arrays_folder(places: Places, teacher: Teacher) -> Path:
     return places.preprocessed(teacher.dataset) / str(identifier)
 
 
-def write_dataset(places: Places, teacher: Teacher, split: Split, labelled: Mapping[str, Path]) -> None:
+def describe_dataset(places: Places, teacher: Teacher, split: Split, labelled: Mapping[str, Path]) -> None:
     """The files that nnU-Net's trainers look for beside preprocessed cases.
 
     Raises:

@@ -16,7 +16,7 @@ from nnunet_kd.system.files import remove_leftover_folders
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
 from nnunet_kd.workflows.shrink.checks import look_at_everything
-from nnunet_kd.workflows.shrink.dataset import FOLD, Split, preprocess, write_dataset
+from nnunet_kd.workflows.shrink.dataset import FOLD, Split, describe_dataset, preprocess
 from nnunet_kd.workflows.shrink.export import export_student
 from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of
 from nnunet_kd.workflows.shrink.images import Images, listed
@@ -123,7 +123,7 @@ class _Run:
 
     def _preprocess(self) -> None:
         self.listener.step("preprocessing with the model's plan")
-        write_dataset(self.places, self.teacher, self.split, self.images.labels)
+        describe_dataset(self.places, self.teacher, self.split, self.images.labels)
         preprocess(self.images, self.split, self.teacher, self.places, self.listener.show)
 
     def _soften(self) -> None:
