@@ -67,9 +67,7 @@ def stopped_and_resumed(plans: dict, name: str, made: DistillationTrainer) -> No
     assert steps(resumed, 1, first_seed=2) == steps(made, 1, first_seed=2)
 
 
-@pytest.mark.parametrize(
-    "name", [pytest.param(name, marks=[] if name in ("dcd", "soft") else pytest.mark.nightly) for name in OBJECTIVES]
-)
+@pytest.mark.parametrize("name", OBJECTIVES)
 def test_every_trainer(plans: dict, name: str, compiling: Callable[[str], None]) -> None:
     compiled(plans, name, "aot_eager", compiling, 1e-5)
 
