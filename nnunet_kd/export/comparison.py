@@ -29,7 +29,7 @@ FLOAT16_TOLERANCE = 1e-2
 
 
 @dataclass(frozen=True)
-class Difference:
+class OutputDifference:
     """Between two networks' logits on the same patches.
 
     Attributes:
@@ -59,7 +59,7 @@ class Difference:
         return self.largest <= LOGITS_TOLERANCE
 
 
-def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: Iterable[Patch]) -> Difference:
+def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: Iterable[Patch]) -> OutputDifference:
     """Run both on every patch.
 
     Args:
@@ -77,7 +77,7 @@ def compare_logits(network: nn.Module, run: Callable[[Patch], Patch], patches: I
         scale = max(scale, float(np.abs(expected).max()))
         alike.append(float((found.argmax(1) == expected.argmax(1)).mean()))
         count += 1
-    return Difference(count, largest, scale, float(np.mean(alike)))
+    return OutputDifference(count, largest, scale, float(np.mean(alike)))
 
 
 def matching_references(cases: Sequence[InputCase], folder: Path, reader: BaseReaderWriter) -> list[InputCase]:

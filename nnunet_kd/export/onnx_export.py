@@ -1,19 +1,10 @@
-"""An nnU-Net's network as ONNX, checked against PyTorch before it gets its name.
-
-Operator set 18 is what PyTorch's exporter writes without conversion. U-Nets come out as Conv, ConvTranspose,
-InstanceNormalization, LeakyRelu, Concat, Add and AveragePool, all with definitions of set 16 or older, which ONNX Runtime and
-OpenVINO run and which TensorRT's support matrix lists (github.com/onnx/onnx-tensorrt, docs/operators.md; it asks that
-normalization's scale and bias be stored in the file, as they are).
-"""
+"""An nnU-Net's network as ONNX, checked against PyTorch before it gets its name."""
 
 from __future__ import annotations
 
 import contextlib
-import io
-import logging
 import os
-import warnings
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass, field
 from itertools import chain
@@ -25,7 +16,8 @@ from rich.console import Console
 from torch import nn
 
 from nnunet_kd.errors import ModelError, SettingsError
-from nnunet_kd.export.comparison import Difference, compare_logits, dice_by_label, matching_references
+from nnunet_kd.export.comparison import OutputDifference, compare_logits, dice_by_label, matching_references
+from nnunet_kd.export.onnx_network import OPSET, FoldAverage, write_network
 from nnunet_kd.export.patches import image_patches, random_patches
 from nnunet_kd.export.quantisation import CALIBRATION_PATCHES, to_float16, to_int8
 from nnunet_kd.export.weights import check_weights
@@ -42,9 +34,6 @@ from nnunet_kd.system.requirements import EXTRAS, require
 if TYPE_CHECKING:  # it is optional
     from nnunet_kd_runtime.backends import Backend
 
-OPSET = 18
-LARGEST_BYTES = 2_000_000_000
-"""An ONNX file is one protobuf message, which ends at 2 GiB."""
 CHECKED_PATCHES = 4
 
 
@@ -81,7 +70,7 @@ class OnnxReport:
 
     path: Path
     folds: tuple[str, ...]
-    differences: dict[str, Difference]
+    differences: dict[str, OutputDifference]
     dice: dict[str, dict[str, float]] = field(default_factory=dict)
     dice_cases: int = 0
 
@@ -98,21 +87,6 @@ class OnnxReport:
         averaged = f", the average of folds {', '.join(self.folds)}" if len(self.folds) > 1 else ""
         size = self.path.stat().st_size / 1e6
         return [*lines, f"Wrote {self.path} ({size:.1f} MB{averaged}) and {json_path(self.path).name}."]
-
-
-class FoldAverage(nn.Module):
-    """Mean logits of several folds' networks; what nnU-Net averages after the sliding window, which is linear."""
-
-    def __init__(self, networks: Sequence[nn.Module]) -> None:
-        super().__init__()
-        self.networks = nn.ModuleList(networks)
-
-    def forward(self, image: torch.Tensor) -> torch.Tensor:
-        """``(B, heads, *patch)``."""
-        total: torch.Tensor = self.networks[0](image)
-        for network in self.networks[1:]:
-            total = total + network(image)
-        return total / len(self.networks)
 
 
 def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxReport:
@@ -161,7 +135,14 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
         say("comparing with PyTorch")
         written = OnnxModel(exported, description)
         runtime = open_backend("onnxruntime", written)
-        report = OnnxReport(output, model.folds, _compare(network, runtime, predictor, cases, channels))
+        try:
+            differences = _compare(network, runtime, predictor, cases, channels)
+        except require("nnunet_kd_runtime.errors").ModelError as error:
+            raise ModelError(
+                f"ONNX Runtime cannot use what PyTorch {torch.__version__} wrote of this network. Update PyTorch, whose exporter "
+                f"wrote it, or onnxruntime. --to nnunet works without both. ({error})"
+            ) from error
+        report = OnnxReport(output, model.folds, differences)
         _refuse_if_different(report.differences, options.precision, output)
         if scored:
             say("predicting for the Dice cost")
@@ -194,56 +175,6 @@ def refuse_unknown_surroundings(model: ModelFolder, checkpoint: Mapping[str, Any
         ) from error
 
 
-def write_network(network: nn.Module, channels: int, patch_size: Sequence[int], path: Path) -> None:
-    """``image (batch, channels, *patch)`` to ``logits``, batch of any size; the patch is fixed.
-
-    Raises:
-        ModelError: PyTorch's exporter cannot express the network, or the file would be too large.
-    """
-    size = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    if size > LARGEST_BYTES:
-        raise ModelError(
-            f"the network has {size / 1e9:.1f} GB of weights, an ONNX file holds less than 2. Export one fold: -f 0."
-        )
-    image = torch.zeros(2, channels, *patch_size)  # of one, the exporter would conclude that it is always one
-    loggers = [logging.getLogger(name) for name in ("torch.onnx", "onnxscript", "onnx_ir")]
-    levels = [logger.level for logger in loggers]
-    try:
-        for logger in loggers:
-            logger.setLevel(logging.ERROR)
-        with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")
-            torch.onnx.export(
-                network,
-                (image,),
-                str(path),
-                dynamo=True,
-                opset_version=OPSET,
-                input_names=[INPUT],
-                output_names=[OUTPUT],
-                dynamic_shapes=({0: torch.export.Dim("batch")},),
-                external_data=False,
-                verbose=False,
-            )
-    except (RuntimeError, torch.onnx.errors.OnnxExporterError) as error:
-        raise ModelError(f"PyTorch cannot export this network to ONNX: {str(error).strip().splitlines()[0]}") from error
-    finally:
-        for logger, level in zip(loggers, levels, strict=True):
-            logger.setLevel(level)
-    _forget_origin(path)
-
-
-def _forget_origin(path: Path) -> None:
-    """Take out the exporter's notes, which hold source lines and folders of this machine."""
-    onnx = require("onnx")
-    network = onnx.load(str(path))
-    graph = network.graph
-    for part in (network, graph, *graph.node, *graph.initializer, *graph.input, *graph.output, *graph.value_info):
-        part.doc_string = ""
-        del part.metadata_props[:]
-    onnx.save(network, str(path))
-
-
 def _network(predictor: CasePredictor, model: ModelFolder) -> nn.Module:
     networks = []
     for weights in predictor.list_of_parameters:
@@ -255,7 +186,7 @@ def _network(predictor: CasePredictor, model: ModelFolder) -> nn.Module:
 
 def _compare(
     network: nn.Module, runtime: Backend, predictor: CasePredictor, cases: list[InputCase], channels: int
-) -> dict[str, Difference]:
+) -> dict[str, OutputDifference]:
     size = predictor.configuration_manager.patch_size
     batches = chain(random_patches(channels, size, 1), random_patches(channels, size, 1, batch=2))
     differences = {"random": compare_logits(network, runtime, batches)}
@@ -264,7 +195,7 @@ def _compare(
     return differences
 
 
-def _refuse_if_different(differences: Mapping[str, Difference], precision: str, output: Path) -> None:
+def _refuse_if_different(differences: Mapping[str, OutputDifference], precision: str, output: Path) -> None:
     for kind, difference in differences.items():
         if not difference.acceptable(precision):
             raise ModelError(

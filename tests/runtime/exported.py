@@ -14,7 +14,7 @@ import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.export.onnx_export import write_network
+from nnunet_kd.export.onnx_network import write_network
 from nnunet_kd.system.files import sha256
 from nnunet_kd_runtime.session import Options, run
 from tests.deployment import segmentation, write_image

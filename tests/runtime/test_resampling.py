@@ -19,6 +19,7 @@ from nnunet_kd_runtime.errors import DataError, ModelError
 from nnunet_kd_runtime.interpolation import interpolate
 from nnunet_kd_runtime.resampling import Resampling, resample_torch_simple
 from nnunet_kd_runtime.separate_axis import separate_axis
+from tests.runtime.interpolations import ROUNDING
 
 SPACINGS = [
     ((1.0, 1.0, 1.0), (1.3, 0.8, 1.1)),
@@ -103,7 +104,7 @@ def test_torch_to_one_rounding(old: tuple[float, ...], new: tuple[float, ...], m
         expected = stock_torch(torch.from_numpy(array), shape, old, new, **arguments).numpy()
         found = Resampling("resample_torch_fornnunet", arguments)(array, shape, old, new)
         assert found.dtype == expected.dtype
-        np.testing.assert_allclose(found, expected, rtol=2e-7, atol=5e-7)
+        np.testing.assert_allclose(found, expected, rtol=2e-7, atol=ROUNDING)
 
 
 @pytest.mark.parametrize("economical", [True, False])
@@ -124,7 +125,7 @@ def test_torch_simple(mode: str, spatial: int) -> None:
     array = volume(np.float32, (10, 9, 12, 11)[: spatial + 1])
     for shape in ((14, 7, 25)[:spatial], (90, 60, 5)[:spatial], (9, 12, 11)[:spatial]):
         expected = stock_simple(array, shape, mode=mode, num_threads=1)
-        np.testing.assert_allclose(resample_torch_simple(array, shape, mode=mode), expected, rtol=2e-7, atol=5e-7)
+        np.testing.assert_allclose(resample_torch_simple(array, shape, mode=mode), expected, rtol=2e-7, atol=ROUNDING)
 
 
 def test_nearest_positions_of_every_size() -> None:
