@@ -12,7 +12,7 @@ from typing import Any
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.errors import ModelError, PlanError, TeacherError
-from nnunet_kd.models.archive import unpack_model
+from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance, read_plans
 
@@ -145,7 +145,7 @@ def _from_path(
 ) -> TeacherSource:
     if not path.exists():
         raise TeacherError(f"the teacher {path} does not exist. {HOW_TO_POINT}")
-    if path.suffix == ".zip":
+    if is_archive(path):
         return _from_zip(path, fold, settings, configuration, unpack_to)
     if path.is_file():
         if not path.parent.name.startswith("fold_"):

@@ -124,6 +124,11 @@ def _apart(prediction: Read, reference: Read) -> tuple[float | None, list[str]]:
         words = ["x".join(map(str, shape)) for shape in shapes]
         return None, [f"shape, {words[0]} against {words[1]}"]
     own, other = (Grid.of_properties(shapes[0], properties) for _, properties in (prediction, reference))
+    return apart(own, other)
+
+
+def apart(own: Grid, other: Grid) -> tuple[float | None, list[str]]:
+    """How far voxels of two grids of one size lie apart if that matters (mm), and what differs if it is too far."""
     shift = own.largest_shift(other)
     voxel = min(
         step for step, count in zip(other.spacing, other.size, strict=True) if count > 1 or other.size == (1, 1, 1)

@@ -58,7 +58,8 @@ def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReade
     """
     channels, ending = channel_names(dataset_json), str(dataset_json["file_ending"])
     if not folder.is_dir():
-        raise DataError(f"the folder of images {folder} does not exist. Give a folder with one image a case.")
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(f"the folder of images {folder} {what}. Give a folder with one image a case.")
     endings = readable_endings(ending, reader)
     files = [(path, own) for path in sorted(folder.iterdir()) if (own := ending_of(path, endings)) is not None]
     if not files:
@@ -133,6 +134,9 @@ def _check_names(folder: Path, cases: Mapping[str, Sequence[Path]], grouped: boo
             raise DataError(
                 f"{folder} has two files for case {name}: {', '.join(path.name for path in paths)}. Keep one of them."
             )
+        if not grouped and f"{name}_0000" in cases:
+            both = f"{paths[0].name} and {cases[f'{name}_0000'][0].name}"
+            raise DataError(f"{folder}: {both} may be the same image. Keep one of them, or give them other names.")
         if name.endswith("_seg"):
             raise DataError(f"{paths[0]}: nnU-Net keeps names that end in _seg for segmentations. Rename that file.")
 

@@ -13,6 +13,11 @@ from nnunet_kd.errors import ModelError
 _PLAN = "plans.json"
 
 
+def is_archive(path: Path) -> bool:
+    """Whether a file is an archive by its name. Not by its content: checkpoints are zip files, too."""
+    return path.suffix.lower() == ".zip" and path.is_file()
+
+
 def unpack_model(
     archive: Path, target: Path, configuration: str | None = None, members: Collection[str] | None = None
 ) -> Path:

@@ -19,7 +19,7 @@ from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import CheckpointError, MissingRequirement, ModelError, NnunetKdWarning, PlanError
-from nnunet_kd.models.archive import unpack_model
+from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import inputs_and_heads, read_plans
 from nnunet_kd.nnunet.checkpoints import (
@@ -174,7 +174,7 @@ def open_model(
     path = path.expanduser()
     if not path.exists():
         raise ModelError(f"the model {path} does not exist. {_NEEDED}")
-    if path.is_file() and path.suffix == ".zip":
+    if is_archive(path):
         with tempfile.TemporaryDirectory(prefix="nnunet_kd_model_") as temporary:
             yield _choose(unpack_model(path, Path(temporary), configuration), folds, checkpoint, path)
         return

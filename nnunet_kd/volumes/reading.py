@@ -19,8 +19,8 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.readers import library_of, reader_named, reader_of_dataset
 from nnunet_kd.system.names import check_name
 from nnunet_kd.volumes.grid import Grid
-from nnunet_kd.volumes.naming import shadow_of
-from nnunet_kd.volumes.wholeness import check_whole, error_line, find_damage
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, shadow_of
+from nnunet_kd.volumes.wholeness import check_whole, error_line, find_damage, stored_voxels
 
 Read = tuple[NDArray[Any], dict[str, Any]]
 """What nnU-Net's readers return: an array (channels, Z, Y, X) and properties."""
@@ -104,6 +104,20 @@ def read_segmentation(path: Path, reader: BaseReaderWriter) -> Read:
     with reading(str(path)):
         array, properties = reader.read_seg(str(path))
     return array, properties
+
+
+def voxels_without_number(path: Path, reader: BaseReaderWriter) -> int:
+    """How many stored voxels of a whole file are NaN or infinite; looked at as they are stored, before a reader replaces them.
+
+    Raises:
+        DataError: the file cannot be read.
+    """
+    with reading(str(path)):
+        nifti = path.name.lower().endswith(NIFTI_ENDINGS)
+        array = stored_voxels(path) if nifti else reader.read_images([str(path)])[0]
+    if not np.issubdtype(array.dtype, np.inexact):
+        return 0
+    return int(array.size - np.isfinite(array).sum())
 
 
 def whole_numbers(labels: NDArray[Any]) -> tuple[NDArray[Any], float]:

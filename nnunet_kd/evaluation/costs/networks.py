@@ -14,6 +14,7 @@ from torch import nn
 
 from nnunet_kd.errors import ModelError, PlanError
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
+from nnunet_kd.models.archive import is_archive
 from nnunet_kd.models.folder import load_predictor, new_predictor, open_model
 
 WHAT_IS_READ = "Give a model folder, an exported zip, a plan (*.json) or an ONNX file."
@@ -79,7 +80,7 @@ def _from_trained(path: Path, configuration: str | None, fold: str | None) -> Me
         model = replace(found, folds=found.folds[:1])
         predictor = new_predictor()
         load_predictor(model, predictor)
-        file = path if path.suffix == ".zip" else model.checkpoint_path(model.folds[0])
+        file = path if is_archive(path) else model.checkpoint_path(model.folds[0])
         return _with_predictor(path, predictor, file.stat().st_size)
 
 

@@ -12,8 +12,9 @@ from nnunet_kd.workflows.shrink.images import Images, bytes_needed, look_at
 from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
 from nnunet_kd.workflows.shrink.report import MEANINGLESS
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest
-from nnunet_kd.workflows.shrink.state import State, check_writable, folder_fingerprint
+from nnunet_kd.workflows.shrink.state import State, folder_fingerprint
 from nnunet_kd.workflows.shrink.teacher import choose_mirroring
+from nnunet_kd.workflows.shrink.training import check_settings
 
 MOST_OF_BUDGET = 0.8
 """Share of ``--minutes`` that the teacher alone may take."""
@@ -49,8 +50,8 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
     Raises:
         NnunetKdError: what is wrong, by name.
     """
-    check_writable(places)
     teacher = find_teacher(request.model, request.configuration, request.reduction, request.trusted, places)
+    check_settings(request, teacher)
     images = look_at(request.images, request.labels, teacher, listener.show)
     state.same("model", dict(teacher.digests), "the model's checkpoints")
     state.same("images", folder_fingerprint(images.files), "the images")

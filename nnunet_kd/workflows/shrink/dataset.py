@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -64,13 +65,15 @@ def describe_dataset(places: Places, teacher: Teacher, split: Split, labelled: M
     arrays_folder(places, teacher).mkdir(parents=True, exist_ok=True)
     unlabelled_folder_of(arrays_folder(places, teacher)).mkdir(parents=True, exist_ok=True)
     plans = teacher.plans
-    fingerprint = teacher.model.folder / "dataset_fingerprint.json"
+    fingerprint: dict[str, Any] = {}
+    with contextlib.suppress(OSError, ValueError):  # the training does not need it
+        fingerprint = json.loads((teacher.model.folder / "dataset_fingerprint.json").read_text())
     contents: dict[str, Any] = {
         f"{plans['plans_name']}.json": plans,
         "dataset.json": teacher.dataset_json,
         # cases without labels lie in a folder of their own, and are added by the trainer
         SPLITS_FILE: [{"train": [case for case in split.training if case in labelled], "val": split.held_out}],
-        "dataset_fingerprint.json": json.loads(fingerprint.read_text()) if fingerprint.is_file() else {},
+        "dataset_fingerprint.json": fingerprint,
     }
     for name, content in contents.items():
         _write_json(folder / name, content)

@@ -9,14 +9,24 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.labels import read_labels
+from nnunet_kd.evaluation.pairs import apart
 from nnunet_kd.inference.cases import check_headers
 from nnunet_kd.inference.image_folders import ImageCase, channel_names, ending_of, find_images, readable_endings
+from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.grid import Grid
-from nnunet_kd.volumes.reading import check_alone, header, read_images, read_segmentation, whole_numbers
+from nnunet_kd.volumes.reading import (
+    check_alone,
+    header,
+    read_images,
+    read_segmentation,
+    voxels_without_number,
+    whole_numbers,
+)
 from nnunet_kd.volumes.wholeness import check_whole
 from nnunet_kd.workflows.shrink.model import Teacher
 
@@ -38,11 +48,13 @@ class SeenImage:
     Attributes:
         shape: ``(Z, Y, X)`` voxels, in the file's axes.
         spacing: likewise, in mm.
+        grid: of its voxels; ``None`` where the format has none.
         signs: why it is not of the model's kind, by what is strange, in figures.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
+    grid: Grid | None = None
     signs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -104,11 +116,17 @@ class Images:
                 problems.append(
                     f"{path.name} has {_times(array.shape[1:])} voxels and its image {_times(self.seen[name].shape)}"
                 )
+            elif differences := self._differences(name, path, reader):
+                problems.append(f"{path.name} and its image differ in {'; '.join(differences)}")
         if problems:
             raise DataError(
                 f"{len(problems)} label files do not fit: {'; '.join(problems[:SHOWN])}. The model knows the labels "
                 f"{', '.join(map(str, sorted(known.known)))}."
             )
+
+    def _differences(self, name: str, path: Path, reader: BaseReaderWriter) -> list[str]:
+        found, own = header(path, reader), self.seen[name].grid
+        return [] if found is None or found[0] is None or own is None else apart(found[0], own)[1]
 
 
 def look_at(folder: Path, labels: Path | None, teacher: Teacher, show: Any) -> Images:
@@ -146,7 +164,10 @@ def _labels_of(folder: Path | None, cases: Mapping[str, ImageCase], teacher: Tea
     if folder is None:
         return {}
     if not folder.is_dir():
-        raise DataError(f"--labels: the folder {folder} does not exist.")
+        what = "is a file" if folder.is_file() else "does not exist"
+        raise DataError(
+            f"--labels: the folder {folder} {what}. Give a folder of segmentations called as the cases are."
+        )
     endings = readable_endings(str(teacher.dataset_json["file_ending"]), teacher.reader)
     found = {
         path.name.removesuffix(ending): path
@@ -181,10 +202,15 @@ def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_inten
     else:
         grid: Grid = first[0]
         shape, spacing = grid.size[::-1], grid.spacing[::-1]
+    if count := sum(voxels_without_number(path, reader) for path in case.images):
+        raise DataError(
+            f"case {case.name}: {counted(count, 'voxel')} NaN or infinite. Replace them by numbers, for example 0, or take the "
+            f"image out."
+        )
     signs = strange_geometry(shape, spacing, teacher.plans)
     if array is not None and with_intensities:
         signs |= strange_intensities(array, teacher.plans, channels)
-    return SeenImage(shape, spacing, signs)
+    return SeenImage(shape, spacing, first[0] if first is not None else None, signs)
 
 
 def strange_geometry(shape: Sequence[int], spacing: Sequence[float], plans: Mapping[str, Any]) -> dict[str, str]:

@@ -17,7 +17,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import MissingRequirement, ModelError, NnunetKdError
 from nnunet_kd.export.onnx_export import refuse_unknown_surroundings
-from nnunet_kd.models.archive import unpack_model
+from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder, open_model, read_json
 from nnunet_kd.models.plans import provenance, reduce_plans
 from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS
@@ -90,14 +90,14 @@ def find_teacher(path: Path, configuration: str | None, reduction: float, truste
     path = path.expanduser()
     if not path.exists():
         raise ModelError(f"the model {path} does not exist. Give an exported zip or a model folder.")
-    if path.suffix == ".onnx":
+    if path.suffix.lower() == ".onnx":
         raise ModelError(
             f"{path} is a network without its training plan. Give the zip or the model folder that it came from."
         )
     models = _models_in(path)
     chosen = _choose(path, models, configuration)
     folder = chosen if isinstance(chosen, Path) else path
-    if path.suffix == ".zip":
+    if is_archive(path):
         folder = _unpacked(path, chosen, places.model(sha256(path)))
     with open_model(folder, (), None) as model:  # a folder: nothing is unpacked
         found = ModelFolder(model.folder.resolve(), model.folds, model.checkpoint, path)
@@ -116,7 +116,7 @@ def find_teacher(path: Path, configuration: str | None, reduction: float, truste
 
 def _models_in(path: Path) -> dict[str, Path | str]:
     """Models below a path by their folder's name: a folder each, or a place within the archive."""
-    if path.suffix == ".zip" and path.is_file():
+    if is_archive(path):
         try:
             with zipfile.ZipFile(path) as archive:
                 names = archive.namelist()
@@ -153,8 +153,10 @@ def _choose(path: Path, models: Mapping[str, Path | str], configuration: str | N
 
 
 def _unpacked(archive: Path, chosen: Path | str, target: Path) -> Path:
-    """The model's folder in the work folder; unpacked once, whole or not at all."""
+    """The model's folder in the work folder; unpacked once a configuration, whole or not at all."""
     configuration = str(chosen).split("__")[-1] if "__" in str(chosen) else None
+    if configuration is not None:
+        target = target.with_name(f"{target.name}-{configuration}")
     there = [plan.parent for plan in target.glob(f"*/{_PLAN}")]
     if there:
         return there[0]
@@ -170,7 +172,14 @@ def _unpacked(archive: Path, chosen: Path | str, target: Path) -> Path:
 
 
 def _check_shrinkable(model: ModelFolder, configuration: str, reduction: float, path: Path) -> None:
-    plans = model.plans()
+    plans, dataset = model.plans(), model.dataset_json()
+    missing = [key for key in ("labels", "file_ending") if key not in dataset]
+    if not (dataset.get("channel_names") or dataset.get("modality")):
+        missing.append("channel_names")
+    if missing:
+        raise ModelError(
+            f"{path}: its dataset.json lacks {', '.join(missing)}. Put the dataset.json of that training there."
+        )
     if configuration not in plans["configurations"]:
         raise ModelError(
             f"{path}: its checkpoint is of configuration {configuration}, which its plans.json does not have. Put the plans.json "

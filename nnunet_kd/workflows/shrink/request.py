@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from nnunet_kd.nnunet.environment import VARIABLES, variables_set_to
 TRAINER = "nnUNetTrainerSoft"
 RESERVED = (
     "teacher", "reduction", "start", "start_sha256", "epochs", "iterations_per_epoch", "validation_iterations", "seed",
-    "save_every", "patience",
+    "save_every", "patience", "objectives.soft.maps", "objectives.soft.allow_leak",
 )  # fmt: skip
 """Settings that the command itself decides."""
 
@@ -81,17 +82,27 @@ class ShrinkRequest:
             raise SettingsError(
                 "give either --minutes or --iterations: how long everything, or the training, may take."
             )
-        if self.minutes is not None and self.minutes <= 0:
-            raise SettingsError(f"--minutes must be above 0, got {self.minutes:g}.")
+        if self.minutes is not None and not 0 < self.minutes < math.inf:
+            raise SettingsError(f"--minutes must be a number above 0, got {self.minutes:g}.")
         if self.iterations is not None and self.iterations < 1:
             raise SettingsError(f"--iterations must be at least 1, got {self.iterations}.")
-        if self.reduction <= 1:
-            raise SettingsError(f"-r must be above 1, or nothing gets smaller, got {self.reduction:g}.")
-        taken = [key for key in parse_assignments(list(self.assignments)) if key in RESERVED]
+        if not 1 < self.reduction < math.inf:
+            raise SettingsError(f"-r must be a number above 1, or nothing gets smaller, got {self.reduction:g}.")
+        if self.seed is not None and self.seed < 0:
+            raise SettingsError(f"--seed must be 0 or more, got {self.seed}.")
+        taken = [key for key in _keys(parse_assignments(list(self.assignments))) if key in RESERVED]
         if taken:
             raise SettingsError(
-                f"--set {taken[0]}: shrink decides that itself, from -r, --minutes, --iterations and --seed."
+                f"--set {taken[0]}: shrink decides that itself, from MODEL, -r, --minutes, --iterations and --seed."
             )
+
+
+def _keys(settings: Mapping[str, Any], within: str = "") -> Iterator[str]:
+    """Every key of nested settings, with its parents: ``objectives``, ``objectives.soft``, ``objectives.soft.alpha``."""
+    for key, value in settings.items():
+        yield f"{within}{key}"
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{within}{key}.")
 
 
 @dataclass(frozen=True)

@@ -29,6 +29,8 @@ AFTER_TRAINING = 60.0
 STUDENT_SHARE = 0.9
 """Of the teacher's time for the same images with one fold that the student is reckoned to take: much of it is reading, placing
 windows and writing."""
+RESERVE = 0.05
+"""Of the time for training, for what else a machine does meanwhile: steps were timed for seconds, and are run for hours."""
 TIMED = 8
 """Iterations that are timed."""
 
@@ -101,7 +103,8 @@ def left_for_training(minutes: float, spent: float, teacher_seconds: float, fold
         spent: seconds so far.
         teacher_seconds: that the teacher's segmentations of the images kept aside took, with so many ``folds``.
     """
-    return 60 * minutes - spent - AFTER_TRAINING - STUDENT_SHARE * teacher_seconds / folds
+    left = 60 * minutes - spent - AFTER_TRAINING - STUDENT_SHARE * teacher_seconds / folds
+    return left * (1 - RESERVE)
 
 
 def measured_times(make: Callable[[], DistillationTrainer], show: Callable[[float, float, str], Any]) -> StepTimes:

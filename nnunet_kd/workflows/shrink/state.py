@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -120,12 +121,15 @@ class State:
 def sole_use(places: Places) -> Iterator[None]:
     """Within, no other process works in the output folder; the lock lets go of itself when a process ends.
 
+    If nothing was begun within, because something was refused, what was made here is taken away again.
+
     Raises:
         MissingRequirement: it cannot be written to, or has no file locks.
         DataError: it holds other things, or another process works in it.
     """
     if not places.state.is_file():
         _check_new(places)
+    made = [folder for folder in (places.work, places.output) if not folder.exists()]
     check_writable(places)
     lock = FileLock(places.work / ".lock", timeout=0)
     try:
@@ -142,6 +146,11 @@ def sole_use(places: Places) -> Iterator[None]:
     try:
         yield
     finally:
+        if not places.state.is_file() and places.work in made:
+            shutil.rmtree(places.work, ignore_errors=True)
+            with contextlib.suppress(OSError):  # something else lies there by now
+                if places.output in made:
+                    places.output.rmdir()
         lock.release()
 
 

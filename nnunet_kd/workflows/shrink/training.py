@@ -9,9 +9,11 @@ from typing import Any
 
 import torch
 
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE, resolve_settings
 from nnunet_kd.models.checkpoint import CONTINUED_FROM
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.nnunet.environment import find_trainer
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.inherit import inherit_student
@@ -60,6 +62,13 @@ def assignments(
     ]
     keys = {one.partition("=")[0].strip() for one in request.assignments}
     return json.dumps([*(one for one in own if one.partition("=")[0] not in keys), *request.assignments])
+
+
+def check_settings(request: ShrinkRequest, teacher: Teacher) -> None:
+    """Raise a SettingsError for ``--set`` that does not hold, as the trainer would."""
+    trainer = find_trainer(TRAINER)
+    environment = {SET_VARIABLE: assignments(request, teacher)}
+    resolve_settings(trainer.recipe, trainer.objectives, environment=environment)
 
 
 def make_trainer(request: ShrinkRequest, teacher: Teacher, continued: bool = False) -> DistillationTrainer:

@@ -96,6 +96,68 @@ def test_folders_that_are_not_there_or_hold_no_images(model: Path, tmp_path: Pat
     assert "the folder" in refused(DataError, model, images, tmp_path / "out", "--labels", tmp_path / "nowhere")
 
 
+def test_voxels_that_are_no_numbers(model: Path, tmp_path: Path) -> None:
+    """ITK replaces them by zero without a word."""
+    images = write_images(tmp_path / "images")
+    path = str(images / "patient_3.nii.gz")
+    array = sitk.GetArrayFromImage(sitk.ReadImage(path))
+    array[0, 0, :2] = np.nan, np.inf
+    sitk.WriteImage(sitk.GetImageFromArray(array), path)
+    assert "case patient_3: 2 voxels NaN or infinite" in refused(DataError, model, images, tmp_path / "out")
+
+
+def test_one_image_under_two_names(model: Path, tmp_path: Path) -> None:
+    images = write_images(tmp_path / "images")
+    shutil.copy(images / "patient_2.nii.gz", images / "patient_2_0000.nii.gz")
+    said = refused(DataError, model, images, tmp_path / "out")
+    assert "patient_2.nii.gz and patient_2_0000.nii.gz may be the same image" in said
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        (("--set", "objectives.nope.alpha=1"), "objectives.nope"),
+        (("--set", "objectives.soft.alpha=7"), "objectives.soft.alpha"),
+        (("--set", "objectives.soft.maps=x"), "--set objectives.soft.maps: shrink decides that itself"),
+        (("--set", "objectives={soft: {allow_leak: false}}"), "--set objectives.soft.allow_leak: shrink decides"),
+        (("--seed", "-1"), "--seed must be 0 or more, got -1"),
+        (("-r", "nan"), "-r must be a number above 1"),
+        (("-r", "inf"), "-r must be a number above 1"),
+    ],
+)
+def test_options_that_do_not_hold(options: tuple[str, str], said: str, model: Path, tmp_path: Path) -> None:
+    """Before anything is written, so that the corrected line is a new one."""
+    assert said in refused(SettingsError, model, write_images(tmp_path / "images"), tmp_path / "out", *options)
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize("minutes", ["nan", "inf", "0"])
+def test_minutes_that_are_no_time(minutes: str, model: Path, tmp_path: Path) -> None:
+    result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", minutes)
+    assert isinstance(result.exception, SettingsError)
+    assert "--minutes must be a number above 0" in error_of(result)
+
+
+@pytest.mark.parametrize("key", ["labels", "file_ending", "channel_names"])
+def test_a_dataset_without_what_is_needed(key: str, tmp_path: Path) -> None:
+    own = write_model(tmp_path)
+    dataset = json.loads((own / "dataset.json").read_text())
+    del dataset[key]
+    (own / "dataset.json").write_text(json.dumps(dataset))
+    said = refused(ModelError, own, write_images(tmp_path / "images"), tmp_path / "out")
+    assert f"its dataset.json lacks {key}" in said
+
+
+def test_nothing_is_left_of_what_was_refused(model: Path, tmp_path: Path) -> None:
+    """Neither the unpacked model nor the lock; folders that were there stay."""
+    few, there = write_images(tmp_path / "few", 4), tmp_path / "there"
+    there.mkdir()
+    for output in (tmp_path / "out", there):
+        refused(DataError, zipped(model), few, output)
+    assert not (tmp_path / "out").exists()
+    assert list(there.iterdir()) == []
+
+
 def test_two_files_of_one_case(model: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     sitk.WriteImage(sitk.ReadImage(str(images / "patient_0.nii.gz")), str(images / "patient_0.mha"))
@@ -156,6 +218,13 @@ def test_labels_that_do_not_fit(model: Path, tmp_path: Path) -> None:
     assert "has no segmentation of any image" in refused(
         DataError, model, images, tmp_path / "out", "--labels", write_labels(tmp_path / "others", ["x"])
     )
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    image = sitk.GetImageFromArray(np.zeros((SIZE,) * 3, np.uint8))
+    image.SetSpacing((2.0, 2.0, 2.0))
+    sitk.WriteImage(image, str(elsewhere / "patient_0.nii.gz"))
+    said = refused(DataError, model, images, tmp_path / "out", "--labels", elsewhere)
+    assert "patient_0.nii.gz and its image differ in spacing, [2.0, 2.0, 2.0] against [1.0, 1.0, 1.0]" in said
     small = tmp_path / "small"
     small.mkdir()
     sitk.WriteImage(sitk.GetImageFromArray(np.zeros((3, 3, 3), np.uint8)), str(small / "patient_0.nii.gz"))
@@ -167,7 +236,7 @@ def test_arguments_that_exclude_each_other(model: Path, tmp_path: Path) -> None:
     images = write_images(tmp_path / "images")
     for arguments, said in (
         (("--minutes", "3"), "either --minutes or --iterations"),
-        (("-r", "1"), "-r must be above 1"),
+        (("-r", "1"), "-r must be a number above 1"),
         (("--set", "epochs=3"), "--set epochs: shrink decides that itself"),
     ):
         assert said in refused(SettingsError, model, images, tmp_path / "out", *arguments)
@@ -204,8 +273,12 @@ def test_several_configurations(model: Path, tmp_path: Path) -> None:
     assert "holds none of configuration 3d_lowres" in refused(
         ModelError, archive, images, tmp_path / "out", "-c", "3d_lowres"
     )
-    found = find_teacher(archive, "3d_fullres", 4, False, Places(tmp_path / "unpacked"))
+    places = Places(tmp_path / "unpacked")
+    found = find_teacher(archive, "3d_fullres", 4, False, places)
     assert found.configuration == "3d_fullres"
+    with pytest.raises(ModelError, match="holds none of configuration 2d, only 3d_fullres"):  # what lies in its folder
+        find_teacher(archive, "2d", 4, False, places)
+    assert find_teacher(archive, "3d_fullres", 4, False, places).model.folder == found.model.folder
     folder = tmp_path / "results"
     shutil.copytree(model, folder / model.name)
     assert find_teacher(folder, None, 4, False, Places(tmp_path / "x")).model.folder == folder / model.name
