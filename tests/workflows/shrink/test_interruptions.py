@@ -120,7 +120,12 @@ def test_it_goes_on_after_a_kill(reached: Callable[[Path], bool], number: int, t
         return [*program, *LINE[:1], "40", *LINE[2:], *FAST]
 
     subprocess.run(command(tmp_path / "whole"), env=environment, check=True, capture_output=True)
-    process = subprocess.Popen(command(tmp_path / "out"), env=environment, stderr=subprocess.DEVNULL)
+    process = subprocess.Popen(
+        command(tmp_path / "out"),
+        env=environment,
+        stderr=subprocess.DEVNULL,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # ignored where tests run in the background
+    )
     deadline = time.monotonic() + 300
     while not reached(tmp_path / "out") and time.monotonic() < deadline:
         time.sleep(0.05)
