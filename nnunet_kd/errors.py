@@ -5,7 +5,7 @@ arrive as ordinary exceptions, the message last.
 
 The classes are the table of exit codes, the same in every command (docs/troubleshooting.md): what was typed is 3, even where it
 names files; what is missing on the machine, space and permissions too, is 6; what is wrong with files has the code of what they
-hold. Codes without a class: 0, 1 for a traceback or failed runs of a sweep, 2 for a command line that cannot be parsed.
+hold. Codes without a class: 0, 1 also for a traceback or failed runs of a sweep, 2 for a command line that cannot be parsed.
 """
 
 from __future__ import annotations
@@ -18,6 +18,12 @@ class NnunetKdError(Exception):
     """Base of everything this package raises on purpose."""
 
     exit_code = 2
+
+
+class RunFailed(NnunetKdError):
+    """A program that was started ended with an error: a step of the demonstration, a run of a sweep on a cluster."""
+
+    exit_code = 1
 
 
 class NnunetKdWarning(UserWarning):

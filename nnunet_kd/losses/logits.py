@@ -8,6 +8,9 @@ from torch.nn import functional
 
 from nnunet_kd.losses.projection import check_pair
 
+MOST_REGIONS = 20
+"""Of a mean over sets of regions: there are ``2^K`` sets, each of which has a sum."""
+
 
 class LogitsLoss(nn.Module):
     """``tau^2 KL(p_t || p_s)`` per voxel, ``p = softmax(z / tau)`` (Hinton et al., 2015, Sect. 2 and 2.1).
@@ -53,36 +56,36 @@ class LogitsLoss(nn.Module):
             valid: ``(B, 1, *spatial)``, bool: voxels where it is false do not count; ``None``: all.
 
         Raises:
-            ValueError: shapes that do not fit together.
+            ValueError: shapes that do not fit together, or more regions than ``balance: classes`` takes.
         """
         check_pair(student, teacher, None)
         predicted = _predicted(teacher, self.independent) if self.balance == "classes" else None
         student, teacher = student / self.temperature, teacher / self.temperature
         divergence = _bernoulli(teacher, student) if self.independent else _categorical(teacher, student)
         if predicted is not None:
-            return self.temperature**2 * _mean_by_class(divergence, predicted, valid)
+            return self.temperature**2 * _mean_by_class(divergence, *predicted, valid)
         if valid is None:
             return self.temperature**2 * divergence.mean()
         return self.temperature**2 * divergence.where(valid, 0.0).sum() / valid.sum().clamp(min=1)
 
 
-def _predicted(teacher: torch.Tensor, independent: bool) -> torch.Tensor:
-    """A number for every voxel's predicted class, or set of regions, ``(B, 1, *spatial)``, int64."""
+def _predicted(teacher: torch.Tensor, independent: bool) -> tuple[torch.Tensor, int]:
+    """A number for every voxel's predicted class, or set of regions, ``(B, 1, *spatial)``, int64; and how many there can be."""
+    channels = teacher.shape[1]
     if not independent:
-        return teacher.argmax(1, keepdim=True)
-    places = 2 ** torch.arange(teacher.shape[1], device=teacher.device).view(1, -1, *[1] * (teacher.ndim - 2))
-    return ((teacher > 0) * places).sum(1, keepdim=True)
+        return teacher.argmax(1, keepdim=True), channels
+    if channels > MOST_REGIONS:
+        raise ValueError(f"balance by classes takes up to {MOST_REGIONS} regions, got {channels}; use balance voxels.")
+    places = 2 ** torch.arange(channels, device=teacher.device).view(1, -1, *[1] * (teacher.ndim - 2))
+    return ((teacher > 0) * places).sum(1, keepdim=True), 2**channels
 
 
-def _mean_by_class(values: torch.Tensor, classes: torch.Tensor, valid: torch.Tensor | None) -> torch.Tensor:
-    """Mean of ``values`` within each class that occurs, then over these classes."""
-    _, place = classes.unique(return_inverse=True)
+def _mean_by_class(values: torch.Tensor, classes: torch.Tensor, count: int, valid: torch.Tensor | None) -> torch.Tensor:
+    """Mean of ``values`` within each of ``count`` classes that occurs, then over these. Python waits for no number of a GPU."""
     counted = torch.ones_like(values) if valid is None else valid.to(values.dtype)
-    count = int(place.max()) + 1
-    sums = values.new_zeros(count).index_add(0, place.flatten(), (values * counted).flatten())
-    voxels = values.new_zeros(count).index_add(0, place.flatten(), counted.flatten())
-    present = voxels > 0
-    return (sums / voxels.clamp(min=1)).sum() / present.sum().clamp(min=1)
+    sums = values.new_zeros(count).index_add(0, classes.flatten(), (values * counted).flatten())
+    voxels = values.new_zeros(count).index_add(0, classes.flatten(), counted.flatten())
+    return (sums / voxels.clamp(min=1)).sum() / (voxels > 0).sum().clamp(min=1)
 
 
 def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

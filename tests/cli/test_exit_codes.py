@@ -157,9 +157,16 @@ def test_the_page_lists_the_codes() -> None:
     classes: list[Any] = [
         one for one in vars(errors).values() if isinstance(one, type) and issubclass(one, NnunetKdError)
     ]
+    classes.remove(NnunetKdError)  # nothing raises it
     codes = [one.exit_code for one in classes]
     assert len(set(codes)) == len(codes)
-    assert listed == {0, 1, INTERRUPTED, 137, *codes}
+    assert listed == {0, 2, INTERRUPTED, 137, *codes}
+
+
+def test_every_error_has_a_kind() -> None:
+    """The base class has the code of a command line that cannot be parsed."""
+    raised = re.compile(r"raise NnunetKdError\(")
+    assert [path for path in (ROOT / "nnunet_kd").rglob("*.py") if raised.search(path.read_text())] == []
 
 
 def test_the_runtime_has_the_same_codes() -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from nnunet_kd.errors import NnunetKdError
+from nnunet_kd.errors import RunFailed
 
 
 def script(name: str) -> str:
@@ -41,7 +41,7 @@ def run_with_progress(
         Every line of the output with the time it came.
 
     Raises:
-        NnunetKdError: the command failed; with the end of its output and the log's path.
+        RunFailed: the command failed; with the end of its output and the log's path.
     """
     lines: list[tuple[float, str]] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
@@ -66,5 +66,5 @@ def run_with_progress(
             progress.update(task, total=steps or 1, completed=steps or 1, state="done")
     if code != 0:
         end = "\n".join(text for _, text in lines[-15:])
-        raise NnunetKdError(f"{title} failed (exit code {code}): {shlex.join(command)}\n{end}\nThe whole output: {log}")
+        raise RunFailed(f"{title} failed (exit code {code}): {shlex.join(command)}\n{end}\nThe whole output: {log}")
     return lines

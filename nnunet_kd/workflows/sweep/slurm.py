@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
+from nnunet_kd.errors import MissingRequirement, RunFailed, SettingsError
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.requirements import require
 from nnunet_kd.workflows.sweep.execution import TrainedElsewhere, train
@@ -31,7 +31,7 @@ class TrainJob:
             program: see :func:`nnunet_kd.workflows.sweep.execution.train`.
 
         Raises:
-            NnunetKdError: the run failed, so that SLURM shows the job as failed.
+            RunFailed: the run failed, so that SLURM shows the job as failed.
         """
         os.environ.update(variables)
         try:
@@ -40,7 +40,7 @@ class TrainJob:
             print(f"{elsewhere}; left to it.")
             return
         if failure is not None:
-            raise NnunetKdError(f"{run} {failure.reason}.")
+            raise RunFailed(f"{run} {failure.reason}.")
 
     def checkpoint(self, *arguments: Any) -> Any:
         """Asked by submitit for what is to be started again."""

@@ -19,20 +19,29 @@ from nnunet_kd.distillation.objectives.base import Objective, ObjectiveSettings,
 from nnunet_kd.distillation.targets import read_targets
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.losses.band_projection import band_projection
+from nnunet_kd.losses.figkd import _class_details
 from nnunet_kd.losses.fourier import butterworth
 from nnunet_kd.losses.wavelets import _level_matrices
 from tests.distillation.objectives.steps import HALF, HEADS, NETWORKS, SHAPE, TinyNetwork, make_step
 
 DEVICE = torch.device("cuda", 0)
+READ_LOGITS = ("cwd", "logits", "figkd", "ifvd", "soft")
+"""Objectives whose loss depends on what the labels are, and on which of them count."""
 SETTINGS: dict[str, list[dict[str, Any]]] = {
     "dcd": [{}, {"mode": "symmetric"}, {"per_level": True}, {"idwt": False}, {"bands": "all"}],
     "fgbvd": [{}, {"divergence": "kl"}],
     "figkd": [{}, {"axis": "class"}],
     "cwd": [{}, {"maps": "features"}],
     "freekd": [{"prompt_iterations": 0}],
+    "logits": [{}, {"balance": "classes"}],
     "soft": [{"alpha": 0.1}, {"alpha": 0.1, "source": "live", "where_ignored": False}],
 }
-VARIANTS = [(name, settings) for name in OBJECTIVES for settings in SETTINGS.get(name, [{}])]
+VARIANTS = [
+    (name, settings, labels)
+    for name in OBJECTIVES
+    for settings in SETTINGS.get(name, [{}])
+    for labels in ("classes", *(("ignored", "regions") if name in READ_LOGITS else ()))
+]
 
 
 class Mixing(Objective):
@@ -93,24 +102,34 @@ def no_gpu_needed(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.setattr(nn.Module, "to", lambda module, *arguments, **options: module)
     monkeypatch.setattr(StepOutputs, "generator", lambda step, purpose: None)
     yield
-    for cached in (_level_matrices, band_projection, butterworth):
+    for cached in (_level_matrices, band_projection, butterworth, _class_details):
         cached.cache_clear()
 
 
-def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monkeypatch: pytest.MonkeyPatch) -> Any:
-    """The loss of a step as mixed precision makes it: the student's features are half precision."""
+def loss_on_the_device(
+    kind: type[Objective], settings: ObjectiveSettings, monkeypatch: pytest.MonkeyPatch, labels: str = "classes"
+) -> Any:
+    """The loss of a step as mixed precision makes it: the student's features are half precision.
+
+    Args:
+        kind, settings: of the objective.
+        monkeypatch: pytest's.
+        labels: ``classes``; ``ignored``: some of their voxels do not count; ``regions``: likewise, of regions.
+    """
+    regions, ignored = labels == "regions", labels != "classes"
     monkeypatch.setitem(OBJECTIVES, "it", kind)
     with FakeTensorMode():
         with DEVICE:
             teacher = FrozenTeacher(TinyNetwork(), NETWORKS.teacher_channels, DEVICE)
-            distillation = Distillation({"it": settings}, NETWORKS)
-        image, target = (torch.empty(2, 1, *SHAPE, device=DEVICE) for _ in range(2))
+            distillation = Distillation({"it": settings}, replace(NETWORKS, has_regions=regions))
+        image = torch.empty(2, 1, *SHAPE, device=DEVICE)
+        target = torch.empty(2, HEADS + 1 if regions else 1, *SHAPE, device=DEVICE)
         features, logits = teacher.outputs(image)
         student = [
             torch.empty(2, channels, *shape, device=DEVICE, dtype=torch.float16)
             for channels, shape in zip(NETWORKS.student_channels, (SHAPE, HALF), strict=True)
         ]
-        targets = read_targets(target, False, None, HEADS)
+        targets = read_targets(target, regions, HEADS if ignored else None, HEADS)
         step = StepOutputs(
             image=image,
             student_features=student,
@@ -124,7 +143,7 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
             iteration=0,
             all_logits=(torch.empty(2, HEADS, *SHAPE, device=DEVICE), torch.empty(2, HEADS, *HALF, device=DEVICE)),
             scale_weights=(0.7, 0.3),
-            soft_labels=torch.empty(2, HEADS - 1, *SHAPE, device=DEVICE),
+            soft_labels=torch.empty(2, HEADS if regions else HEADS - 1, *SHAPE, device=DEVICE),
         )
         distillation(step)  # constants such as the matrices of wavelets are made, and kept, in the first step
         with NoCopies():
@@ -136,11 +155,13 @@ def loss_on_the_device(kind: type[Objective], settings: ObjectiveSettings, monke
 
 @pytest.mark.usefixtures("no_gpu_needed")
 @pytest.mark.filterwarnings("ignore:.*Disabling autocast:UserWarning")
-@pytest.mark.parametrize(("name", "settings"), VARIANTS, ids=[f"{name} {settings}" for name, settings in VARIANTS])
-def test_stays_on_its_device_in_float32(name: str, settings: dict[str, Any], monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(("name", "settings", "labels"), VARIANTS, ids=[" ".join(map(str, one)) for one in VARIANTS])
+def test_stays_on_its_device_in_float32(
+    name: str, settings: dict[str, Any], labels: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     kind = OBJECTIVES[name]
     weight = {} if name == "soft" else {"weight": 0.1}
-    loss = loss_on_the_device(kind, kind.Settings(**weight, **settings), monkeypatch)
+    loss = loss_on_the_device(kind, kind.Settings(**weight, **settings), monkeypatch, labels)
     assert loss.device == DEVICE
     assert loss.dtype == torch.float32
 

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
 
+from nnunet_kd import trainers
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.targets import Targets
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
@@ -49,10 +51,13 @@ TRAINERS = {
     "soft": ["nnUNetTrainerSoft", "objectives.soft.source=live"],
     "all at once": [*ALL_AT_ONCE, "objectives.freekd.prompt_iterations=1", "objectives.fopro.explore_every=1"],
 }
+WITHOUT_OBJECTIVES = {"student": ["nnUNetTrainerStudent"], "inherited": ["nnUNetTrainerInherited", "start=teacher"]}
 
 
 def test_every_objective_is_here() -> None:
     assert list(TRAINERS)[:-1] == list(OBJECTIVES)
+    shipped = {path.stem for path in Path(str(trainers.__path__[0])).glob("nnUNetTrainer*.py")}
+    assert {kind for kind, *_ in (*TRAINERS.values(), *WITHOUT_OBJECTIVES.values())} == shipped
 
 
 @pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in OBJECTIVES), ("cwd", {"maps": "features"})])
