@@ -175,8 +175,10 @@ def default_of(value: object) -> str:
     """An option's default as one types it."""
     if value is ...:
         return "required"
-    if value is None or isinstance(value, bool) or value in ([], ()):
+    if value is None or value is False or value in ([], ()):
         return ""
+    if value is True:
+        return "yes"
     several = value if isinstance(value, list | tuple) else [value]
     return " ".join(f"`{one.value if isinstance(one, Enum) else one}`" for one in several)
 
@@ -192,9 +194,9 @@ def command_section(name: str, function: Callable[..., object]) -> str:
             word = (told.metavar or parameter.name.upper()).strip("[]")
             words.append(word if value == "required" else f"[{word}]")
             arguments.append((f"`{word}`", meaning, value))
-        else:
+        elif not told.hidden:
             spellings = told.param_decls or (f"--{parameter.name.replace('_', '-')}",)
-            spelled = ", ".join(f"`{spelling}`" for spelling in spellings)
+            spelled = ", ".join(f"`{spelling.strip(' /')}`" for spelling in spellings)
             options.append((spelled, value_of(parameter.annotation, told), meaning, value))
     call = " ".join([name, *words, *(["[OPTIONS]"] if options else [])])
     parts = [f"## {name}", linked(inspect.getdoc(function) or ""), f"```text\n{call}\n```"]
@@ -213,7 +215,7 @@ def parser_section(parser: argparse.ArgumentParser) -> str:
             arguments.append((f"`{action.metavar}`", meaning))
         elif action.dest not in ("help", "version"):
             takes = ", ".join(f"`{choice}`" for choice in action.choices or ()) or (action.metavar or "")
-            long_first = sorted(action.option_strings, key=len, reverse=True)
+            long_first = sorted(action.option_strings, key=lambda spelling: not spelling.startswith("--"))
             spelled = ", ".join(f"`{spelling}`" for spelling in long_first)
             options.append((spelled, str(takes), f"{meaning} (required)" if action.required else meaning))
     call = " ".join([parser.prog, *words, "[OPTIONS]"])

@@ -31,9 +31,9 @@ def combine(
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""
     from nnunet_kd.workflows.comparison import check_output, combine_kept
-    from nnunet_kd.workflows.sweep.description import parse_numbers
+    from nnunet_kd.workflows.sweep.description import parse_seeds
 
     check_output(output)
     wanted = None if methods is None else [name.strip() for name in methods.split(",")]
-    only_seeds = None if seeds is None else [int(seed) for seed in parse_numbers(seeds, "--seeds")]
+    only_seeds = None if seeds is None else parse_seeds(seeds)
     write_and_show(combine_kept(files, reference, wanted, only_seeds, teacher), output)

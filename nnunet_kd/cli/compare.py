@@ -18,7 +18,7 @@ from nnunet_kd.cli.evaluate import (
     Workers,
 )
 from nnunet_kd.cli.options import option
-from nnunet_kd.cli.training_options import check_fold
+from nnunet_kd.nnunet.folds import parse_fold
 
 
 def compare(
@@ -42,9 +42,7 @@ def compare(
     seeds: Annotated[bool, option("seeds", "With --sweep: one row per seed, not their average.")] = False,
     model: Annotated[
         list[str] | None,
-        typer.Option(
-            "--model", help="NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."
-        ),
+        option("model", "NAME=MODEL, repeatable: the model folder behind predictions that do not lie in it."),
     ] = None,
     ground_truth: Annotated[
         Path | None,
@@ -76,7 +74,7 @@ def compare(
     from nnunet_kd.workflows.comparison import ComparisonRequest, check_output, compare_predictions
 
     if fold is not None:
-        check_fold(fold)
+        parse_fold(fold)
     check_output(output)
     request = ComparisonRequest(
         reference=reference,

@@ -28,11 +28,11 @@ def conform(
     ),
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045  typer on Python 3.10
-        option("folds", "0, or 0,1,2, or all (fold_all). Default: every trained numbered fold."),
+        option("folds", "0, or 0 1 2, or all (fold_all). Default: every trained numbered fold."),
     ] = None,
-    backend: Annotated[RuntimeBackend, typer.Option("--backend", help="Of the runtime.")] = RuntimeBackend.onnxruntime,
-    threads: Annotated[int, typer.Option("--threads", min=1, help="CPU threads of each program.")] = 1,
-    no_mirroring: Annotated[bool, option("no-mirroring", "No averaging over mirrored images, in both.")] = False,
+    backend: Annotated[RuntimeBackend, option("backend", "Of the runtime.")] = RuntimeBackend.onnxruntime,
+    threads: Annotated[int, option("threads", "CPU threads of each program.", min=1)] = 1,
+    mirroring: Annotated[bool, option("mirroring", "Average over mirrored images, in both.")] = True,
     previous_stage: Annotated[
         Optional[Path],  # noqa: UP045
         option("previous-stage", "Of a cascade: the first stage's folder."),
@@ -44,7 +44,7 @@ def conform(
     from nnunet_kd.evaluation.conformance import conform as run
     from nnunet_kd.models.folder import open_model
 
-    given = Comparison(images, output, threads, backend.value, not no_mirroring, previous_stage, overwrite)
+    given = Comparison(images, output, threads, backend.value, mirroring, previous_stage, overwrite)
     with open_model(model, parse_folds(folds or [])) as found:
         result = run(found, given)
     console = Console(highlight=False, markup=False, emoji=False)

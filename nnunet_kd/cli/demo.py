@@ -21,7 +21,7 @@ def demo(
         Optional[Path],  # noqa: UP045
         typer.Option("--data", help="A dataset in MSD layout (TaskXX_Name) instead of synthetic heads."),
     ] = None,
-    iterations: Annotated[int, typer.Option(help="Iterations of each student's training.")] = 300,
+    iterations: Annotated[int, option("iterations", "Of each student's training.")] = 300,
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
 ) -> None:
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""

@@ -2,34 +2,28 @@
 
 from __future__ import annotations
 
-import json
 import os
 import platform
 import shlex
 from collections.abc import Callable
 from importlib.metadata import PackageNotFoundError, version
-from typing import TYPE_CHECKING, Annotated, Optional
+from typing import Annotated, Optional
 
 import typer
 from rich.console import Console
 from rich.markup import escape
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.cli.training_options import check_fold
 from nnunet_kd.errors import MissingRequirement, NnunetKdError
 from nnunet_kd.nnunet.environment import (
     VARIABLES,
     find_trainer,
-    optional_folder,
-    preprocessed_dataset,
     required_folder,
     trainer_names,
 )
+from nnunet_kd.nnunet.folds import parse_fold
 from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.system.counts import counted
-
-if TYPE_CHECKING:
-    from torch import nn
 
 PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
 
@@ -42,7 +36,7 @@ def doctor(
     teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
-    check_fold(fold)
+    parse_fold(fold)
     console = Console(highlight=False)
     problems: list[str] = []
 
@@ -100,79 +94,12 @@ def _folder(variable: str) -> str:
 
 
 def _student(dataset: str, configuration: str, plans_name: str) -> str:
-    from nnunet_kd.distillation.settings_sources import resolve_settings
-    from nnunet_kd.models.plans import (
-        build_meta_network,
-        inputs_and_heads,
-        parameter_count,
-        provenance,
-        read_plans,
-        reduce_plans,
-    )
+    from nnunet_kd.workflows.doctor import describe_student  # needs PyTorch and nnU-Net, which may be what is missing
 
-    folder, dataset_json = preprocessed_dataset(dataset)
-    plans = read_plans(folder / f"{plans_name}.json")
-    settings = resolve_settings("student", (), folder)
-    student = reduce_plans(plans, settings.reduction, required=configuration)
-    inputs, outputs = inputs_and_heads(student, configuration, dataset_json)
-    size = parameter_count(build_meta_network(student, configuration, inputs, outputs))
-    own = parameter_count(build_meta_network(plans, configuration, inputs, outputs))
-    made = (
-        "as the plan has it"
-        if provenance(plans, configuration)
-        else f"from {own / 1e6:.3f} M at r={settings.reduction:g}"
-    )
-    return f"{size / 1e6:.3f} M parameters, {made}"
+    return describe_student(dataset, configuration, plans_name)
 
 
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
-    import torch
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunet_kd.workflows.doctor import describe_teacher
 
-    from nnunet_kd.distillation.features import has_encoder
-    from nnunet_kd.distillation.settings import TeacherSettings
-    from nnunet_kd.distillation.settings_sources import resolve_settings
-    from nnunet_kd.distillation.teacher import found_teacher, load_teacher
-    from nnunet_kd.models.plans import build_meta_network, inputs_and_heads, read_plans, reduce_plans
-
-    folder, dataset_json = preprocessed_dataset(dataset)
-    plans = read_plans(folder / f"{plans_name}.json")
-    settings = resolve_settings("student", (), folder)
-    student = reduce_plans(plans, settings.reduction, required=configuration)
-    sizes = inputs_and_heads(student, configuration, dataset_json)
-    dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
-    results = optional_folder("nnUNet_results")
-    found: list[str] = []
-    start = ""
-    for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
-        with found_teacher(chosen, results, student, configuration, fold, dataset_json, stages=False) as teacher:
-            loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
-            axes = loaded.mirror_axes
-            if not found:
-                start = _start(loaded.network, build_meta_network(student, configuration, *sizes))
-            found.append(f"{teacher.source}, SHA-256 {teacher.settings.sha256}")
-            found[-1] += "".join(f", WARNING: {told}" for told in (*loaded.warnings, *teacher.warnings))
-            if not has_encoder(loaded.network):
-                found[-1] += (
-                    f", a {type(loaded.network).__name__} without stage features, which teaches by its logits alone"
-                )
-            elif teacher.other_stages:
-                found[-1] += f", which teaches by its logits alone (-m logits or -m figkd), {teacher.other_stages}"
-            if len(axes) < dimensions:
-                found[-1] += (
-                    f", mirrors {'axes ' + ', '.join(map(str, axes)) if axes else 'no axis'}, as its students will; for "
-                    f"nnUNetTrainerStudent say so: mirror_axes={json.dumps(axes)}"
-                )
-    return "; ".join([*found, start])
-
-
-def _start(teacher: nn.Module, student: nn.Module) -> str:
-    """Whether a student can start inside its (first) teacher."""
-    from nnunet_kd.distillation.starts.pairing import pair
-    from nnunet_kd.errors import PlanError
-
-    try:
-        pair(teacher, student)
-    except PlanError as error:
-        return f"no student can start inside it ({error}): trainers start at random, and nnUNetTrainerInherited refuses"
-    return "students can start inside it (start: teacher), nnunet-kd inherit shows how good that is"
+    return describe_teacher(dataset, configuration, fold, plans_name, path)

@@ -3,18 +3,18 @@
 from __future__ import annotations
 
 import enum
-import os
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.cli.training_options import check_fold
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.system.counts import counted
+
+if TYPE_CHECKING:
+    from nnunet_kd.workflows.evaluation import Evaluated
 
 
 class Empty(str, enum.Enum):
@@ -34,7 +34,7 @@ DatasetJson = Annotated[
     Path | None,
     option("dataset-json", "Labels and file ending; default: beside predictions or reference."),
 ]
-Splits = Annotated[Path | None, option("splits", "nnU-Net's splits_final.json, with --fold: only that fold's cases.")]
+Splits = Annotated[Path | None, option("splits", "nnU-Net's splits_final.json, with -f: only that fold's cases.")]
 Workers = Annotated[
     int | None,
     option("workers", "Processes; default: as nnU-Net (nnUNet_def_n_proc).", min=1),
@@ -60,40 +60,31 @@ def evaluate(
     workers: Workers = None,
 ) -> None:
     """Dice, HD95, NSD, volume difference and lesion F1, per case and class, as CSV and JSON."""
-    from nnunet_kd.evaluation.calibration import MEASURES, evaluate_probabilities
-    from nnunet_kd.evaluation.folders import evaluate_folder
-    from nnunet_kd.evaluation.metrics import METRICS, MetricOptions
-    from nnunet_kd.evaluation.references import find_dataset_json
-    from nnunet_kd.evaluation.results import OVERALL
-    from nnunet_kd.evaluation.runs import fold_cases, read_splits
-    from nnunet_kd.evaluation.tables import mean_and_error
+    from nnunet_kd.evaluation.metrics import MetricOptions
     from nnunet_kd.nnunet.datasets import default_processes
-    from nnunet_kd.system.processes import worker_pool
+    from nnunet_kd.workflows.evaluation import EvaluationRequest, evaluate_predictions
 
-    if (splits is None) != (fold is None):
-        raise SettingsError("--splits and --fold belong together: give both, or neither to evaluate every case.")
-    if fold is not None:
-        check_fold(fold)
-    cases = fold_cases(read_splits(splits), fold, "val") if splits is not None and fold is not None else None
-    for kind, folder in (("prediction", predictions), ("reference", reference)):
-        if not folder.is_dir():
-            raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one file per case.")
-    target = output or predictions / "evaluation"
-    if not target.parent.is_dir():
-        raise SettingsError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise MissingRequirement(f"the folder {target.parent} cannot be written to. Give another place with --output.")
-    labels_from = find_dataset_json(dataset_json, predictions, reference)
-    options = MetricOptions(nsd_tolerance, empty.value, hd95_penalty)
-    with worker_pool(workers or default_processes()) as pool:
-        evaluation = evaluate_folder(predictions, reference, labels_from, options, cases, pool)
-        calibration = (
-            evaluate_probabilities(predictions, reference, labels_from, cases, pool) if probabilities else None
-        )
-    csv_path, json_path = (target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json"))
-    evaluation.write_csv(csv_path)
-    evaluation.write_json(json_path)
+    request = EvaluationRequest(
+        predictions=predictions,
+        reference=reference,
+        dataset_json=dataset_json,
+        splits=splits,
+        fold=fold,
+        metrics=MetricOptions(nsd_tolerance, empty.value, hd95_penalty),
+        probabilities=probabilities,
+        output=output,
+        workers=workers or default_processes(),
+    )
+    _print(evaluate_predictions(request))
 
+
+def _print(found: Evaluated) -> None:
+    from nnunet_kd.evaluation.calibration import MEASURES
+    from nnunet_kd.evaluation.metrics import METRICS
+    from nnunet_kd.evaluation.results import OVERALL
+    from nnunet_kd.evaluation.tables import mean_and_error
+
+    evaluation, calibration = found.evaluation, found.calibration
     table = Table(
         "class",
         *(metric.heading for metric in METRICS),
@@ -110,15 +101,12 @@ def evaluate(
             console.print(
                 f"{class_name}: " + ", ".join(f"{name} in {counted(n, 'case')}" for name, n in counts.items())
             )
-    written = [csv_path, json_path]
     if calibration is not None:
         table = Table("class", *(measure.heading for measure in MEASURES), title="Probabilities, mean ± standard error")
         for name in (None, *calibration.classes):
             cells = [mean_and_error(calibration.summary(measure.name, name), measure) for measure in MEASURES]
             table.add_row(name or OVERALL, *cells)
         console.print(table)
-        written.append(target.with_name(f"{target.name}_probabilities.csv"))
-        calibration.write_csv(written[-1])
     for warning in evaluation.warnings:
         console.print(f"warning: {warning}", style="yellow", markup=False, soft_wrap=True, highlight=False)
-    console.print(f"Written: {', '.join(map(str, written))}", soft_wrap=True, highlight=False)
+    console.print(f"Written: {', '.join(map(str, found.written))}", soft_wrap=True, highlight=False)

@@ -17,6 +17,7 @@ from rich.table import Table
 from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option
 from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.nnunet.folds import parse_fold
 
 if TYPE_CHECKING:
     from nnunet_kd.workflows.inherit import Inherited
@@ -44,7 +45,7 @@ def inherit(
 ) -> None:
     """Compute a student's weights from its teacher's, and show how good they are before any training. Trains nothing."""
     options.check_device(device)
-    own_fold = options.check_fold(fold)
+    own_fold = parse_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
     options.check_settings(TRAINER, dataset, configuration, plans_name)
 

@@ -8,9 +8,10 @@ from typing import Any
 import typer
 from typer.core import TyperCommand
 
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet import folds
 
 TABLE: dict[str, tuple[str, ...]] = {
+    "backend": ("--backend",),
     "checkpoint": ("--checkpoint", "-chk"),
     "configuration": ("--configuration", "-c"),
     "continue": ("--continue", "--c"),
@@ -24,13 +25,14 @@ TABLE: dict[str, tuple[str, ...]] = {
     "hd95-penalty": ("--hd95-penalty",),
     "holdout": ("--holdout",),
     "input": ("--input", "-i", "--images"),
+    "iterations": ("--iterations",),
     "json": ("--json",),
     "link": ("--link",),
     "method": ("--method", "-m"),
     "methods": ("--methods",),
-    "mirroring": ("--mirroring/--no-mirroring",),
+    "mirroring": ("--mirroring/--no-mirroring", " /--disable_tta"),  # the blank: another name of the second alone
     "model": ("--model", "-m"),
-    "no-mirroring": ("--no-mirroring", "--disable_tta"),
+    "name": ("--name",),
     "nsd-tolerance": ("--nsd-tolerance",),
     "num-gpus": ("--num-gpus", "-num_gpus"),
     "num-parts": ("--num-parts", "-num_parts"),
@@ -48,11 +50,14 @@ TABLE: dict[str, tuple[str, ...]] = {
     "seed": ("--seed",),
     "seeds": ("--seeds",),
     "set": ("--set",),
+    "shape": ("--shape",),
     "skip-bad": ("--skip-bad",),
     "splits": ("--splits",),
     "step-size": ("--step-size", "-step_size"),
     "teacher": ("--teacher", "-t"),
+    "threads": ("--threads",),
     "trainer": ("--trainer", "-tr"),
+    "trusted": ("--trusted",),
     "val-best": ("--val-best", "--val_best"),
     "workers": ("--workers", "-np"),
 }
@@ -83,10 +88,10 @@ def repeated_folds(arguments: Sequence[str]) -> list[str]:
     found: list[str] = []
     follows = False
     for place, argument in enumerate(arguments):
-        is_fold = argument.isdigit() or argument == "all"
-        if follows and is_fold and arguments[place - 1] != "-f":
+        names_fold = folds.is_fold(argument)
+        if follows and names_fold and arguments[place - 1] != "-f":
             found.append("-f")
-        follows = argument == "-f" or (follows and is_fold)
+        follows = argument == "-f" or (follows and names_fold)
         found.append(argument)
     return found
 
@@ -97,8 +102,4 @@ def parse_folds(given: Sequence[str]) -> tuple[str, ...]:
     Raises:
         SettingsError: one is neither a number nor ``all``.
     """
-    folds = tuple(fold.strip() for part in given for fold in part.split(","))
-    wrong = [fold for fold in folds if fold != "all" and not fold.isdigit()]
-    if wrong:
-        raise SettingsError(f"a fold is a number or all, got {wrong[0]!r}.")
-    return folds
+    return tuple(str(fold) for fold in folds.parse_folds(given))

@@ -10,7 +10,6 @@ from rich.console import Console
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.nnunet.environment import preprocessed_dataset
 
 
 def plan(
@@ -19,48 +18,25 @@ def plan(
     reduction: Annotated[float, option("reduction", "Divide every stage's channels by this.")] = 4.0,
     name: Annotated[
         Optional[str],  # noqa: UP045  typer on Python 3.10
-        typer.Option("--name", help="Of the student's plan. Default: PLANS_r4, with the reduction."),
+        option("name", "Of the student's plan. Default: PLANS_r4, with the reduction."),
     ] = None,
     overwrite: Annotated[bool, option("overwrite", "Replace a plan of that name with other content.")] = False,
 ) -> None:
     """Write the plan of a student with 1/r of the teacher's channels. It uses the data as already preprocessed."""
-    from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+    from nnunet_kd.models.student_plan import write_student_plan
 
-    from nnunet_kd.models.plans import (
-        build_meta_network,
-        inputs_and_heads,
-        named_student_plans,
-        parameter_count,
-        provenance,
-        read_plans,
-        stage_channels,
-        write_plans,
-    )
-
-    folder, dataset_json = preprocessed_dataset(dataset)
-    teacher = read_plans(folder / f"{plans_name}.json")
-    # the file's name, not the one within: a plan that was copied often keeps the old one
-    student = named_student_plans(teacher, reduction, name or f"{plans_name}_r{reduction:g}")
-    target = folder / f"{student['plans_name']}.json"
-
+    written = write_student_plan(dataset, plans_name, reduction, name, overwrite)
     table = Table("configuration", "teacher channels", "student channels", "teacher", "student", "ratio")
-    manager = PlansManager(student)
-    skipped = []
-    for name in student["configurations"]:
-        if provenance(student, name) is None:
-            skipped.append(f"{name} ({manager.get_configuration(name).network_arch_class_name.split('.')[-1]})")
-            continue
-        inputs, outputs = inputs_and_heads(student, name, dataset_json)
-        large, small = (
-            parameter_count(build_meta_network(plans, name, inputs, outputs)) for plans in (teacher, student)
-        )
-        channels = [" ".join(str(count) for count in stage_channels(plans, name)) for plans in (teacher, student)]
-        table.add_row(name, *channels, f"{large / 1e6:.3f} M", f"{small / 1e6:.3f} M", f"1/{large / small:.1f}")
-    write_plans(student, target, overwrite)
+    for sizes in written.sizes:
+        large, small = sizes.parameters
+        channels = [" ".join(map(str, counts)) for counts in sizes.channels]
+        ratio = f"1/{large / small:.1f}"
+        table.add_row(sizes.configuration, *channels, f"{large / 1e6:.3f} M", f"{small / 1e6:.3f} M", ratio)
     console = Console()
     console.print(table)
-    if skipped:
-        console.print(f"Left as they are, without features_per_stage: {', '.join(skipped)}.")
+    if written.left:
+        left = ", ".join(f"{configuration} ({network})" for configuration, network in written.left)
+        console.print(f"Left as they are, without features_per_stage: {left}.")
     command = [
         "nnUNetv2_train",
         dataset,
@@ -69,6 +45,8 @@ def plan(
         "-tr",
         "nnUNetTrainerDCD",
         "-p",
-        student["plans_name"],
+        written.name,
     ]
-    console.print(f"Wrote {target}\nTrain with: {shlex.join(command)}", soft_wrap=True, highlight=False, markup=False)
+    console.print(
+        f"Wrote {written.path}\nTrain with: {shlex.join(command)}", soft_wrap=True, highlight=False, markup=False
+    )

@@ -6,7 +6,6 @@ from enum import Enum
 from pathlib import Path
 from typing import Annotated, Optional
 
-import typer
 from rich.console import Console
 
 from nnunet_kd.cli.options import option, parse_folds
@@ -30,7 +29,7 @@ def predict(
     model: Annotated[Path, option("model", "Model folder, checkpoint_*.pth, exported zip, or ONNX file.")],
     backend: Annotated[
         Optional[BackendName],  # noqa: UP045  typer on Python 3.10
-        typer.Option("--backend", help="Default: onnxruntime for an ONNX file, torch for everything else."),
+        option("backend", "Default: onnxruntime for an ONNX file, torch for everything else."),
     ] = None,
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     folds: Annotated[
@@ -41,10 +40,10 @@ def predict(
         str, option("checkpoint", "Of a model folder: the checkpoint's file name.")
     ] = "checkpoint_final.pth",
     step: Annotated[float, option("step-size", "Distance of patches / patch size.", min=0.05, max=1)] = 0.5,
-    no_mirroring: Annotated[bool, option("no-mirroring", "No averaging over mirrored images.")] = False,
+    mirroring: Annotated[bool, option("mirroring", "Average over mirrored images.")] = True,
     threads: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--threads", min=1, help="CPU threads. Default: all cores."),
+        option("threads", "CPU threads. Default: all cores.", min=1),
     ] = None,
     probabilities: Annotated[
         bool, option("save-probabilities", "Also write the probabilities, as nnU-Net does.")
@@ -55,7 +54,7 @@ def predict(
         option("previous-stage", "Of a cascade: the first stage's folder."),
     ] = None,
     trusted: Annotated[
-        bool, typer.Option("--trusted", help="Load checkpoints that hold more than data; this runs code of theirs.")
+        bool, option("trusted", "Load checkpoints that hold more than data; this runs code of theirs.")
     ] = False,
 ) -> None:
     """Segment images with nnU-Net's preprocessing, sliding window and export. Cases already in OUT are skipped."""
@@ -67,7 +66,7 @@ def predict(
         device=device,
         folds=parse_folds(folds or []),
         checkpoint=checkpoint,
-        mirroring=not no_mirroring,
+        mirroring=mirroring,
         step=step,
         threads=threads,
         probabilities=probabilities,

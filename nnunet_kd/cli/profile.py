@@ -11,8 +11,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.cli.training_options import check_fold
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.folds import parse_fold
 
 
 def parse_models(texts: list[str]) -> dict[str, Path]:
@@ -64,7 +64,7 @@ def profile(
     from nnunet_kd.system.files import write_atomically
 
     if fold is not None:
-        check_fold(fold)
+        parse_fold(fold)
     named = parse_models(models)
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     for one in devices:

@@ -76,7 +76,7 @@ def shrink(
     ] = None,
     iterations: Annotated[
         Optional[int],  # noqa: UP045
-        typer.Option("--iterations", help="Of the training, in place of --minutes."),
+        option("iterations", "Of the training, in place of --minutes."),
     ] = None,
     labels: Annotated[
         Optional[Path],  # noqa: UP045
@@ -104,7 +104,7 @@ def shrink(
         bool, typer.Option("--allow-empty", help="Go on if the teacher finds nothing in most images.")
     ] = False,
     trusted: Annotated[
-        bool, typer.Option("--trusted", help="Load a checkpoint that holds more than data, which may run code.")
+        bool, option("trusted", "Load a checkpoint that holds more than data, which may run code.")
     ] = False,
 ) -> None:
     """Make a small student of any trained nnU-Net, with nothing but images. Needs no labels and none of nnU-Net's variables.

@@ -16,6 +16,7 @@ from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option, parse_folds
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.nnunet.folds import parse_fold
 from nnunet_kd.system.counts import counted
 
 TRAINER = "nnUNetTrainerSoft"
@@ -31,7 +32,9 @@ def soften(
     ] = None,
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option("folds", "Folds of the teacher, whose logits are averaged. Default: the student's."),
+        option(
+            "folds", "The teacher's, whose logits are averaged; after the other arguments, as -f 0 1 2. Default: FOLD."
+        ),
     ] = None,
     mirroring: Annotated[bool, option("mirroring", "Average over mirrored images, as nnU-Net predicts.")] = True,
     out_of_fold: Annotated[
@@ -42,7 +45,7 @@ def soften(
     ] = False,
     images: Annotated[
         Optional[Path],  # noqa: UP045
-        typer.Option("--images", help="Folder of images without labels; they train along from then on."),
+        option("input", "Folder of images without labels; they train along from then on."),
     ] = None,
     plans_name: options.PlansName = "nnUNetPlans",
     device: options.Device = "cuda",
@@ -54,7 +57,7 @@ def soften(
     Run it again after a stop: what is there is kept. FOLD is the student's.
     """
     options.check_device(device)
-    own_fold = options.check_fold(fold)
+    own_fold = parse_fold(fold)
     if part_id >= num_parts:
         raise SettingsError(f"--part-id counts from 0, so it must be below --num-parts ({num_parts}), got {part_id}.")
     chosen = parse_folds(folds or [])

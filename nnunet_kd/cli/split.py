@@ -26,7 +26,8 @@ def split(
         str,
         option("group-regex", "finds the patient in a case's name: its first group, or all it matches"),
     ],
-    folds: Annotated[int, typer.Option("--number-of-folds", "--folds", help="how many folds")] = FOLDS,
+    number: Annotated[int, typer.Option("--number-of-folds", help="how many folds")] = FOLDS,
+    former_number: Annotated[int | None, typer.Option("--folds", hidden=True, help="its name in 0.1.0")] = None,
     holdout: Annotated[
         float | None,
         option("holdout", "one split with this share of the patients in validation, not folds"),
@@ -37,7 +38,8 @@ def split(
     """Write splits_final.json so that all cases of a patient are on one side."""
     name, cases = training_cases(dataset)
     groups = groups_by_regex(cases, group_regex)
-    splits = grouped_folds(groups, folds, seed) if holdout is None else grouped_holdout(groups, holdout, seed)
+    count = number if former_number is None else former_number
+    splits = grouped_folds(groups, count, seed) if holdout is None else grouped_holdout(groups, holdout, seed)
     files = write_splits(name, splits, overwrite=overwrite)
     console = Console(highlight=False, markup=False, emoji=False)
     console.print(f"{name}: {counted(len(cases), 'case')} of {counted(len(set(groups.values())), 'patient')}")

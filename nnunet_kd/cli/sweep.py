@@ -7,7 +7,7 @@ import sys
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -15,7 +15,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.cli.training_options import check_device
+from nnunet_kd.cli.training_options import Recipe, check_device
 from nnunet_kd.errors import INTERRUPTED
 from nnunet_kd.system.counts import counted
 
@@ -43,10 +43,10 @@ def sweep(
     ] = None,
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045
-        option("folds", "-f 0 1 2, or --folds 0,1,2, or all; default 0."),
+        option("folds", "After the other arguments, as -f 0 1 2; or 0,1,2, or all. Default: 0."),
     ] = None,
     seeds: Annotated[Optional[str], option("seeds", "0,1; default 0.")] = None,  # noqa: UP045
-    name: Annotated[Optional[str], typer.Option(help="Default: the file's name or the configuration.")] = None,  # noqa: UP045
+    name: Annotated[Optional[str], option("name", "Default: the file's name or the configuration.")] = None,  # noqa: UP045
     teacher: Annotated[
         Optional[str],  # noqa: UP045
         option("teacher", "Model folder or exported zip; every fold takes its own fold's teacher."),
@@ -58,7 +58,7 @@ def sweep(
             "Checkpoint that every student starts from, or a model folder: every fold its own fold's checkpoint_final.pth.",
         ),
     ] = None,
-    recipe: Annotated[Optional[str], option("recipe", "A shipped recipe's name or a YAML file.")] = None,  # noqa: UP045
+    recipe: Recipe = None,
     assignments: Annotated[
         Optional[list[str]],  # noqa: UP045
         option("set", "Any setting, for all runs; repeatable.", metavar="KEY=VALUE"),
@@ -87,38 +87,34 @@ def sweep(
     dry_run: Annotated[bool, option("dry-run", "Only print the table of runs.")] = False,
 ) -> None:
     """Train methods x folds x seeds; what is done is skipped, what was interrupted continues."""
-    from nnunet_kd.distillation.settings_sources import parse_assignments
     from nnunet_kd.workflows.sweep.command import run_sweep
-    from nnunet_kd.workflows.sweep.description import describe_sweep, parse_numbers, parse_variant
+    from nnunet_kd.workflows.sweep.description import describe_sweep, parse_arguments
     from nnunet_kd.workflows.sweep.execution import Stopped
+    from nnunet_kd.workflows.sweep.side_by_side import run_side_by_side
 
-    file = Path(dataset) if dataset.endswith((".yaml", ".yml")) else None
-    given: dict[str, Any] = {
-        "dataset": None if file is not None else dataset,
+    given = {
         "configuration": configuration,
         "name": name,
-        "methods": None if methods is None else [part.strip() for part in methods.split(",") if part.strip()],
-        "variants": None if variants is None else dict(parse_variant(text) for text in variants),
-        "folds": parse_numbers(",".join(folds), "--folds", ("all",)) if folds else None,
-        "seeds": None if seeds is None else parse_numbers(seeds, "--seeds"),
+        "methods": methods,
+        "variants": variants,
+        "folds": folds,
+        "seeds": seeds,
         "teacher": teacher,
         "pretrained_weights": pretrained_weights,
         "recipe": recipe,
-        "settings": parse_assignments(assignments) if assignments else None,
+        "settings": assignments,
         "plans": plans,
-        "save_probabilities": True if probabilities else None,
+        "save_probabilities": probabilities,
         "device": device,
-        "slurm": parse_assignments(slurm) if slurm else None,
+        "slurm": slurm,
     }
-    description = describe_sweep(file, {key: value for key, value in given.items() if value is not None})
-    if description.slurm is None and not dry_run:
-        check_device(description.device)
+    description = describe_sweep(*parse_arguments(dataset, given))
     console = Console()
-    if jobs > 1 and description.slurm is None and not dry_run:
-        from nnunet_kd.workflows.sweep.side_by_side import run_side_by_side
-
-        code = run_side_by_side(_without_jobs(sys.argv[1:]), jobs, lambda line: _say(console, line))
-        raise typer.Exit(code)
+    trains_here = description.slurm is None and not dry_run
+    if trains_here:
+        check_device(description.device)
+    if trains_here and jobs > 1:
+        raise typer.Exit(run_side_by_side(_without_jobs(sys.argv[1:]), jobs, lambda line: _say(console, line)))
     try:
         end = run_sweep(description, lambda folder, states: _print_table(console, states, folder), console, dry_run)
     except Stopped as error:

@@ -11,6 +11,7 @@ from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import method_trainer
+from nnunet_kd.nnunet.folds import parse_fold
 
 
 def train(
@@ -40,7 +41,7 @@ def train(
 
     trainer = method_trainer(method)
     options.check_device(device)
-    options.check_fold(fold)
+    parse_fold(fold)
     if launched_by_torchrun() and gpus > 1:
         raise SettingsError("torchrun says how many processes there are (--nproc-per-node); leave -num_gpus out.")
     if launched_by_torchrun() and device == "mps":

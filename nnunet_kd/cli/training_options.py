@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Annotated, Optional
 import typer
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import find_trainer, preprocessed_dataset, required_folder
 
 if TYPE_CHECKING:
@@ -41,17 +40,6 @@ def check_device(device: str) -> None:
     from nnunet_kd.nnunet.devices import check_device as check
 
     check(device)
-
-
-def check_fold(fold: str) -> int | str:
-    """The fold as nnU-Net's trainers take it.
-
-    Raises:
-        SettingsError: neither a number nor ``all``.
-    """
-    if fold != "all" and not fold.isdigit():
-        raise SettingsError(f"the fold must be a number or all, got {fold!r}.")
-    return fold if fold == "all" else int(fold)
 
 
 def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:

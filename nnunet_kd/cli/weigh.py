@@ -14,6 +14,7 @@ from rich.table import Table
 from nnunet_kd.cli import training_options as options
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import method_trainer
+from nnunet_kd.nnunet.folds import parse_fold
 
 if TYPE_CHECKING:
     from nnunet_kd.training.gradient_shares import GradientShare
@@ -34,7 +35,7 @@ def weigh(
     """How large a method's gradient to a new student is beside the labels', and which weight makes it equal. Trains nothing."""
     trainer = method_trainer(method)
     options.check_device(device)
-    own_fold = options.check_fold(fold)
+    own_fold = parse_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
     if not options.check_settings(trainer, dataset, configuration, plans_name)[0].active_objectives():
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")

@@ -74,7 +74,7 @@ def find_pairs(
     if problems:
         raise DataError(
             f"{'; '.join(problems)}. Predictions and references must be the same cases. For predictions of one fold "
-            f"against the references of all, give --splits splits_final.json and --fold."
+            f"against the references of all, give --splits splits_final.json and -f."
         )
     return [CasePair(case, predictions[case], references[case]) for case in sorted(wanted)]
 

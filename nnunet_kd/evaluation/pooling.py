@@ -28,7 +28,7 @@ def pool_folds(folds: Sequence[Evaluation]) -> Evaluation:
     if twice := sorted({case for case in cases if cases.count(case) > 1}):
         raise DataError(
             f"{', '.join(twice[:8])}: validated in more than one of {', '.join(str(fold.prediction_folder) for fold in folds)}. "
-            f"Cases of folds can be pooled if every case is in one of them; compare one fold with --fold."
+            f"Cases of folds can be pooled if every case is in one of them; compare one fold with -f."
         )
     _check_alike(folds)
     order = sorted(range(len(cases)), key=cases.__getitem__)

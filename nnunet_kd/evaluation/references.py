@@ -97,7 +97,7 @@ class References:
             missing = [f"{case}{suffix}" for case in cases if not (given / f"{case}{suffix}").is_file()]
             if missing:
                 more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-                raise DataError(f"{given} lacks {', '.join(missing[:8])}{more}. Give another --images or --channel.")
+                raise DataError(f"{given} lacks {', '.join(missing[:8])}{more}. Give another -i or --channel.")
             return partial(_image_in, given, suffix)
         for folder in (self.raw / "imagesTr", self.raw / "imagesTs") if self.raw is not None else ():
             if all((folder / f"{case}{suffix}").is_file() for case in cases):

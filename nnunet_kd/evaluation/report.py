@@ -229,7 +229,7 @@ def read_case(
     if image is not None:
         drawn, _ = read_images([image], reader)
         if drawn.shape[1:] != true.shape[1:]:
-            raise DataError(f"{image} and {reference} differ in shape. Give other --images.")
+            raise DataError(f"{image} and {reference} differ in shape. Give other images with -i.")
     said = {name: whole_numbers(read_segmentation(path, reader)[0])[0] for name, path in predictions.items()}
     depth, height, width = (float(step) for step in properties["spacing"])
     return CaseImages(

@@ -106,7 +106,7 @@ def parse_method(text: str, fold: str | None = None) -> Method:
         if len(wanted) != 1 or wanted[0] not in folds:
             raise DataError(
                 f"{name}: {folder} has validation predictions of {', '.join(folds) or 'no fold'}; one fold is needed. "
-                f"Choose with --fold, or run `nnUNetv2_train DATASET CONFIGURATION FOLD --val`."
+                f"Choose with -f, or run `nnUNetv2_train DATASET CONFIGURATION FOLD --val`."
             )
         return Method(name, folder / wanted[0] / "validation", read_run(folder, wanted[0].removeprefix("fold_")))
     for parent in folder.resolve().parents:

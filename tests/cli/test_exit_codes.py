@@ -132,6 +132,7 @@ def test_options(line: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> 
         monkeypatch.setenv(variable, str(tmp_path / variable))
     code, told = code_of(line)
     assert code == SETTINGS, told
+    assert (line in WITH_FOLD.values()) == ("a fold is a number or all, got 'zero'." in told)
 
 
 @pytest.mark.parametrize("line", WITHOUT_FOLDERS)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,11 +17,13 @@ import nnunet_kd
 from nnunet_kd import cli
 from nnunet_kd.cli.options import TABLE, parse_folds, repeated_folds
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.folds import parse_fold
+from nnunet_kd_runtime.command import parser
 
 OLD = json.loads(Path(__file__).with_name("options_of_0.1.0.json").read_text())
 """By command: the spellings of options that version 0.1.0 took."""
-COUNTS = {"split": {"--number-of-folds", "--folds"}}
-"""Options whose old spelling now means something else in other commands."""
+HIDDEN = {("split", "--folds")}
+"""Old spellings that now mean something else in other commands: they still work where they did, and no page shows them."""
 
 
 def commands() -> Iterator[tuple[str, Any]]:
@@ -35,41 +39,87 @@ def commands() -> Iterator[tuple[str, Any]]:
     yield from walk(typer.main.get_command(cli.app), ())
 
 
-def spellings(command: Any) -> Iterator[tuple[str, ...]]:
-    """Of every option, the long name first."""
+def spellings(command: Any, hidden: bool = False) -> Iterator[tuple[str, ...]]:
+    """Of every option, the long name first, a flag's opposites last; or of those that no help shows."""
     for parameter in command.params:
-        given = tuple(parameter.opts)
-        if parameter.secondary_opts:  # a flag and its opposite
-            given = (f"{given[0]}/{parameter.secondary_opts[0]}",)
-        if given[0].startswith("-") and given != ("--help",):
+        given = (*parameter.opts, *parameter.secondary_opts)
+        if given[0].startswith("-") and given != ("--help",) and parameter.hidden is hidden:
             yield given
 
 
+def spelled(entry: tuple[str, ...]) -> tuple[str, ...]:
+    """An entry of the table as :func:`spellings` has it."""
+    sides = [text.strip().partition("/") for text in entry]
+    return (*(own for own, _, _ in sides if own), *(opposite for _, _, opposite in sides if opposite))
+
+
 def test_old_spellings_still_work() -> None:
-    known = {name: {text for given in spellings(command) for text in given} for name, command in commands()}
+    known = {
+        name: {text for hidden in (False, True) for given in spellings(command, hidden) for text in given}
+        for name, command in commands()
+    }
     assert OLD.keys() <= known.keys()
     missing = {name: sorted(set(old) - known[name]) for name, old in OLD.items() if set(old) - known[name]}
     assert not missing
+    assert {(name, *given) for name, command in commands() for given in spellings(command, hidden=True)} == HIDDEN
 
 
-def test_an_option_is_spelled_alike_in_every_command() -> None:
-    by_long: dict[str, set[tuple[str, ...]]] = {}
+def test_an_option_is_spelled_alike_in_every_command_as_the_table_has_it() -> None:
+    table = {name: spelled(entry) for name, entry in TABLE.items()}
+    assert all(given[0] == f"--{name}" for name, given in table.items())
+    used: dict[str, set[str]] = {}
     for name, command in commands():
         for given in spellings(command):
-            assert given[0].startswith("--"), f"{name}: {given}"
-            if not set(given) <= COUNTS.get(name, set()):
-                by_long.setdefault(given[0], set()).add(given)
-    for long, found in by_long.items():
-        assert len(found) == 1 or long == "--model", found
-    assert {given for found in by_long.values() for given in found if len(given) > 1} <= set(TABLE.values())
+            long = given[0].removeprefix("--")
+            used.setdefault(long, set()).add(name)
+            assert given == table.get(long, (f"--{long}",)), f"{name}: {given}"
+    assert {long for long, names in used.items() if len(names) > 1} <= table.keys()
+    assert table.keys() <= used.keys(), "an option that no command has"
+
+
+def test_no_other_spelling_is_a_long_name_elsewhere() -> None:
+    longs = {given[0] for _, command in commands() for given in spellings(command)}
+    others = {other for entry in TABLE.values() for other in spelled(entry)[1:]}
+    assert not longs & others
 
 
 def test_a_short_name_means_one_option() -> None:
     meanings: dict[str, set[str]] = {}
-    for long, *others in TABLE.values():
+    for long, *others in map(spelled, TABLE.values()):
         for other in others:
             meanings.setdefault(other, set()).add(long)
     assert {short for short, long in meanings.items() if len(long) > 1} == {"-m"}
+
+
+def test_kd_segment_has_the_spellings_of_predict() -> None:
+    own = [{*action.option_strings} for action in parser()._actions]
+    predict = [{*given} - {"--mirroring"} for given in spellings(dict(commands())["predict"])]
+    shared = [(mine, given) for mine in own for given in predict if mine & given]
+    assert {"--step-size", "--device", "--no-mirroring"} <= {text for _, given in shared for text in given}
+    assert not [(mine, given) for mine, given in shared if not given <= mine]
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        (
+            "-device",
+            "cuda",
+            "-step_size",
+            "0.25",
+            "--disable_tta",
+            "--save-probabilities",
+            "-prev_stage_predictions",
+            "x",
+        ),
+        ("--device", "cuda", "--step", "0.25", "--no-mirroring", "--save_probabilities", "--previous-stage", "x"),
+        ("--device", "cuda", "--step-size", "0.25", "--no-mirroring", "--npz", "--previous-stage", "x"),
+    ],
+)
+def test_kd_segment_takes_old_and_new_spellings(given: tuple[str, ...]) -> None:
+    read = parser().parse_args(["student.onnx", "images", "-o", "out", *given])
+    assert (read.device, read.step, read.no_mirroring, read.save_probabilities) == ("cuda", 0.25, True, True)
+    assert read.previous_stage == Path("x")
 
 
 @pytest.mark.parametrize(
@@ -88,9 +138,50 @@ def test_several_folds_as_nnunet_takes_them(given: list[str], folds: list[str]) 
 
 
 def test_folds_are_numbers_or_all() -> None:
-    assert parse_folds(["0,1", "all"]) == ("0", "1", "all")
-    with pytest.raises(SettingsError, match="got 'x'"):
-        parse_folds(["0", "x"])
+    assert parse_folds(["0,1", "all", "02,"]) == ("0", "1", "all", "2")
+    assert (parse_fold("3"), parse_fold("all")) == (3, "all")
+    for wrong in ("x", "-1", "", "²", "1.5"):
+        with pytest.raises(SettingsError, match=f"a fold is a number or all, got '{wrong}'"):
+            parse_folds(["0", wrong])
+
+
+@pytest.mark.parametrize(
+    ("given", "mirrored"),
+    [((), True), (("--mirroring",), True), (("--no-mirroring",), False), (("--disable_tta",), False)],
+)
+def test_mirroring_in_every_command_that_has_it(given: tuple[str, ...], mirrored: bool) -> None:
+    least = {
+        "predict": ("-i", "x", "-o", "y", "-m", "z"),
+        "conform": ("model", "images"),
+        "soften": ("998", "3d_fullres", "0"),
+        "shrink": ("model", "images", "out"),
+    }
+    found = dict(commands())
+    assert {name for name, one in found.items() if "--mirroring" in sum(spellings(one), ())} == set(least)
+    for name, others in least.items():
+        default = None if name == "shrink" and not given else mirrored
+        assert found[name].make_context(name, [*others, *given]).params["mirroring"] is default, name
+
+
+@pytest.mark.parametrize("spelling", ["-i", "--input", "--images"])
+def test_images_of_soften(spelling: str) -> None:
+    given = ["998", "3d_fullres", "0", spelling, "more"]
+    assert dict(commands())["soften"].make_context("soften", given).params["images"] == Path("more")
+
+
+def test_split_takes_its_old_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[int] = []
+
+    def grouped(groups: Any, folds: int, seed: int) -> Any:
+        asked.append(folds)
+        raise SettingsError("enough")
+
+    monkeypatch.setattr("nnunet_kd.cli.split.training_cases", lambda dataset: (dataset, []))
+    monkeypatch.setattr("nnunet_kd.cli.split.grouped_folds", grouped)
+    dict(commands())
+    for given in ((), ("--number-of-folds", "3"), ("--folds", "4")):
+        CliRunner().invoke(cli.app, ["split", "998", "--group-regex", "x", *given])
+    assert asked == [5, 3, 4]
 
 
 @pytest.mark.parametrize("arguments", [("-f", "0", "2"), ("--folds", "0,2"), ("-f", "0", "-f", "2")])
@@ -105,6 +196,15 @@ def test_a_command_gets_all_its_folds(arguments: tuple[str, ...], monkeypatch: p
     dict(commands())
     CliRunner().invoke(cli.app, ["predict", "-i", "x", "-o", "y", "-m", "z", *arguments])
     assert given == {"folds": ("0", "2")}
+
+
+def test_commands_load_pytorch_when_they_run() -> None:
+    names = sorted(
+        path.stem for path in Path(cli.__file__).parent.glob("*.py") if path.stem not in ("__init__", "convert")
+    )
+    code = f"import sys, {', '.join(f'nnunet_kd.cli.{name}' for name in names)}; print('torch' in sys.modules)"
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert (len(names) > 15, finished.stdout) == (True, "False\n")
 
 
 def test_version() -> None:

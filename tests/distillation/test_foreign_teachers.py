@@ -8,11 +8,11 @@ from pathlib import Path
 import pytest
 import torch
 
-from nnunet_kd.cli.doctor import _teacher
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.teacher import load_teacher, pin_teacher
 from nnunet_kd.errors import TeacherError
 from nnunet_kd.system.files import sha256
+from nnunet_kd.workflows.doctor import describe_teacher
 from tests.distillation.test_teacher import locate, make_zip, model
 from tests.models.test_checkpoint import RAN, Malicious
 from tests.training.tiny_trainer import trainer
@@ -67,4 +67,4 @@ def test_a_model_may_not_hide_in_such_a_path(tiny: dict, tmp_path: Path) -> None
 
 
 def test_doctor_tells_the_hash_of_what_it_loads(tiny: dict) -> None:
-    assert sha256(locate().checkpoint_path) in _teacher("998", "3d_fullres", "0", "nnUNetPlans", None)
+    assert sha256(locate().checkpoint_path) in describe_teacher("998", "3d_fullres", "0", "nnUNetPlans", None)

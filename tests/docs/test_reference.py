@@ -53,7 +53,10 @@ def test_the_page_names_every_command_with_every_spelling() -> None:
         section = sections.pop(f"nnunet-kd {name}")
         for given in spellings(command):
             (row,) = [
-                line for line in section.splitlines() if line.startswith("| " + ", ".join(f"`{one}`" for one in given))
+                line
+                for line in section.splitlines()
+                if line.startswith(f"| `{given[0]}")
+                and set(re.findall(r"[`/](-[^`/]+)", line.split("|")[1])) == {*given}
             ]
             assert row.split("|")[3].strip(), f"{name} {given} is not described"
     runtime = sections.pop("kd-segment")

@@ -54,7 +54,7 @@ def test_evaluate_a_fold(dataset, tmp_path):
     arguments = ("evaluate", tmp_path / "ours", dataset / "labelsTr", "-np", 1, "-o", tmp_path / "fold")
     with pytest.raises(DataError, match=r"lacks case_0\.nii\.gz, case_1\.nii\.gz.*--splits"):
         run(*arguments)
-    with pytest.raises(SettingsError, match="--splits and --fold belong together"):
+    with pytest.raises(SettingsError, match="--splits and -f belong together"):
         run(*arguments, "--fold", 0)
     run(*arguments, "--splits", tmp_path / "splits_final.json", "--fold", 0)
     assert len((tmp_path / "fold.csv").read_text().splitlines()) == 5

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,9 +15,9 @@ from nnunet_kd.distillation.settings_model import SettingsModel
 from nnunet_kd.distillation.settings_sources import merge, parse_assignments, read_settings_file
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import method_trainer
+from nnunet_kd.nnunet.folds import Fold, parse_fold, parse_folds
 
 DESCRIPTION_FILE = "sweep.yaml"
-Fold = int | Literal["all"]
 _FOLDER_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._+-]*")
 
 
@@ -71,6 +71,16 @@ class SweepDescription(SettingsModel):
     slurm: dict[str, Any] | None = Field(None, description="parameters of submitit; default: train here")
 
     _without_seed = field_validator("settings")(Variant._without_seed.__func__)  # type: ignore[attr-defined]
+
+    @field_validator("folds", mode="before")
+    @classmethod
+    def _folds_as_in_commands(cls, value: Any) -> Any:
+        if not isinstance(value, Sequence) or isinstance(value, str):
+            return value
+        try:
+            return [parse_fold(fold) if isinstance(fold, str) else fold for fold in value]
+        except SettingsError as error:
+            raise ValueError(str(error)) from error
 
     @field_validator("folds", "seeds", "methods")
     @classmethod
@@ -130,17 +140,44 @@ def parse_variant(text: str) -> tuple[str, dict[str, Any]]:
     return name, {"method": name.split("-")[0], **own, "settings": settings}
 
 
-def parse_numbers(text: str, option: str, words: Sequence[str] = ()) -> list[int | str]:
-    """``"0,1"`` as numbers; ``words`` are allowed too.
+def parse_seeds(text: str) -> list[int]:
+    """``"0,1"`` as numbers.
 
     Raises:
         SettingsError: something else.
     """
     parts = [part.strip() for part in text.split(",") if part.strip()]
-    if not parts or any(not part.isdigit() and part not in words for part in parts):
-        allowed = f" or {', '.join(words)}" if words else ""
-        raise SettingsError(f"{option} {text!r} must be numbers{allowed} with commas between them, for example 0,1,2.")
-    return [int(part) if part.isdigit() else part for part in parts]
+    if not parts or any(not part.isdecimal() for part in parts):
+        raise SettingsError(f"--seeds {text!r} must be numbers with commas between them, for example 0,1,2.")
+    return [int(part) for part in parts]
+
+
+def parse_arguments(described: str, given: Mapping[str, Any]) -> tuple[Path | None, dict[str, Any]]:
+    """A command line as :func:`describe_sweep` takes it: the YAML file, if there is one, and fields.
+
+    Args:
+        described: a dataset's number or name, or a YAML file.
+        given: fields of :class:`SweepDescription` as their options say them: methods and seeds with commas between them;
+            variants, folds, settings and SLURM's parameters in lists. ``None``, ``False`` and an empty list: not given.
+
+    Raises:
+        SettingsError: one of them is not of its form.
+    """
+    parsers: dict[str, Callable[[Any], Any]] = {
+        "methods": lambda text: [part.strip() for part in text.split(",") if part.strip()],
+        "variants": lambda texts: dict(parse_variant(text) for text in texts),
+        "folds": parse_folds,
+        "seeds": parse_seeds,
+        "settings": parse_assignments,
+        "slurm": parse_assignments,
+    }
+    file = Path(described) if described.endswith((".yaml", ".yml")) else None
+    fields = {
+        name: parsers[name](value) if name in parsers else value
+        for name, value in given.items()
+        if value not in (None, False, [])
+    }
+    return file, fields if file is not None else {"dataset": described, **fields}
 
 
 def describe_sweep(file: Path | None, given: Mapping[str, Any]) -> SweepDescription:

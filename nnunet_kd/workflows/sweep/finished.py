@@ -216,7 +216,7 @@ def find_finished(
         raise DataError(
             f"--sweep {folder}: there is no seed with which every variant is trained and validated in every fold "
             f"({f'not finished: {listed}' if missing else 'no run was found'}). Finish the sweep: the same command again; or "
-            f"compare one fold with --fold."
+            f"compare one fold with -f."
         )
     left_out = [f"not finished: {listed}."] if missing else []
     if len(started) < len(variants):

@@ -106,20 +106,42 @@ def parser() -> argparse.ArgumentParser:
         default="onnxruntime",
         help="what runs the network (default: onnxruntime)",
     )
-    made.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="where the network runs (default: cpu)")
+    made.add_argument(
+        "--device", "-device", choices=("cpu", "cuda"), default="cpu", help="where the network runs (default: cpu)"
+    )
     made.add_argument("--threads", type=_positive, metavar="N", help="CPU threads (default: all cores)")
     made.add_argument(
-        "--no-mirroring", action="store_true", help="no averaging over mirrored images: faster, less exact"
+        "--no-mirroring",
+        "--disable_tta",
+        action="store_true",
+        help="no averaging over mirrored images: faster, less exact",
     )
     made.add_argument(
-        "--step", type=_share, default=0.5, metavar="SHARE", help="distance of patches / patch size (default: 0.5)"
+        "--step-size",
+        "-step_size",
+        "--step",
+        dest="step",
+        type=_share,
+        default=0.5,
+        metavar="SHARE",
+        help="distance of patches / patch size (default: 0.5)",
     )
-    made.add_argument("--save_probabilities", action="store_true", help="also write probabilities, as nnU-Net does")
+    made.add_argument(
+        "--save-probabilities",
+        "--save_probabilities",
+        "--npz",
+        action="store_true",
+        help="also write probabilities, as nnU-Net does",
+    )
     made.add_argument(
         "--postprocessing", action="store_true", help="apply the model's own, found by nnU-Net's validation"
     )
     made.add_argument(
-        "--previous-stage", type=Path, metavar="FOLDER", help="of a cascade: the first stage's segmentations"
+        "--previous-stage",
+        "-prev_stage_predictions",
+        type=Path,
+        metavar="FOLDER",
+        help="of a cascade: the first stage's segmentations",
     )
     made.add_argument(
         "--memory", type=_gibibytes, metavar="GIB", help="memory that may be used (default: what is free)"

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.workflows.sweep.description import describe_sweep, parse_numbers, parse_variant
+from nnunet_kd.workflows.sweep.description import describe_sweep, parse_arguments, parse_seeds, parse_variant
 
 LEAST = {"dataset": "998", "configuration": "3d_fullres", "methods": ["student", "dcd"]}
 
@@ -26,11 +26,33 @@ def test_a_variant_on_the_command_line() -> None:
             parse_variant(wrong)
 
 
-def test_numbers() -> None:
-    assert parse_numbers("0, 2,all", "--folds", ("all",)) == [0, 2, "all"]
-    for wrong in ("", "a", "0,-1", "all"):
+def test_seeds() -> None:
+    assert parse_seeds("0, 2,") == [0, 2]
+    for wrong in ("", "a", "0,-1", "all", "²"):
         with pytest.raises(SettingsError, match="--seeds"):
-            parse_numbers(wrong, "--seeds")
+            parse_seeds(wrong)
+
+
+def test_a_command_line_as_fields() -> None:
+    options = {
+        "methods": "student, dcd",
+        "variants": ["dcd-S: objectives.dcd.bands=S"],
+        "folds": ["0", "2,all"],
+        "seeds": "0,1",
+        "settings": ["epochs=5"],
+        "slurm": [],
+        "teacher": None,
+        "save_probabilities": False,
+    }
+    fields = {
+        "methods": ["student", "dcd"],
+        "variants": dict([parse_variant("dcd-S: objectives.dcd.bands=S")]),
+        "folds": [0, 2, "all"],
+        "seeds": [0, 1],
+        "settings": {"epochs": 5},
+    }
+    assert parse_arguments("998", options) == (None, {"dataset": "998", **fields})
+    assert parse_arguments("sweep.yaml", options) == (Path("sweep.yaml"), fields)
 
 
 def test_the_command_line_lies_over_the_file(tmp_path: Path) -> None:
@@ -69,7 +91,7 @@ def test_the_command_line_lies_over_the_file(tmp_path: Path) -> None:
         ({"methods": []}, "nothing to train"),
         ({"methods": ["dcd", "dcd"]}, "twice"),
         ({"seeds": [-1]}, "no negative"),
-        ({"folds": ["some"]}, "folds"),
+        ({"folds": ["0", "some"]}, "folds: a fold is a number or all, got 'some'"),
         ({"settings": {"seed": 1}}, "--seeds 0,1"),
         ({"variants": {"dcd": {"method": "dcd"}}}, "both a method and a variant"),
         ({"variants": {"a/b": {"method": "dcd"}}}, "to name a folder"),

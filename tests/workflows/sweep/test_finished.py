@@ -168,7 +168,7 @@ def test_what_is_not_finished_is_told(finished: Path) -> None:
     assert "0 (one training per method" in sweep.facts(False)["Seeds"]
     assert find_finished(finished, "1").seeds == (0, 1)
     next(finished.glob("student/seed_0/*/*/fold_1/checkpoint_final.pth")).unlink()
-    with pytest.raises(DataError, match=r"no seed .*student, seed 0, fold 1.*--fold"):
+    with pytest.raises(DataError, match=r"no seed .*student, seed 0, fold 1.*-f"):
         find_finished(finished)
     for summary in finished.glob("dcd/seed_*/*/*/fold_*/validation/summary.json"):
         summary.unlink()

@@ -1,0 +1,40 @@
+"""What names a fold of nnU-Net, wherever it is given: its number, or ``all``."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from typing import Literal
+
+from nnunet_kd.errors import SettingsError
+
+Fold = int | Literal["all"]
+"""As nnU-Net's trainers take it."""
+
+
+def is_fold(text: str) -> bool:
+    """Whether a text names a fold."""
+    return text == "all" or (text.isascii() and text.isdigit())
+
+
+def parse_fold(text: str) -> Fold:
+    """The fold that a text names.
+
+    Raises:
+        SettingsError: neither a number nor ``all``.
+    """
+    if not is_fold(text):
+        raise SettingsError(f"a fold is a number or all, got {text!r}.")
+    return "all" if text == "all" else int(text)
+
+
+def parse_folds(texts: Iterable[str]) -> list[Fold]:
+    """The folds of several texts, each with commas between its folds: ``0,1`` or ``all``.
+
+    Raises:
+        SettingsError: something in them is neither a number nor ``all``, or a text is empty.
+    """
+    return [parse_fold(part) for text in texts for part in _parts(text)]
+
+
+def _parts(text: str) -> list[str]:
+    return [part for part in map(str.strip, text.split(",")) if part] or [text]

@@ -1,0 +1,107 @@
+"""What a training on a dataset would use: its student, its teachers, and whether one starts inside the other."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+
+import torch
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
+
+from nnunet_kd.distillation.features import has_encoder
+from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
+from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.settings_sources import resolve_settings
+from nnunet_kd.distillation.starts.pairing import pair
+from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
+from nnunet_kd.errors import PlanError
+from nnunet_kd.models.plans import (
+    build_meta_network,
+    inputs_and_heads,
+    parameter_count,
+    provenance,
+    read_plans,
+    reduce_plans,
+)
+from nnunet_kd.nnunet.environment import optional_folder, preprocessed_dataset
+
+
+def describe_student(dataset: str, configuration: str, plans_name: str) -> str:
+    """The student's size, and whether its plan has it or it is derived.
+
+    Args:
+        dataset: number or name; preprocessed.
+        configuration: of the teacher.
+        plans_name: the teacher's plan, or a student's.
+
+    Raises:
+        NnunetKdError: folders, dataset, settings or plan.
+    """
+    folder, dataset_json = preprocessed_dataset(dataset)
+    plans = read_plans(folder / f"{plans_name}.json")
+    settings = resolve_settings("student", (), folder)
+    student = reduce_plans(plans, settings.reduction, required=configuration)
+    inputs, outputs = inputs_and_heads(student, configuration, dataset_json)
+    size = parameter_count(build_meta_network(student, configuration, inputs, outputs))
+    own = parameter_count(build_meta_network(plans, configuration, inputs, outputs))
+    made = (
+        "as the plan has it"
+        if provenance(plans, configuration)
+        else f"from {own / 1e6:.3f} M at r={settings.reduction:g}"
+    )
+    return f"{size / 1e6:.3f} M parameters, {made}"
+
+
+def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:
+    """The teachers that would be loaded, with what limits them, and whether students start inside the first.
+
+    Args:
+        dataset, configuration, plans_name: see :func:`describe_student`.
+        fold: of the teacher.
+        path: the teacher's, as in ``nnunet-kd train -t``; ``None``: as the settings say.
+
+    Raises:
+        NnunetKdError: folders, dataset, settings or plan; there is no teacher, or it does not fit.
+    """
+    folder, dataset_json = preprocessed_dataset(dataset)
+    plans = read_plans(folder / f"{plans_name}.json")
+    settings = resolve_settings("student", (), folder)
+    student = reduce_plans(plans, settings.reduction, required=configuration)
+    sizes = inputs_and_heads(student, configuration, dataset_json)
+    dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
+    results = optional_folder("nnUNet_results")
+    found: list[str] = []
+    start = ""
+    for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
+        with found_teacher(chosen, results, student, configuration, fold, dataset_json, stages=False) as teacher:
+            loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
+            if not found:
+                start = _start(loaded.network, build_meta_network(student, configuration, *sizes))
+            found.append(", ".join(_facts(teacher, loaded, dimensions)))
+    return "; ".join([*found, start])
+
+
+def _facts(teacher: FoundTeacher, loaded: FrozenTeacher, dimensions: int) -> Iterator[str]:
+    yield str(teacher.source)
+    yield f"SHA-256 {teacher.settings.sha256}"
+    for told in (*loaded.warnings, *teacher.warnings):
+        yield f"WARNING: {told}"
+    if not has_encoder(loaded.network):
+        yield f"a {type(loaded.network).__name__} without stage features, which teaches by its logits alone"
+    elif teacher.other_stages:
+        yield f"which teaches by its logits alone (-m logits or -m figkd), {teacher.other_stages}"
+    axes = loaded.mirror_axes
+    if len(axes) < dimensions:
+        mirrored = f"axes {', '.join(map(str, axes))}" if axes else "no axis"
+        say_so = f"for nnUNetTrainerStudent say so: mirror_axes={json.dumps(axes)}"
+        yield f"mirrors {mirrored}, as its students will; {say_so}"
+
+
+def _start(teacher: nn.Module, student: nn.Module) -> str:
+    """Whether a student can start inside its (first) teacher."""
+    try:
+        pair(teacher, student)
+    except PlanError as error:
+        return f"no student can start inside it ({error}): trainers start at random, and nnUNetTrainerInherited refuses"
+    return "students can start inside it (start: teacher), nnunet-kd inherit shows how good that is"
