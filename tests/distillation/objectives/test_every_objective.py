@@ -51,13 +51,16 @@ TRAINERS = {
     "soft": ["nnUNetTrainerSoft", "objectives.soft.source=live"],
     "all at once": [*ALL_AT_ONCE, "objectives.freekd.prompt_iterations=1", "objectives.fopro.explore_every=1"],
 }
-WITHOUT_OBJECTIVES = {"student": ["nnUNetTrainerStudent"], "inherited": ["nnUNetTrainerInherited", "start=teacher"]}
+WITHOUT_OBJECTIVES = {"student": ["nnUNetTrainerStudent"]}
 
 
 def test_every_objective_is_here() -> None:
     assert list(TRAINERS)[:-1] == list(OBJECTIVES)
     shipped = {path.stem for path in Path(str(trainers.__path__[0])).glob("nnUNetTrainer*.py")}
-    assert {kind for kind, *_ in (*TRAINERS.values(), *WITHOUT_OBJECTIVES.values())} == shipped
+    tested = {kind for kind, *_ in (*TRAINERS.values(), *WITHOUT_OBJECTIVES.values())}
+    assert shipped - tested == {
+        "nnUNetTrainerInherited"
+    }  # the student's steps, after a start that needs training cases
 
 
 @pytest.mark.parametrize(("name", "settings"), [*((name, {}) for name in OBJECTIVES), ("cwd", {"maps": "features"})])
