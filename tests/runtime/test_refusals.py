@@ -16,7 +16,10 @@ import pytest
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+from nnunet_kd_runtime.arrays import open_predictor, segment
 from nnunet_kd_runtime.command import main
+from nnunet_kd_runtime.description import read_model
+from nnunet_kd_runtime.errors import DataError, ModelError, SettingsError
 from tests.deployment import write_image
 from tests.runtime.exported import Pair, export, write_images
 
@@ -50,7 +53,7 @@ def refused(
     assert len(errors) == 1, errors
     assert errors[0].startswith("error: ")
     assert words in errors[0], errors[0]
-    assert not output.is_dir() or [path.name for path in output.iterdir() if ".nii" in path.name] == []
+    assert not output.exists() or list(output.iterdir()) == []
 
 
 def edit(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
@@ -74,6 +77,85 @@ CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
     "label manager": (lambda d: d["plans"].update(label_manager="MyLabels"), "label manager MyLabels"),
     "damaged": (lambda d: d.update(normalization=3), "something else than an export writes"),
 }
+RESAMPLING = "resampling_fn_data_kwargs"
+POSTPROCESSING = "remove_all_but_largest_component_from_segmentation"
+WRONG_VALUES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
+    "plans": (lambda d: d.update(plans=None), "plans is None"),
+    "no plans": (lambda d: d.pop("plans"), "'plans'"),
+    "configuration": (lambda d: (d.pop("preprocessor"), d.update(configuration=[])), "configuration is []"),
+    "circle": (
+        lambda d: (
+            d.pop("preprocessor"),
+            d.update(configuration="a"),
+            d["plans"].update(configurations={"a": {"inherits_from": "a"}}),
+        ),
+        "'preprocessor_name'",
+    ),
+    "spacing of zero": (lambda d: d.update(spacing=[0, 1, 1]), "spacing is [0, 1, 1]"),
+    "negative spacing": (lambda d: d.update(spacing=[1, -1, 1]), "spacing is [1, -1, 1]"),
+    "infinite spacing": (lambda d: d.update(spacing=[1, 1, float("inf")]), "spacing is [1, 1, inf]"),
+    "spacing in words": (lambda d: d.update(spacing=["x", 1, 1]), "spacing is ['x', 1, 1]"),
+    "two spacings": (lambda d: d.update(spacing=[1, 1]), "spacing is [1, 1]"),
+    "patch": (lambda d: d.update(patch_size=[16, 0, 16]), "patch_size is [16, 0, 16]"),
+    "axis of many": (lambda d: d.update(transpose_forward=[0, 1, 5]), "transpose_forward is [0, 1, 5]"),
+    "axis twice": (lambda d: d.update(transpose_forward=[0, 0, 1]), "transpose_forward is [0, 0, 1]"),
+    "two axes": (lambda d: d.update(transpose_forward=[0, 1]), "transpose_forward is [0, 1]"),
+    "no inverse": (
+        lambda d: d.update(transpose_forward=[1, 2, 0], transpose_backward=[1, 2, 0]), "transpose_backward is [1, 2, 0]"
+    ),
+    "mirror": (lambda d: d.update(mirror_axes=[7]), "mirror_axes is [7]"),
+    "mirror below": (lambda d: d.update(mirror_axes=[-1]), "mirror_axes is [-1]"),
+    "mirror twice": (lambda d: d.update(mirror_axes=[1, 1]), "mirror_axes is [1, 1]"),
+    "order in words": (lambda d: d["resampling"][RESAMPLING].update(order="x"), f"order of {RESAMPLING} is 'x'"),
+    "order of 99": (lambda d: d["resampling"][RESAMPLING].update(order=99), f"order of {RESAMPLING} is 99"),
+    "arguments": (lambda d: d["resampling"].update({RESAMPLING: [1]}), f"{RESAMPLING} is [1]"),
+    "force": (lambda d: d["resampling"][RESAMPLING].update(force_separate_z="x"), "force_separate_z of"),
+    "scheme": (lambda d: d["normalization"][0].update(scheme=[]), "scheme is []"),
+    "statistics": (
+        lambda d: d["normalization"][0].update(
+            scheme="CTNormalization",
+            intensities={"mean": "x", "std": 1, "percentile_00_5": 0, "percentile_99_5": 1},
+        ),
+        "mean of the intensities is 'x'",
+    ),
+    "labels": (lambda d: d["dataset_json"].update(labels=None), "labels is None"),
+    "label": (lambda d: d["dataset_json"]["labels"].update(ball="x"), "the label 'ball' of dataset_json is 'x'"),
+    "background": (lambda d: d["dataset_json"]["labels"].pop("background"), "with the background 0"),
+    "regions": (lambda d: d["dataset_json"]["labels"].update(ball=[1, 2]), "regions_class_order of dataset_json is None"),
+    "hash": (lambda d: d["onnx"].pop("sha256"), "'sha256'"),
+    "ending": (lambda d: d.update(file_ending=5), "file_ending is 5"),
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", WRONG_VALUES)
+def test_values_of_a_description(kind: str, model: Path) -> None:
+    change, words = WRONG_VALUES[kind]
+    edit(model, change)
+    with pytest.raises(ModelError) as told:
+        read_model(model)
+    assert str(told.value).startswith(str(model.with_suffix(".json")))
+    assert words in str(told.value)
+    assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        ({"x": 1}, "'postprocessing_fns'"),
+        (["x"], "not as nnU-Net writes it"),
+        ({"postprocessing_fns": [POSTPROCESSING], "postprocessing_kwargs": []}, "not as nnU-Net writes it"),
+        (
+            {"postprocessing_fns": [POSTPROCESSING], "postprocessing_kwargs": [{"labels_or_regions": ["x"]}]},
+            "a label is 'x'",
+        ),
+        ({"postprocessing_fns": ["mine"], "postprocessing_kwargs": [{}]}, "names mine"),
+    ],
+)
+def test_postprocessing(
+    content: Any, words: str, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    edit(model, lambda d: d.update(postprocessing=content))
+    refused(capsys, 8, words, model, images, "--postprocessing", output=tmp_path / "out")
 
 
 @pytest.mark.parametrize("kind", CHANGES)
@@ -98,6 +180,9 @@ def test_models(model: Path, images: Path, tmp_path: Path, capsys: pytest.Captur
     check("not valid JSON")
     model.with_suffix(".json").unlink()
     check("is missing")
+    model.with_suffix(".json").mkdir()
+    check(".json cannot be read (Is a directory)")
+    model.with_suffix(".json").rmdir()
     model.unlink()
     check("there is no ONNX file")
 
@@ -151,12 +236,74 @@ def test_options(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.Captur
     output = tmp_path / "out"
     refused(capsys, 3, "has no postprocessing", pair.onnx, images, "--postprocessing", output=output)
     refused(capsys, 3, "this model is none", pair.onnx, images, "--previous-stage", images, output=output)
-    refused(capsys, 6, "bytes of memory", pair.onnx, images, "--memory", "0.0001", output=output)
+    refused(capsys, 6, "--memory allows 107374. Raise", pair.onnx, images, "--memory", "0.0001", output=output)
     refused(capsys, 6, "no support for --device cuda", pair.onnx, images, "--device", "cuda", output=output)
-    for arguments in (["--step", "0"], ["--threads", "0"], ["--memory", "-1"], ["--backend", "x"]):
+    for arguments, words in (
+        (["--step", "0"], "must lie between 0.05 and 1, got 0"),
+        (["--step", "x"], "must be a number, got x"),
+        (["--threads", "0"], "must be a whole number of at least 1, got 0"),
+        (["--threads", "x"], "must be a whole number of at least 1, got x"),
+        (["--memory", "-1"], "must be a positive number of GiB"),
+        (["--memory", "inf"], "must be a positive number of GiB, got inf"),
+        (["--memory", "nan"], "must be a positive number of GiB, got nan"),
+        (["--backend", "x"], "invalid choice"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main([str(pair.onnx), str(images), "-o", str(output), *arguments])
         assert stop.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_outputs(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("single.nii", "single.mha", "single.gz"):
+        refused(capsys, 3, "but this model's segmentations end in .nii.gz", pair.onnx, images, output=tmp_path / name)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "notes").write_text("kept")
+    assert main([str(pair.onnx), str(images), "-o", str(tmp_path / "notes")]) == 3
+    assert "is a file that is there already" in capsys.readouterr().err
+
+
+def test_memory_that_nobody_limited(
+    pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_kd_runtime.memory.available", lambda: 1000)
+    refused(capsys, 6, "but 1000 are free. Close other programs", pair.onnx, images, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["1", "inf", "voxel"])
+def test_a_case_is_named_whatever_its_name(
+    name: str, pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.ones((4, 5, 6), np.float32)
+    write_image(values, tmp_path / f"{name}_0000.nii.gz")
+    values[1, 1, 1] = np.nan
+    write_image(values, tmp_path / f"{name}_0001.nii.gz")
+    first = tmp_path / f"{name}_0000.nii.gz"
+    refused(capsys, 7, f"case {name}: channel C1 has 1 voxel", pair.onnx, first, output=tmp_path / "out")
+
+
+def test_arrays_and_options_of_the_python_interface(pair: Pair) -> None:
+    predictor = open_predictor(pair.onnx, threads=1)
+    image = np.ones((2, 4, 5, 6))
+    for given, spacing, words in (
+        (image.astype(str), (1, 1, 1), "the image must hold real numbers, got <U"),
+        (image.astype(complex), (1, 1, 1), "the image must hold real numbers, got complex128"),
+        (image.astype(object), (1, 1, 1), "got object"),
+        ([[1, 2], [3]], (1, 1, 1), "the image is no array"),
+        (image * 1e300, (1, 1, 1), "without a number"),
+        (image, ("a", 1, 1), "the spacing must hold real numbers"),
+        (image, (None, 1, 1), "the spacing must hold real numbers"),
+        (image, 3.0, "three numbers"),
+        (image, (1, 1), "three spacings"),
+    ):
+        with pytest.raises(DataError, match=words):
+            segment(predictor, given, spacing)  # type: ignore[arg-type]
+    for option, value in (
+        ("backend", "x"), ("device", "x"), ("threads", 0), ("step", 0), ("step", 5), ("step", np.nan), ("step", "x"),
+        ("memory", -1), ("memory", np.inf), ("memory", np.nan), ("memory", "x"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=option if option not in ("backend",) else "back end"):
+            open_predictor(pair.onnx, **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_cascade_needs_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +329,7 @@ def test_a_full_disk_leaves_nothing(
     output = tmp_path / "out"
     assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 6
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
-    assert sorted(path.name for path in output.iterdir()) == ["dataset.json", "plans.json"]
+    assert list(output.iterdir()) == []
 
 
 def test_what_may_not_be_read_is_told(
@@ -211,7 +358,7 @@ def test_a_network_that_breaks_off(
     monkeypatch.setattr(InferenceSession, "run", fail)
     assert main([str(pair.onnx), str(images), "-o", str(tmp_path / "out"), "--threads", "1"]) == code
     assert words in capsys.readouterr().err.splitlines()[-1]
-    assert not list((tmp_path / "out").glob("*.nii.gz"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_models_segmentations_are_neither_kept_nor_replaced_unasked(
