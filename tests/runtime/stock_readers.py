@@ -98,7 +98,7 @@ def same_as_stock(reader: str, paths: list[Path], tmp_path: Path, ending: str = 
 
 
 def _header(path: Path) -> nibabel.Nifti1Header:
-    with gzip.open(path) as file:
+    with gzip.open(path) if path.suffix == ".gz" else path.open("rb") as file:
         return nibabel.Nifti1Header.from_fileobj(file, check=False)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 from pathlib import Path
 
 import nibabel
@@ -16,6 +17,9 @@ pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 from nnunet_kd_runtime.errors import DataError
 from nnunet_kd_runtime.readers import READERS, check_whole, read_case, read_geometry
 from tests.runtime.stock_readers import NIFTI_READERS, SHAPE, STOCK, TYPES, affine, rotation, same_as_stock, save
+
+VOX_OFFSET, EXTENSIONS = 108, 348
+"""Places in a NIfTI-1 file."""
 
 
 @pytest.mark.parametrize("reader", NIFTI_READERS)
@@ -138,6 +142,75 @@ def test_plain_nifti_with_the_name_of_a_compressed_one(tmp_path: Path) -> None:
     path.write_bytes(save(tmp_path / "plain.nii").read_bytes())
     check_whole(path)
     same_as_stock("SimpleITKIO", [path], tmp_path)
+
+
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+@pytest.mark.parametrize("offset", [0, -5, 100, 347, 348, 349, 352, 360.7, np.nan, np.inf])
+def test_where_voxels_begin(ending: str, offset: float, tmp_path: Path) -> None:
+    path = tmp_path / f"a_0000{ending}"
+    content = bytearray(save(tmp_path / "whole.nii").read_bytes()) + bytes(range(40))
+    content[VOX_OFFSET : VOX_OFFSET + 4] = np.float32(offset).tobytes()
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    same_as_stock("SimpleITKIO", [path], tmp_path, ending)
+    content[EXTENSIONS] = 1  # and none follow
+    path.write_bytes(gzip.compress(content) if ending == ".nii.gz" else content)
+    expected, _ = SimpleITKIO().read_images([str(path)])
+    assert np.array_equal(read_case("SimpleITKIO", ending, [path]).array, expected)
+
+
+def test_voxels_beyond_the_end(tmp_path: Path) -> None:
+    path = save(tmp_path / "a_0000.nii")
+    content = bytearray(path.read_bytes())
+    content[VOX_OFFSET : VOX_OFFSET + 4] = np.float32(1e9).tobytes()
+    path.write_bytes(content)
+    with pytest.raises(DataError, match="is not whole"):
+        read_case("SimpleITKIO", ".nii", [path])
+
+
+@pytest.mark.parametrize("reader", NIFTI_READERS)
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [(70, np.int16(32767)), (70, np.int16(0)), (42, np.int16(-3)), (40, np.int16(9)), (VOX_OFFSET, np.float32(np.inf)),
+     (280, np.float32(np.nan)), (344, np.int32(0)), (0, np.int32(7))],
+)  # fmt: skip
+def test_damaged_headers(reader: str, place: int, value: np.generic, tmp_path: Path) -> None:
+    """Refused, or read as nnU-Net reads it: never another error."""
+    content = bytearray(save(tmp_path / "whole.nii").read_bytes())
+    content[place : place + value.nbytes] = value.tobytes()
+    for path, damaged in ((tmp_path / "a.nii", content), (tmp_path / "a.nii.gz", gzip.compress(content))):
+        path.write_bytes(damaged)
+        ending = path.name[1:]
+        try:
+            read_geometry(reader, ending, [path])
+            found = read_case(reader, ending, [path]).array
+        except DataError as error:
+            assert path.name in str(error)  # noqa: PT017
+            assert "\n" not in str(error)  # noqa: PT017
+            continue
+        assert np.array_equal(found, STOCK[reader]().read_images([str(path)])[0])
+
+
+def test_a_damaged_stream_is_told_by_the_header_alone(tmp_path: Path) -> None:
+    path = save(tmp_path / "a_0000.nii.gz")
+    content = bytearray(path.read_bytes())
+    content[10:60] = bytes(range(200, 250))
+    path.write_bytes(content)
+    for reader in NIFTI_READERS:
+        with pytest.raises(DataError, match=r"a_0000\.nii\.gz cannot be read"):
+            read_geometry(reader, ".nii.gz", [path])
+
+
+def test_nifti_of_the_second_version(tmp_path: Path) -> None:
+    path = tmp_path / "a_0000.nii.gz"
+    values = np.arange(24, dtype=np.int16).reshape(2, 3, 4)
+    nibabel.save(nibabel.Nifti2Image(values, affine(np.eye(3))), path)
+    with pytest.raises(RuntimeError):
+        SimpleITKIO().read_images([str(path)])
+    for check in (read_case, read_geometry):
+        with pytest.raises(DataError, match="is NIfTI-2, which nnU-Net's SimpleITKIO does not read"):
+            check("SimpleITKIO", ".nii.gz", [path])
+    for reader in NIFTI_READERS[1:]:
+        same_as_stock(reader, [path], tmp_path)
 
 
 def test_every_reader_is_compared() -> None:

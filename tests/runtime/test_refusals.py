@@ -2,10 +2,8 @@
 
 from __future__ import annotations
 
-import json
 import re
 import shutil
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -16,71 +14,14 @@ import pytest
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+from nnunet_kd_runtime.arrays import open_predictor, segment
 from nnunet_kd_runtime.command import main
+from nnunet_kd_runtime.errors import DataError, SettingsError
 from tests.deployment import write_image
 from tests.runtime.exported import Pair, export, write_images
+from tests.runtime.refusing import edit, images, model, pair, refused
 
-
-@pytest.fixture(scope="module")
-def pair(tmp_path_factory: pytest.TempPathFactory) -> Pair:
-    """A model with two channels."""
-    return export(tmp_path_factory.mktemp("model"), channels=2)
-
-
-@pytest.fixture
-def images(tmp_path: Path) -> Path:
-    return write_images(tmp_path / "images", 2)
-
-
-@pytest.fixture
-def model(pair: Pair, tmp_path: Path) -> Path:
-    """A copy to be damaged."""
-    (tmp_path / "copy").mkdir()
-    for path in (pair.onnx, pair.onnx.with_suffix(".json")):
-        shutil.copy(path, tmp_path / "copy")
-    return tmp_path / "copy" / pair.onnx.name
-
-
-def refused(
-    capsys: pytest.CaptureFixture[str], code: int, words: str, model: Path, *arguments: str | Path, output: Path
-) -> None:
-    """One line with these words, this exit code, and no segmentation."""
-    assert main([str(model), *map(str, arguments), "-o", str(output), "--threads", "1"]) == code
-    errors = capsys.readouterr().err.strip().splitlines()
-    assert len(errors) == 1, errors
-    assert errors[0].startswith("error: ")
-    assert words in errors[0], errors[0]
-    assert not output.is_dir() or [path.name for path in output.iterdir() if ".nii" in path.name] == []
-
-
-def edit(model: Path, change: Callable[[dict[str, Any]], Any]) -> None:
-    path = model.with_suffix(".json")
-    description = json.loads(path.read_text())
-    change(description)
-    path.write_text(json.dumps(description))
-
-
-CHANGES: dict[str, tuple[Callable[[dict[str, Any]], Any], str]] = {
-    "another model's": (lambda d: d["onnx"].update(sha256="0" * 64), "do not belong together"),
-    "incomplete": (lambda d: d.pop("patch_size"), "has no 'patch_size'"),
-    "no export": (lambda d: d.update(format="x"), "does not describe an exported network"),
-    "newer": (lambda d: d.update(format_version=9), "format version 9"),
-    "channels": (lambda d: d.update(input_channels=5), "they are of different models"),
-    "heads": (lambda d: d.update(output_channels=7), "7 output channels"),
-    "reader": (lambda d: d.update(image_reader_writer="MyReader"), "reader MyReader"),
-    "preprocessor": (lambda d: d.update(preprocessor="MyPreprocessor"), "preprocessor MyPreprocessor"),
-    "scheme": (lambda d: d["normalization"][0].update(scheme="MyScheme"), "normalisation MyScheme"),
-    "function": (lambda d: d["resampling"].update(resampling_fn_seg="my_function"), "my_function"),
-    "label manager": (lambda d: d["plans"].update(label_manager="MyLabels"), "label manager MyLabels"),
-    "damaged": (lambda d: d.update(normalization=3), "something else than an export writes"),
-}
-
-
-@pytest.mark.parametrize("kind", CHANGES)
-def test_descriptions(kind: str, model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    change, words = CHANGES[kind]
-    edit(model, change)
-    refused(capsys, 8, words, model, images, output=tmp_path / "out")
+__all__ = ["images", "model", "pair"]
 
 
 def test_models(model: Path, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -98,6 +39,9 @@ def test_models(model: Path, images: Path, tmp_path: Path, capsys: pytest.Captur
     check("not valid JSON")
     model.with_suffix(".json").unlink()
     check("is missing")
+    model.with_suffix(".json").mkdir()
+    check(".json cannot be read (Is a directory)")
+    model.with_suffix(".json").rmdir()
     model.unlink()
     check("there is no ONNX file")
 
@@ -151,12 +95,74 @@ def test_options(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.Captur
     output = tmp_path / "out"
     refused(capsys, 3, "has no postprocessing", pair.onnx, images, "--postprocessing", output=output)
     refused(capsys, 3, "this model is none", pair.onnx, images, "--previous-stage", images, output=output)
-    refused(capsys, 6, "bytes of memory", pair.onnx, images, "--memory", "0.0001", output=output)
+    refused(capsys, 6, "--memory allows 107374. Raise", pair.onnx, images, "--memory", "0.0001", output=output)
     refused(capsys, 6, "no support for --device cuda", pair.onnx, images, "--device", "cuda", output=output)
-    for arguments in (["--step", "0"], ["--threads", "0"], ["--memory", "-1"], ["--backend", "x"]):
+    for arguments, words in (
+        (["--step", "0"], "must lie between 0.05 and 1, got 0"),
+        (["--step", "x"], "must be a number, got x"),
+        (["--threads", "0"], "must be a whole number of at least 1, got 0"),
+        (["--threads", "x"], "must be a whole number of at least 1, got x"),
+        (["--memory", "-1"], "must be a positive number of GiB"),
+        (["--memory", "inf"], "must be a positive number of GiB, got inf"),
+        (["--memory", "nan"], "must be a positive number of GiB, got nan"),
+        (["--backend", "x"], "invalid choice"),
+    ):
         with pytest.raises(SystemExit) as stop:
             main([str(pair.onnx), str(images), "-o", str(output), *arguments])
         assert stop.value.code == 2
+        assert words in capsys.readouterr().err
+
+
+def test_outputs(pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for name in ("single.nii", "single.mha", "single.gz"):
+        refused(capsys, 3, "but this model's segmentations end in .nii.gz", pair.onnx, images, output=tmp_path / name)
+        assert not (tmp_path / name).exists()
+    (tmp_path / "notes").write_text("kept")
+    assert main([str(pair.onnx), str(images), "-o", str(tmp_path / "notes")]) == 3
+    assert "is a file that is there already" in capsys.readouterr().err
+
+
+def test_memory_that_nobody_limited(
+    pair: Pair, images: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_kd_runtime.memory.available", lambda: 1000)
+    refused(capsys, 6, "but 1000 are free. Close other programs", pair.onnx, images, output=tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", ["1", "inf", "voxel"])
+def test_a_case_is_named_whatever_its_name(
+    name: str, pair: Pair, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    values = np.ones((4, 5, 6), np.float32)
+    write_image(values, tmp_path / f"{name}_0000.nii.gz")
+    values[1, 1, 1] = np.nan
+    write_image(values, tmp_path / f"{name}_0001.nii.gz")
+    first = tmp_path / f"{name}_0000.nii.gz"
+    refused(capsys, 7, f"case {name}: channel C1 has 1 voxel", pair.onnx, first, output=tmp_path / "out")
+
+
+def test_arrays_and_options_of_the_python_interface(pair: Pair) -> None:
+    predictor = open_predictor(pair.onnx, threads=1)
+    image = np.ones((2, 4, 5, 6))
+    for given, spacing, words in (
+        (image.astype(str), (1, 1, 1), "the image must hold real numbers, got <U"),
+        (image.astype(complex), (1, 1, 1), "the image must hold real numbers, got complex128"),
+        (image.astype(object), (1, 1, 1), "got object"),
+        ([[1, 2], [3]], (1, 1, 1), "the image is no array"),
+        (image * 1e300, (1, 1, 1), "without a number"),
+        (image, ("a", 1, 1), "the spacing must hold real numbers"),
+        (image, (None, 1, 1), "the spacing must hold real numbers"),
+        (image, 3.0, "three numbers"),
+        (image, (1, 1), "three spacings"),
+    ):
+        with pytest.raises(DataError, match=words):
+            segment(predictor, given, spacing)  # type: ignore[arg-type]
+    for option, value in (
+        ("backend", "x"), ("device", "x"), ("threads", 0), ("step", 0), ("step", 5), ("step", np.nan), ("step", "x"),
+        ("memory", -1), ("memory", np.inf), ("memory", np.nan), ("memory", "x"),
+    ):  # fmt: skip
+        with pytest.raises(SettingsError, match=option if option not in ("backend",) else "back end"):
+            open_predictor(pair.onnx, **{option: value})  # type: ignore[arg-type]
 
 
 def test_a_cascade_needs_its_first_stage(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -182,7 +188,7 @@ def test_a_full_disk_leaves_nothing(
     output = tmp_path / "out"
     assert main([str(pair.onnx), str(images), "-o", str(output), "--threads", "1"]) == 6
     assert "No space left on device" in capsys.readouterr().err.splitlines()[-1]
-    assert sorted(path.name for path in output.iterdir()) == ["dataset.json", "plans.json"]
+    assert list(output.iterdir()) == []
 
 
 def test_what_may_not_be_read_is_told(
@@ -211,7 +217,7 @@ def test_a_network_that_breaks_off(
     monkeypatch.setattr(InferenceSession, "run", fail)
     assert main([str(pair.onnx), str(images), "-o", str(tmp_path / "out"), "--threads", "1"]) == code
     assert words in capsys.readouterr().err.splitlines()[-1]
-    assert not list((tmp_path / "out").glob("*.nii.gz"))
+    assert not (tmp_path / "out").exists()
 
 
 def test_another_models_segmentations_are_neither_kept_nor_replaced_unasked(
@@ -264,32 +270,3 @@ def test_success_is_told(pair: Pair, images: Path, tmp_path: Path, capsys: pytes
     assert re.search(r"case0: 0 of 1 cases?, \d+ %, left \d:\d\d:\d\d", told.err)  # how long is for the machine to say
     assert main([str(pair.onnx), str(images), "-o", str(output)]) == 0
     assert "0 cases segmented with onnxruntime; 1 kept from before" in capsys.readouterr().out
-
-
-REFUSED_AT_EXPORT = {
-    "reader": ({"image_reader_writer": "MyReader"}, "reader MyReader"),
-    "preprocessor": ({"preprocessor_name": "MyPreprocessor"}, "preprocessor MyPreprocessor"),
-    "scheme": ({"normalization_schemes": ["MyScheme"]}, "normalisation MyScheme"),
-    "function": ({"resampling_fn_probabilities": "my_function"}, "my_function"),
-    "nothing": ({}, None),
-}
-
-
-@pytest.mark.parametrize("kind", REFUSED_AT_EXPORT)
-def test_export_refuses_before_it_writes(kind: str, tmp_path: Path) -> None:
-    from nnunet_kd.errors import ModelError
-    from nnunet_kd.export.onnx_export import refuse_unknown_surroundings
-    from nnunet_kd.models.folder import ModelFolder
-    from tests.runtime.models import dataset, plans
-
-    changes, words = REFUSED_AT_EXPORT[kind]
-    plan, name = plans(**changes)
-    (tmp_path / "plans.json").write_text(json.dumps(plan))
-    (tmp_path / "dataset.json").write_text(json.dumps(dataset()))
-    model = ModelFolder(tmp_path, ("0",), "checkpoint_final.pth")
-    checkpoint = {"init_args": {"configuration": name}}
-    if words is None:
-        refuse_unknown_surroundings(model, checkpoint)
-        return
-    with pytest.raises(ModelError, match=words):
-        refuse_unknown_surroundings(model, checkpoint)

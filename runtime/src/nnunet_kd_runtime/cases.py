@@ -10,9 +10,17 @@ from pathlib import Path
 
 from nnunet_kd_runtime.description import Model
 from nnunet_kd_runtime.errors import DataError, SettingsError
+from nnunet_kd_runtime.readers import READERS
 
 COLOURS = "NaturalImage2DIO"
 """The reader whose files may hold several channels."""
+IMAGE_ENDINGS = sorted(
+    {ending for formats in READERS.values() for ending in formats}
+    | {".hdr", ".img", ".gz", ".nhdr", ".dcm", ".jpg", ".jpeg", ".npz"},
+    key=len,
+    reverse=True,
+)
+"""What nobody calls a folder; the longest first, so that ``.nii.gz`` is not told as ``.gz``."""
 
 
 @dataclass(frozen=True)
@@ -41,10 +49,12 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         model: gives channels and file ending.
 
     Raises:
+        SettingsError: the output is a file of another ending, or one file for several cases.
         DataError: no images, DICOM, another file ending, channels missing or too many, two cases of one name, or an image would
             be overwritten.
     """
     ending, channels = model.file_ending, len(model.channels)
+    _check_output(output, ending)
     files: list[Path] = []
     for path in inputs:
         files += _files_of(path, ending)
@@ -84,6 +94,21 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
                 f"the segmentation would be written over the image {same[0]}. Choose another place with -o."
             )
     return cases
+
+
+def _check_output(output: Path, ending: str) -> None:
+    """Neither a file that is there, nor a name that is meant to be an image of another format."""
+    if output.is_dir() or output.name.endswith(ending):
+        return
+    other = next((known for known in IMAGE_ENDINGS if output.name.lower().endswith(known)), None)
+    if other is not None:
+        raise SettingsError(
+            f"-o {output} ends in {other}, but this model's segmentations end in {ending}. Give such a name, or a folder."
+        )
+    if output.exists():
+        raise SettingsError(
+            f"-o {output} is a file that is there already. Give a folder, or a name ending in {ending}."
+        )
 
 
 def _files_of(path: Path, ending: str) -> list[Path]:

@@ -152,24 +152,30 @@ def parser() -> argparse.ArgumentParser:
 
 
 def _positive(text: str) -> int:
-    number = int(text)
-    if number < 1:
-        raise argparse.ArgumentTypeError("must be at least 1")
-    return number
+    if not text.strip().isdecimal() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"must be a whole number of at least 1, got {text}")
+    return int(text)
 
 
 def _share(text: str) -> float:
-    number = float(text)
+    number = _number(text)
     if not 0.05 <= number <= 1:
-        raise argparse.ArgumentTypeError("must lie between 0.05 and 1")
+        raise argparse.ArgumentTypeError(f"must lie between 0.05 and 1, got {text}")
     return number
 
 
 def _gibibytes(text: str) -> float:
-    number = float(text)
-    if not number > 0:
-        raise argparse.ArgumentTypeError("must be positive")
+    number = _number(text)
+    if not 0 < number < 1e9:  # infinity and what is no number, too
+        raise argparse.ArgumentTypeError(f"must be a positive number of GiB, got {text}")
     return number
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"must be a number, got {text}") from None
 
 
 def _clock(seconds: float) -> str:

@@ -4,11 +4,25 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd_runtime.described_values import (
+    count,
+    is_number,
+    lengths,
+    mapping,
+    mappings,
+    optional_text,
+    orders_of_axes,
+    sides,
+    some_axes,
+    text,
+    wrong,
+)
 from nnunet_kd_runtime.errors import ModelError
 from nnunet_kd_runtime.labels import Labels
 from nnunet_kd_runtime.normalization import SCHEMES
@@ -102,7 +116,9 @@ def read_model(path: Path) -> Model:
         description = json.loads(beside.read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise ModelError(f"the description of the ONNX network is missing: {beside}. {_AGAIN}") from None
-    except (ValueError, OSError) as error:
+    except OSError as error:
+        raise ModelError(f"{beside} cannot be read ({error.strerror}). {_AGAIN}") from error
+    except (ValueError, RecursionError) as error:
         raise ModelError(f"{beside} is not valid JSON ({error}). {_AGAIN}") from error
     if not isinstance(description, dict) or description.get("format") != FORMAT:
         raise ModelError(f"{beside} does not describe an exported network. {_AGAIN}")
@@ -112,7 +128,9 @@ def read_model(path: Path) -> Model:
             f"Install a matching nnunet-kd-runtime or export again."
         )
     model = understand(description, path)
-    expected, found = description["onnx"]["sha256"], _sha256(path)
+    with _naming(beside):
+        expected = text(description["onnx"], "sha256")
+    found = _sha256(path)
     if found != expected:
         raise ModelError(
             f"{path} and {beside.name} do not belong together: the JSON describes a file with SHA-256 {expected}, this one "
@@ -129,70 +147,83 @@ def understand(description: Mapping[str, Any], path: Path) -> Model:
         path: the ONNX file, which need not exist yet.
 
     Raises:
-        ModelError: something is missing, or a reader, preprocessor, normalisation or resampling function is not nnU-Net's;
-            named.
+        ModelError: something is missing or does not hold, or a reader, preprocessor, normalisation or resampling function is
+            not nnU-Net's; named.
     """
-    try:
+    with _naming(json_path(path)):
         model = _understand(description, path)
-    except KeyError as error:
-        raise ModelError(f"{json_path(path)} is incomplete: it has no {error}. {_AGAIN}") from error
-    except (TypeError, ValueError, AttributeError, IndexError) as error:
-        raise ModelError(f"{json_path(path)} holds something else than an export writes: {error}. {_AGAIN}") from error
-    _refuse_unknown(model)
+        _refuse_unknown(model)
     return model
 
 
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Errors about values that say which JSON they are of."""
+    try:
+        yield
+    except KeyError as error:
+        raise ModelError(f"{path} is incomplete: it has no {error}. {_AGAIN}") from error
+    except (TypeError, ValueError, AttributeError, IndexError, OverflowError) as error:
+        raise ModelError(f"{path} holds something else than an export writes: {error}. {_AGAIN}") from error
+
+
 def _understand(description: Mapping[str, Any], path: Path) -> Model:
-    plans, dataset = description["plans"], description["dataset_json"]
-    functions = description["resampling"]
+    plans, functions = mapping(description, "plans"), mapping(description, "resampling")
+    network = mapping(description, "onnx")
+    patch_size = sides(description, "patch_size")
+    forward, backward = orders_of_axes(description, "transpose_forward", "transpose_backward")
     return Model(
         path=path,
         description=description,
-        input_name=description["onnx"]["input"],
-        output_name=description["onnx"]["output"],
-        channels=tuple(str(name) for name in description["channels"].values()),
-        input_channels=int(description["input_channels"]),
-        output_channels=int(description["output_channels"]),
-        patch_size=tuple(int(size) for size in description["patch_size"]),
-        spacing=tuple(float(value) for value in description["spacing"]),
-        transpose_forward=tuple(int(axis) for axis in description["transpose_forward"]),
-        transpose_backward=tuple(int(axis) for axis in description["transpose_backward"]),
+        input_name=text(network, "input"),
+        output_name=text(network, "output"),
+        channels=tuple(str(name) for name in mapping(description, "channels").values()),
+        input_channels=count(description, "input_channels"),
+        output_channels=count(description, "output_channels"),
+        patch_size=patch_size,
+        spacing=lengths(description, "spacing", len(patch_size)),
+        transpose_forward=forward,
+        transpose_backward=backward,
         normalization=tuple(
             Normalization(
-                how["scheme"],
+                text(how, "scheme"),
                 bool(how["use_mask"]),
-                how["intensities"] or _old_intensities(plans).get(str(channel), {}),
+                mapping(how, "intensities") if how["intensities"] else _old_intensities(plans).get(str(channel), {}),
             )
-            for channel, how in enumerate(description["normalization"])
+            for channel, how in enumerate(mappings(description, "normalization"))
         ),
         resampling={
-            role: Resampling(functions[f"resampling_fn_{role}"], functions.get(f"resampling_fn_{role}_kwargs") or {})
+            role: Resampling(
+                text(functions, f"resampling_fn_{role}"),
+                mapping(functions, name) if functions.get(name := f"resampling_fn_{role}_kwargs") else {},
+            )
             for role in ("data", "seg", "probabilities")
         },
-        mirror_axes=tuple(int(axis) for axis in description["mirror_axes"]),
-        labels=Labels.of(dataset),
-        reader=str(description["image_reader_writer"]),
-        file_ending=str(description["file_ending"]),
-        previous_stage=description.get("previous_stage"),
+        mirror_axes=some_axes(description, "mirror_axes", len(patch_size)),
+        labels=Labels.of(mapping(description, "dataset_json")),
+        reader=text(description, "image_reader_writer"),
+        file_ending=text(description, "file_ending"),
+        previous_stage=optional_text(description, "previous_stage"),
         postprocessing=description.get("postprocessing"),
     )
 
 
 def _old_intensities(plans: Mapping[str, Any]) -> Mapping[str, Any]:
     """Statistics under the name that nnU-Net's first plans had; older exports looked for the newer name alone."""
-    found: Mapping[str, Any] = plans.get("foreground_intensity_properties_by_modality", {})
-    return found
+    old = "foreground_intensity_properties_by_modality"
+    return mapping(plans, old) if old in plans else {}
 
 
 def preprocessor_of(description: Mapping[str, Any]) -> str:
     """The plan's preprocessor; older exports name it only within the plan, where configurations inherit."""
     if "preprocessor" in description:
-        return str(description["preprocessor"])
-    configurations = description["plans"]["configurations"]
-    configuration = configurations[description["configuration"]]
-    while "preprocessor_name" not in configuration:
-        configuration = configurations[configuration["inherits_from"]]
-    return str(configuration["preprocessor_name"])
+        return text(description, "preprocessor")
+    configurations = mapping(description["plans"], "configurations")
+    configuration = mapping(configurations, text(description, "configuration"))
+    for _ in configurations:  # as many steps as there are configurations: a circle has no end
+        if "preprocessor_name" not in configuration:
+            configuration = mapping(configurations, text(configuration, "inherits_from"))
+    return text(configuration, "preprocessor_name")
 
 
 def _refuse_unknown(model: Model) -> None:
@@ -222,6 +253,9 @@ def _refuse_unknown(model: Model) -> None:
             raise ModelError(
                 f"{json_path(model.path)} has no intensity statistics, which CTNormalization needs. {_AGAIN}"
             )
+        for key in needed if how.scheme == "CTNormalization" else ():
+            if not is_number(how.intensities[key]):
+                raise wrong(f"{key} of the intensities", how.intensities[key], "a number")
     for role, resampling in model.resampling.items():
         resampling.check(role)
     if model.output_channels != model.labels.heads:
@@ -229,10 +263,10 @@ def _refuse_unknown(model: Model) -> None:
             f"{json_path(model.path)} gives {model.output_channels} output channels for {model.labels.heads} labels or "
             f"regions. {_AGAIN}"
         )
-    if len(model.normalization) != len(model.channels) or len(model.spacing) != len(model.patch_size):
+    if len(model.normalization) != len(model.channels):
         raise ModelError(
-            f"{json_path(model.path)} has {len(model.normalization)} normalisations for {len(model.channels)} channels, and "
-            f"{len(model.spacing)} spacings for {len(model.patch_size)} axes of the patch. {_AGAIN}"
+            f"{json_path(model.path)} has {len(model.normalization)} entries in normalization for {len(model.channels)} "
+            f"channels. {_AGAIN}"
         )
 
 

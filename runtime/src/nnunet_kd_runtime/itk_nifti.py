@@ -7,6 +7,7 @@ axes to LPS) and ``nifti1_io.c`` (voxel sizes of zero, quaternions).
 from __future__ import annotations
 
 import gzip
+import zlib
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,6 +27,9 @@ TO_LPS = np.array([-1.0, -1.0, 1.0])
 """NIfTI's axes point to right, anterior, superior; ITK's to left, posterior, superior."""
 UNITS = {1: 1e3, 3: 1e-3}
 """NIfTI's codes of metre and micrometre: in millimetres."""
+HEADER_BYTES = 348
+NIFTI2 = ((540).to_bytes(4, "little"), (540).to_bytes(4, "big"))
+"""How a header of the second version begins: with its size."""
 ORTHONORMAL = 1e-4
 """ITK's tolerance for directions."""
 
@@ -86,12 +90,17 @@ def _reading(path: Path) -> Iterator[BinaryIO]:
     try:
         with open_nifti(path) as file:
             yield file
-    except (OSError, EOFError, ValueError, HeaderDataError, WrapStructError) as error:
+    except (OSError, EOFError, ValueError, zlib.error, HeaderDataError, WrapStructError) as error:
         raise DataError(f"{path} cannot be read as NIfTI: {error}.") from error
 
 
 def _header(file: BinaryIO, path: Path) -> tuple[Nifti1Header, Geometry]:
-    header = Nifti1Header.from_fileobj(file, check=False)
+    header = Nifti1Header(file.read(HEADER_BYTES), check=False)  # without the extensions, which may be damaged
+    if header.binaryblock[:4] in NIFTI2:
+        raise DataError(
+            f"{path} is NIfTI-2, which nnU-Net's SimpleITKIO does not read either. Save it as NIfTI-1, for example with "
+            f"nibabel: nibabel.save(nibabel.Nifti1Image.from_image(nibabel.load(IMAGE)), NEW)."
+        )
     return header, _geometry(header, _shape(header, path), path)
 
 
@@ -111,15 +120,33 @@ def _shape(header: Nifti1Header, path: Path) -> tuple[int, ...]:
 
 
 def _voxels(file: BinaryIO, header: Nifti1Header, shape: tuple[int, ...], path: Path) -> NDArray[Any]:
-    dtype = header.get_data_dtype()
+    try:
+        dtype = header.get_data_dtype()
+    except KeyError as error:
+        raise DataError(f"{path} holds voxels of type {error}, a number that NIfTI-1 does not define.") from error
     if dtype.kind not in "iuf" or dtype.itemsize > 8:
         raise DataError(f"{path} holds voxels of type {dtype}, not one number each.")
     count = int(np.prod(shape)) * dtype.itemsize
-    file.seek(int(header["vox_offset"]))
+    file.seek(_first_voxel(header, path))
     content = file.read(count)
     if len(content) != count:
         raise DataError(f"{path} is not whole: it ends after {len(content)} of {count} bytes of voxels.")
     return np.frombuffer(content, dtype).reshape(shape, order="F")
+
+
+def _first_voxel(header: Nifti1Header, path: Path) -> int:
+    """Offset in bytes; ``nifti1_io.c`` makes a 32-bit integer of the number, the smallest of all where it is none.
+
+    In a file of its own, voxels begin after the header, whatever the number says. A header that names a file of voxels beside
+    it (``ni1``) is taken at its word.
+    """
+    offset = float(header["vox_offset"])
+    known = abs(offset) < 2**31  # not so for NaN
+    if header["magic"].item().startswith(b"n+1"):
+        return max(HEADER_BYTES, int(offset)) if known else HEADER_BYTES
+    if not known or offset < 0:
+        raise DataError(f"{path} does not say where its voxels begin (vox_offset {offset:g}).")
+    return int(offset)
 
 
 def _rescaled(raw: NDArray[Any], header: Nifti1Header) -> NDArray[np.float32]:

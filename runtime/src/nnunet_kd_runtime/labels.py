@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_kd_runtime.errors import ModelError
+from nnunet_kd_runtime.described_values import is_whole, mapping, wrong
 
 
 @dataclass(frozen=True)
@@ -29,19 +29,30 @@ class Labels:
         """From ``dataset.json``.
 
         Raises:
-            ModelError: no background, or regions without an order of them.
+            KeyError, ValueError: no background, labels that are no numbers, or regions without an order of them.
         """
-        named = {name: value for name, value in dataset_json["labels"].items() if name != "ignore"}
+        known = mapping(dataset_json, "labels")
+        for name, value in known.items():
+            if not all(is_whole(v) and 0 <= v < 1 << 16 for v in _several(value)):
+                raise wrong(
+                    f"the label {name!r} of dataset_json", value, "a whole number from 0 to 65535, or a list of them"
+                )
+        named = {name: value for name, value in known.items() if name != "ignore"}
         if named.get("background") != 0:
-            raise ModelError("the model's labels have no background 0, as nnU-Net's have. Export the model again.")
-        values = sorted({int(v) for value in named.values() for v in (value if isinstance(value, list) else [value])})
-        if not any(isinstance(value, list) and len(value) > 1 for value in dataset_json["labels"].values()):
-            return cls(tuple(values), None)
-        regions = [value for value in named.values() if set(value if isinstance(value, list) else [value]) != {0}]
+            raise wrong("labels of dataset_json", dict(known), "with the background 0")
+        values = tuple(sorted({int(v) for value in named.values() for v in _several(value)}))
+        if not any(isinstance(value, list) and len(value) > 1 for value in known.values()):
+            return cls(values, None)
+        regions = [value for value in named.values() if set(_several(value)) != {0}]
         order = dataset_json.get("regions_class_order")
-        if order is None or len(order) != len(regions):
-            raise ModelError("the model has regions, but its JSON gives no regions_class_order for each. Export again.")
-        return cls(tuple(values), tuple(int(value) for value in order))
+        largest = np.iinfo(cls(values, None).dtype).max
+        if (
+            not isinstance(order, list)
+            or len(order) != len(regions)
+            or not all(is_whole(value) and 0 <= value <= largest for value in order)
+        ):
+            raise wrong("regions_class_order of dataset_json", order, f"{len(regions)} labels, one for each region")
+        return cls(values, tuple(int(value) for value in order))
 
     @property
     def foreground(self) -> tuple[int, ...]:
@@ -71,6 +82,10 @@ class Labels:
         np.exp(values, out=values)
         values /= values.sum(axis=0)
         return values
+
+
+def _several(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]
 
 
 def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:

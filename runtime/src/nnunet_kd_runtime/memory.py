@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import errno
+import math
 import os
 import tempfile
 from collections.abc import Sequence
+from copy import copy
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-from nnunet_kd_runtime.errors import MissingRequirement
+from nnunet_kd_runtime.errors import MissingRequirement, SettingsError
 
 GIB = 1 << 30
+ZEROS_AT_ONCE = 1 << 24
+"""Bytes written at once to a file."""
 
 
 def available() -> int | None:
@@ -36,10 +41,23 @@ class Budget:
 
         Args:
             gibibytes: ``--memory``; ``None``: what is available now.
-            folder: for files; ``None``: the system's.
+            folder: for files, may not be there yet: then the nearest one above it is taken; ``None``: the system's.
+
+        Raises:
+            SettingsError: no positive number.
         """
+        number = isinstance(gibibytes, int | float | np.integer | np.floating)
+        if gibibytes is not None and not (number and 0 < gibibytes * GIB < math.inf):
+            raise SettingsError(f"memory must be a positive number of GiB, got {gibibytes!r}.")
         self.limit = available() if gibibytes is None else int(gibibytes * GIB)
+        self._given = gibibytes is not None
         self._folder = folder
+
+    def beside(self, output: Path) -> Budget:
+        """The same limit, with files in the folder that results go to."""
+        other = copy(self)
+        other._folder = output
+        return other
 
     def check(self, channels: int, shape: Sequence[int], resampled: Sequence[int], case: str) -> None:
         """Refuse a case whose image and one float64 channel do not fit.
@@ -57,7 +75,11 @@ class Budget:
         if self.limit is not None and needed > self.limit:
             raise MissingRequirement(
                 f"case {case} needs {needed} bytes of memory ({needed / GIB:.2f} GiB: the image and one float64 channel), but "
-                f"{self.limit} are {'left' if self.limit == available() else 'allowed'}. Raise --memory or use a larger machine."
+                + (
+                    f"--memory allows {self.limit}. Raise --memory or use a larger machine."
+                    if self._given
+                    else f"{self.limit} are free. Close other programs or use a larger machine."
+                )
             )
 
     def zeros(self, shape: Sequence[int], dtype: DTypeLike, beside: int) -> NDArray[Any]:
@@ -65,15 +87,40 @@ class Budget:
         size = int(np.prod(shape)) * np.dtype(dtype).itemsize
         if self.limit is None or size + beside <= self.limit:
             return np.zeros(shape, dtype)
+        folder = self._existing_folder()
         try:
-            with tempfile.TemporaryFile(dir=self._folder) as file:
-                file.truncate(size)
+            with tempfile.TemporaryFile(dir=folder) as file:
+                _reserve(file, size)
                 return np.memmap(file, dtype=dtype, mode="r+", shape=tuple(shape))
         except OSError as error:
             raise MissingRequirement(
-                f"{size} bytes of class maps do not fit into memory, and not into {self._folder or tempfile.gettempdir()} either "
-                f"({error}). Free space there or raise --memory."
+                f"{size} bytes of class maps do not fit into memory, and not into {folder} either ({error}). Free space there"
+                + (" or raise --memory." if self._given else ", or use a machine with more memory.")
             ) from error
+
+    def _existing_folder(self) -> Path:
+        if self._folder is None:
+            return Path(tempfile.gettempdir())
+        folder = self._folder.absolute()
+        return next(place for place in (folder, *folder.parents) if place.is_dir())
+
+
+def _reserve(file: IO[bytes], size: int) -> None:
+    """Zeros with their place on the disk: of a file that only has the size, a full disk ends the process (SIGBUS).
+
+    Raises:
+        OSError: the disk is full.
+    """
+    if hasattr(os, "posix_fallocate"):
+        try:
+            os.posix_fallocate(file.fileno(), 0, size)
+            return
+        except OSError as error:  # not every file system can
+            if error.errno not in (errno.EINVAL, errno.EOPNOTSUPP, errno.ENOSYS):
+                raise
+    for start in range(0, size, ZEROS_AT_ONCE):
+        file.write(bytes(min(ZEROS_AT_ONCE, size - start)))
+    file.flush()
 
 
 def needed_bytes(channels: int, shape: Sequence[int], resampled: Sequence[int]) -> int:

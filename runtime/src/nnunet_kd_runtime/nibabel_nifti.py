@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.filebasedimages import ImageFileError
 from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
@@ -32,7 +33,8 @@ def read_reoriented(path: Path) -> Volume:
         DataError: damaged, or not of three dimensions.
     """
     image = _load(path)
-    turned = image.as_reoriented(io_orientation(image.affine))
+    with _reading(path):
+        turned = image.as_reoriented(io_orientation(image.affine))
     return _volume(turned, {"original_affine": image.affine, "reoriented_affine": turned.affine}, path)
 
 
@@ -57,20 +59,27 @@ def write_reoriented(segmentation: NDArray[Any], path: Path, properties: dict[st
 
 
 def _load(path: Path) -> Any:
-    try:
+    with _reading(path):
         image = nibabel.load(path)
-    except (ImageFileError, OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read as NIfTI: {error}.") from error
     if image.ndim != 3:
         raise DataError(f"{path} has {image.ndim} dimensions; nnU-Net's NibabelIO reads three.")
     return image
 
 
-def _volume(image: Any, affines: dict[str, Any], path: Path) -> Volume:
+@contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """What nibabel says of damaged headers and voxels: its own errors, NumPy's, zlib's, those of the numbers it meets."""
     try:
+        yield
+    except MemoryError:
+        raise
+    except Exception as error:  # they share no other base
+        raise DataError(f"{path} cannot be read as NIfTI: {error}.") from error
+
+
+def _volume(image: Any, affines: dict[str, Any], path: Path) -> Volume:
+    with _reading(path):
         values = image.get_fdata().transpose(2, 1, 0)
-    except (OSError, EOFError, ValueError) as error:
-        raise DataError(f"{path} cannot be read to its end: {error}.") from error
     spacing = [float(size) for size in image.header.get_zooms()[::-1]]
     # float64 to float32 as np.vstack of nnU-Net's reader does it
     array = np.vstack([values[None]], dtype=np.float32, casting="unsafe")

@@ -10,7 +10,7 @@ from typing import Any, BinaryIO
 import numpy as np
 from numpy.typing import NDArray
 
-from nnunet_kd_runtime.errors import DataError
+from nnunet_kd_runtime.errors import DataError, SegmentationError
 from nnunet_kd_runtime.extras import require
 from nnunet_kd_runtime.volume import Geometry, Volume, smallest_type
 
@@ -116,6 +116,8 @@ def write_tiff(segmentation: NDArray[Any], path: Path, properties: dict[str, Any
 def _spacing(path: Path) -> tuple[float, ...]:
     try:
         spacing = tuple(json.loads(path.read_text())["spacing"])
+        for value in spacing:
+            float(value)
     except (ValueError, KeyError, TypeError) as error:
         raise DataError(f"{path} holds no spacing ({error}).") from error
     if len(spacing) != 3:
@@ -129,7 +131,9 @@ def _load_picture(path: Path) -> NDArray[Any]:
     try:
         _check_whole(path)
         array: NDArray[Any] = np.asarray(library.imread(path))
-    except (OSError, ValueError, SyntaxError, RuntimeError) as error:
+    except (MemoryError, SegmentationError):
+        raise
+    except Exception as error:  # what the libraries raise of damaged pictures shares no other base
         raise DataError(f"{path} cannot be read as a picture: {error}.") from error
     return array
 

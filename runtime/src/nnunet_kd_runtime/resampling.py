@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_kd_runtime.described_values import is_number, is_whole, wrong
 from nnunet_kd_runtime.errors import DataError, ModelError
 from nnunet_kd_runtime.interpolation import MODES, interpolate
 from nnunet_kd_runtime.label_resizing import resize_labels
@@ -38,6 +39,7 @@ class Resampling:
 
         Raises:
             ModelError: another function, another argument, or a mode that is not reproduced here; each by its name.
+            ValueError: an argument's value is none that the function takes.
         """
         where = f"the model's plan resamples {role} with {self.function}"
         if self.function not in ARGUMENTS:
@@ -47,6 +49,10 @@ class Resampling:
         unknown = [name for name in self.arguments if name not in ARGUMENTS[self.function]]
         if unknown:
             raise ModelError(f"{where} and the argument {unknown[0]}, which that function does not take in nnU-Net.")
+        for name, value in self.arguments.items():
+            holds, wanted = VALUES.get(name, (_anything, ""))
+            if not holds(value):
+                raise wrong(f"{name} of resampling_fn_{role}_kwargs", value, wanted)
         modes = [self.arguments[name] for name in ("mode", "aniso_axis_mode") if name in self.arguments]
         for mode in modes:
             if mode not in MODES:
@@ -195,6 +201,29 @@ ARGUMENTS: dict[str, set[str]] = {
     "no_resampling_hack": set(),
 }
 """Function: the arguments that a plan may give it."""
+
+
+def _anything(value: Any) -> bool:
+    return True
+
+
+def _is_order(value: Any) -> bool:
+    return isinstance(value, int) and is_whole(value) and 0 <= value <= 5
+
+
+def _is_switch(value: Any) -> bool:
+    return isinstance(value, bool) or value in (0, 1)
+
+
+VALUES: dict[str, tuple[Callable[[Any], bool], str]] = {
+    "order": (_is_order, "a whole number from 0 to 5"),
+    "order_z": (_is_order, "a whole number from 0 to 5"),
+    "is_seg": (_is_switch, "true or false"),
+    "memefficient_seg_resampling": (_is_switch, "true or false"),
+    "force_separate_z": (lambda value: value is None or _is_switch(value), "true, false or null"),
+    "separate_z_anisotropy_threshold": (lambda value: is_number(value) and value > 0, "a positive number"),
+}
+"""Argument: whether a value holds, and what it must be. Arguments that change nothing here are not looked at."""
 _FUNCTIONS: dict[str, Callable[..., Array]] = {
     "resample_data_or_seg_to_shape": resample_data_or_seg_to_shape,
     "resample_torch_simple": _simple_from_a_plan,

@@ -6,7 +6,7 @@ import json
 import pickle
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,11 @@ from numpy.typing import NDArray
 
 from nnunet_kd_runtime.arrays import open_predictor
 from nnunet_kd_runtime.cases import Case, find_cases
-from nnunet_kd_runtime.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd_runtime.description import Model, json_path
+from nnunet_kd_runtime.errors import DataError, MissingRequirement, SegmentationError, SettingsError
 from nnunet_kd_runtime.files import complete_files
 from nnunet_kd_runtime.memory import needed_bytes
-from nnunet_kd_runtime.postprocessing import postprocess
+from nnunet_kd_runtime.postprocessing import Step, postprocess, steps_of
 from nnunet_kd_runtime.preprocessing import Grid, grid_of, preprocess
 from nnunet_kd_runtime.readers import prepare, read_case, read_geometry, write_segmentation
 from nnunet_kd_runtime.record import PredictionRecord, same_content
@@ -116,13 +117,11 @@ class Run:
 
         Raises:
             SettingsError: postprocessing, or a previous stage, that the model does not have.
+            ModelError: its postprocessing is damaged, or another function than nnU-Net's.
             DataError: the model's reader does not read the model's file ending.
         """
         self._predictor, self._model, self._options = predictor, predictor.model, options
-        if options.postprocessing and self._model.postprocessing is None:
-            raise SettingsError(
-                "the model has no postprocessing. nnUNetv2_find_best_configuration determines it; then export again."
-            )
+        self._postprocessing = _postprocessing(self._model) if options.postprocessing else []
         if (options.previous_stage is None) != (self._model.previous_stage is None):
             raise SettingsError(
                 "--previous-stage is for cascades; this model is none."
@@ -142,6 +141,8 @@ class Run:
         """
         folder = cases[0].output.parent
         self._record = PredictionRecord(folder, self._model)
+        self._context_missing = whole_folder  # beside a single file nobody looks for a plan
+        self._predictor = replace(self._predictor, budget=self._predictor.budget.beside(folder))
         if not self._options.overwrite:
             self._record.refuse_others(cases, whole_folder)
             if whole_folder:
@@ -151,8 +152,6 @@ class Run:
         limit = self._predictor.budget.limit
         ahead = limit is None or IN_FLIGHT * needed <= limit
         kept = len(cases) - len(todo)
-        if todo and whole_folder:  # beside a single file nobody looks for a plan
-            self._write_context(folder)
         written: Future[None] | None = None
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
             upcoming = reader.submit(self._prepare, todo[0]) if todo else None
@@ -214,15 +213,16 @@ class Run:
     def _write(self, case: Case, logits: NDArray[np.float16], prepared: _Prepared) -> None:
         model, options = self._model, self._options
         result = self._named(case, lambda: self._predictor.finish(logits, prepared.grid, options.probabilities))
-        segmentation = result.segmentation
-        if options.postprocessing and model.postprocessing is not None:
-            segmentation = postprocess(segmentation, model.postprocessing)
+        segmentation = postprocess(result.segmentation, self._postprocessing)
         with complete_files(case.output) as folder:
             if result.probabilities is not None:
                 np.savez_compressed(folder / f"{case.name}.npz", probabilities=result.probabilities)
                 (folder / f"{case.name}.pkl").write_bytes(pickle.dumps(_nnunet_properties(prepared)))
             name = folder / case.output.name
             write_segmentation(model.reader, model.file_ending, segmentation, name, prepared.properties)
+            if self._context_missing:  # here, where the first segmentation is whole
+                self._write_context(case.output.parent)
+                self._context_missing = False
         self._record.add(case.name)
 
     def _previous(self, case: Case) -> Path:
@@ -254,15 +254,21 @@ class Run:
                 (temporary / name).write_text(json.dumps(content, indent=4))
 
     def _named(self, case: Case, work: Callable[[], Any]) -> Any:
-        """Errors that say which case they are of."""
+        """Errors that say which case they are of. What ``work`` raises names no case."""
         try:
             return work()
         except MemoryError as error:
             raise MissingRequirement(f"case {case.name} does not fit into memory. Use a larger machine.") from error
-        except DataError as error:
-            if case.name in str(error):
-                raise
-            raise DataError(f"case {case.name}: {error}") from error
+        except SegmentationError as error:
+            raise type(error)(f"case {case.name}: {error}") from error
+
+
+def _postprocessing(model: Model) -> list[Step]:
+    if model.postprocessing is None:
+        raise SettingsError(
+            "the model has no postprocessing. nnUNetv2_find_best_configuration determines it; then export again."
+        )
+    return steps_of(model.postprocessing, json_path(model.path))
 
 
 def _nnunet_properties(prepared: _Prepared) -> dict[str, Any]:
