@@ -27,6 +27,7 @@ from accelerator_extent import (
 )
 from accelerator_objectives import measure_objective
 from accelerator_proof import DCD, INHERITED, KD, SOFT, Row, proof
+from accelerator_summary import ALL_STAGES, DCD_AND_SOFT, DENSE
 from torch._dynamo import OptimizedModule
 from torch.distributed import get_rank, get_world_size
 
@@ -42,7 +43,6 @@ from nnunet_kd.workflows.bench.step import measure_steps
 
 MIXTURE = ("objectives.dcd.weight=0.05", "objectives.logits.weight=1")
 MEMORY = "memory of the finest stage"
-ALL_STAGES, DENSE = "all stages", "all stages, one sample, with ptwt"
 
 
 def objectives(extent: Extent) -> dict[str, Row]:
@@ -204,7 +204,7 @@ def steps(extent: Extent) -> dict[str, Row]:
     own = partial(measure_steps, repeats=extent.repeats, device=extent.device, memory=False)
     return {
         "all trainers, hippocampus": partial(own, all_trainers(), shape=extent.small),
-        "DCD and soft, BraTS 2024": partial(own, [DCD, SOFT], shape=extent.large),
+        DCD_AND_SOFT: partial(own, [DCD, SOFT], shape=extent.large),
     }
 
 

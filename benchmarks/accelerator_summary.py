@@ -13,6 +13,9 @@ MACHINE, SUMMARY = "machine", "summary.md"
 TOYS = "toys"
 LARGEST_SHARE_OF_STEP = 0.20
 LARGEST_SHARE_OF_DENSE = 0.05
+ALL_STAGES, DENSE = "all stages", "all stages, one sample, with ptwt"
+DCD_AND_SOFT = "DCD and soft, BraTS 2024"
+"""Rows that targets are read from."""
 LARGEST_SOFT_STEP = 1.15
 LARGEST_DIFFERENCE = 1e-2
 """Between a GPU and the CPU, relative; TF32 keeps 10 bits."""
@@ -50,9 +53,9 @@ def targets(results: Path) -> list[tuple[str, float, float]]:
     """Name, measured and allowed ratio of each target whose figures are there."""
     loss, steps = read_part(results, "loss"), read_part(results, "steps")
     found = []
-    step = steps.get("DCD and soft, BraTS 2024", {}).get("seconds")
-    stages = loss.get("all stages", {}).get("seconds")
-    dense = loss.get("all stages, one sample, with ptwt", {}).get("seconds")
+    step = steps.get(DCD_AND_SOFT, {}).get("seconds")
+    stages = loss.get(ALL_STAGES, {}).get("seconds")
+    dense = loss.get(DENSE, {}).get("seconds")
     if step and stages:
         share = stages[PERIODIZATION] / step["student step"]
         found.append(("DCD's loss of all stages / the student's step", share, LARGEST_SHARE_OF_STEP))

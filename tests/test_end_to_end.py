@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from nnunet_kd.models.checkpoint import ENTRY
-from nnunet_kd.workflows.demo.tour import EPOCHS
+from nnunet_kd.workflows.demo.demonstration import EPOCHS
 
 # a third of the whole suite's time; `make test` trains and compares through the commands in test_real_sweep.py
 pytestmark = [pytest.mark.slow, pytest.mark.nightly]

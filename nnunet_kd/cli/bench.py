@@ -99,7 +99,7 @@ def size(
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
 ) -> None:
-    """Peak memory and time of one training step at a real size, each trainer in a process of its own, beside their floor."""
+    """Peak memory and time of one training step at a real size, each trainer in a process of its own; and the least it takes."""
     import torch
 
     from nnunet_kd.workflows.bench.pair import Shape
@@ -123,9 +123,9 @@ def size(
     table = Table(
         "trainer",
         "peak memory",
-        "its floor",
+        "at least",
         "step",
-        "floor of computation",
+        "computation, at least",
         title=f"one training step: {shape}, {device}",
     )
     for row in rows:

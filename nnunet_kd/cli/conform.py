@@ -40,11 +40,11 @@ def conform(
     overwrite: Annotated[bool, option("overwrite", "Replace another model's results in the output folder.")] = False,
 ) -> None:
     """Predict IMAGES with stock nnU-Net and with the runtime, and compare: voxels, Dice, seconds, memory, size."""
-    from nnunet_kd.evaluation.conformance import LEAST_AGREEMENT, Comparison
+    from nnunet_kd.evaluation.conformance import LEAST_AGREEMENT, ConformanceRequest
     from nnunet_kd.evaluation.conformance import conform as run
     from nnunet_kd.models.folder import open_model
 
-    given = Comparison(images, output, threads, backend.value, mirroring, previous_stage, overwrite)
+    given = ConformanceRequest(images, output, threads, backend.value, mirroring, previous_stage, overwrite)
     with open_model(model, parse_folds(folds or [])) as found:
         result = run(found, given)
     console = Console(highlight=False, markup=False, emoji=False)

@@ -27,7 +27,7 @@ app = typer.Typer(
 _DEFAULTS = ConversionOptions()
 
 
-class Grid(str, Enum):
+class TargetGrid(str, Enum):
     """The grid that all channels of a case get."""
 
     dwi = "dwi"
@@ -75,8 +75,8 @@ def convert_isles2022(
     sources: Sources,
     dataset_id: DatasetId = isles2022.DATASET_ID,
     grid: Annotated[
-        Grid, typer.Option("--grid", help="resample FLAIR to DWI, or DWI, ADC and mask to FLAIR")
-    ] = Grid.dwi,
+        TargetGrid, typer.Option("--grid", help="resample FLAIR to DWI, or DWI, ADC and mask to FLAIR")
+    ] = TargetGrid.dwi,
     link: Link = False,
     processes: Processes = _DEFAULTS.processes,
     dry_run: DryRun = False,

@@ -25,16 +25,16 @@ def demo(
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
 ) -> None:
     """Make data, train a teacher with stock nnU-Net, distil a student with and without DCD, predict, compare."""
-    from nnunet_kd.workflows.demo.tour import Tour
+    from nnunet_kd.workflows.demo.demonstration import Demonstration
 
     check_device(device)
     console = Console(highlight=False)
     start = time.perf_counter()
-    tour = Tour(output, data, iterations, device)
+    run = Demonstration(output, data, iterations, device)
     console.print(
-        f"Demonstration on {tour.dataset}, {counted(iterations, 'iteration')} per student; logs in {tour.output}/logs"
+        f"Demonstration on {run.dataset}, {counted(iterations, 'iteration')} per student; logs in {run.output}/logs"
     )
-    results = tour.run()
+    results = run.run()
 
     classes = list(results[0].dice)
     table = Table("model", "parameters", *[f"Dice {name}" for name in classes], "mean Dice", "seconds per case")
@@ -48,5 +48,5 @@ def demo(
             f"{result.seconds_per_case:.2f}",
         )
     console.print(table)
-    console.print(f"Picture: {tour.output}/demo.png ({time.perf_counter() - start:.0f} s in all)")
+    console.print(f"Picture: {run.output}/demo.png ({time.perf_counter() - start:.0f} s in all)")
     console.print("A few hundred iterations show the way, not the method's worth: docs/results.md has longer runs.")

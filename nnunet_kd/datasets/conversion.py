@@ -24,7 +24,7 @@ from nnunet_kd.datasets.writing import Journal, partial_folder, targets, write_c
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.datasets import write_dataset_json
 from nnunet_kd.nnunet.environment import required_folder
-from nnunet_kd.system.counts import counted
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.processes import as_finished, worker_pool
 
@@ -228,7 +228,7 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if checked.empty:
-        warnings.append(f"{counted(len(checked.empty), 'case')} with an empty segmentation: {_some(checked.empty)}")
+        warnings.append(f"{counted(len(checked.empty), 'case')} with an empty segmentation: {some(checked.empty)}")
     if checked.harmonised:
         warnings.append(
             f"{counted(checked.harmonised, 'file')} with headers that differ from {description.reference_channel}'s by less than "
@@ -245,11 +245,6 @@ def _warnings(
     both = {patient for patient, side in sides.items() if len(side) == 2}
     if both:
         warnings.append(
-            f"{counted(len(both), 'patient')} with training and test cases: {_some(both)}; do not report results on these"
+            f"{counted(len(both), 'patient')} with training and test cases: {some(both)}; do not report results on these"
         )
     return warnings
-
-
-def _some(names: set[str]) -> str:
-    shown = sorted(names)[:5]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

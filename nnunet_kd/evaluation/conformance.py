@@ -118,7 +118,7 @@ class Conformance:
 
 
 @dataclass(frozen=True)
-class Comparison:
+class ConformanceRequest:
     """What to compare.
 
     Attributes:
@@ -140,7 +140,7 @@ class Comparison:
     overwrite: bool = False
 
 
-def conform(model: ModelFolder, given: Comparison) -> Conformance:
+def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     """Export the model, predict with both programs, compare, and write ``conformance.csv``, ``.md`` and ``.html``.
 
     Raises:
@@ -226,7 +226,9 @@ def installed_bytes(distribution: str) -> int:
     return total
 
 
-def _measured(predictor: str, model: dict[str, Any], cases: Sequence[InputCase], given: Comparison) -> dict[str, Any]:
+def _measured(
+    predictor: str, model: dict[str, Any], cases: Sequence[InputCase], given: ConformanceRequest
+) -> dict[str, Any]:
     output = given.output / predictor
     output.mkdir(exist_ok=True)
     for case in cases:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from hashlib import sha256 as new_hash
 from pathlib import Path
@@ -16,6 +16,7 @@ from typing import Any
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
 
 RECORD = "nnunet_kd_predictions.jsonl"
@@ -95,7 +96,7 @@ class PredictionRecord:
             )
         if others:
             raise DataError(
-                f"{self.folder} holds segmentations {maker}: {_listed(others)}. This run is "
+                f"{self.folder} holds segmentations {maker}: {some(others)}. This run is "
                 f"with {origin.name}. Choose another place with -o, or replace them with --overwrite."
             )
 
@@ -110,8 +111,3 @@ def _plans_beside(folder: Path) -> Any:
 def _described(plans: Any) -> str:
     names = plans if isinstance(plans, Mapping) else {}
     return f"{names.get('plans_name')} of {names.get('dataset_name')}, with other content than this model's"
-
-
-def _listed(names: Collection[str]) -> str:
-    shown = sorted(names)[:5]
-    return ", ".join(shown) + (f" and {len(names) - 5} more" if len(names) > 5 else "")

@@ -1,7 +1,8 @@
 """Wavelets and losses: tensors in, tensors out, for any two networks.
 
 Must know neither nnU-Net nor settings. Every loss is a plain ``nn.Module`` for one pair of features or logits; what it learns are
-its parameters, which belong into the student's optimizer. Sum over a network's stages.
+its parameters, which belong into the student's optimizer. Sum over a network's stages. Give the teacher's tensors detached:
+some losses would else send a gradient to them.
 """
 
 from nnunet_kd.losses.cwd import CWDLoss

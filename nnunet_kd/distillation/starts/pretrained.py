@@ -69,9 +69,9 @@ def find_pretrained(
     inputs, heads = inputs_and_heads(student_plans, configuration, dataset_json)
     wanted = build_meta_network(student_plans, configuration, inputs, heads).state_dict()
     differing = {
-        name: f"{name}: {_shape(weights.get(name))} there, {_shape(value)} in the student"
+        name: f"{name}: {shape_of(weights.get(name))} there, {shape_of(value)} in the student"
         for name, value in wanted.items()
-        if _shape(weights.get(name)) != _shape(value)
+        if shape_of(weights.get(name)) != shape_of(value)
     }
     body = [text for name, text in differing.items() if _HEADS not in name]
     if body:
@@ -93,7 +93,8 @@ def find_pretrained(
     return PretrainedWeights(path, sha256(path))
 
 
-def _shape(value: torch.Tensor | None) -> str:
+def shape_of(value: torch.Tensor | None) -> str:
+    """``8x1x3x3x3``, ``a number``, or ``missing``."""
     return "missing" if value is None else "x".join(map(str, value.shape)) or "a number"
 
 

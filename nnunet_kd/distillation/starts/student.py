@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.distillation.starts.pretrained import shape_of
 from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
@@ -56,9 +57,9 @@ def start_from_student(
         )
     own = plain_module(network).state_dict()
     differing = [
-        f"{name}: {_shape(weights.get(name))} there, {_shape(own.get(name))} here"
+        f"{name}: {shape_of(weights.get(name))} there, {shape_of(own.get(name))} here"
         for name in sorted({*own, *weights})
-        if _shape(weights.get(name)) != _shape(own.get(name))
+        if shape_of(weights.get(name)) != shape_of(own.get(name))
     ]
     if differing:
         more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
@@ -68,10 +69,6 @@ def start_from_student(
         )
     plain_module(network).load_state_dict(weights)
     return str(Path(start).expanduser().resolve()), digest, own_fold
-
-
-def _shape(value: torch.Tensor | None) -> str:
-    return "missing" if value is None else "x".join(map(str, value.shape)) or "a number"
 
 
 def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor], str, str]:

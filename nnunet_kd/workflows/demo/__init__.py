@@ -1,1 +1,1 @@
-"""The five-minute tour: data, teacher, student with and without distillation, predictions, a table and a picture."""
+"""The demonstration: data, teacher, student with and without distillation, predictions, a table and a picture."""

@@ -10,7 +10,7 @@ from nnunet_kd.workflows.shrink.dataset import Split
 from nnunet_kd.workflows.shrink.images import Images, listed
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import ShrinkRequest, plain
-from nnunet_kd.workflows.shrink.schedule import Schedule
+from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
 from nnunet_kd.workflows.shrink.state import State
 
 
@@ -58,7 +58,7 @@ def facts_of(
     split: Split,
     labelled: Sequence[str],
     mirroring: bool,
-    schedule: Schedule,
+    schedule: TrainingSchedule,
     state: State,
 ) -> dict[str, str]:
     """The head of the report."""

@@ -22,7 +22,7 @@ from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of
 from nnunet_kd.workflows.shrink.images import Images, listed
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables
-from nnunet_kd.workflows.shrink.schedule import Schedule
+from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
 from nnunet_kd.workflows.shrink.state import State, sole_use
 
 
@@ -143,7 +143,7 @@ class _Run:
         with self._nnunet(own), variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}):
             training.start_inside(self._make, self.places, self.state.counted(self.listener.show))
 
-    def _schedule(self) -> Schedule:
+    def _schedule(self) -> TrainingSchedule:
         self.listener.step("the schedule")
         known = self.state.values.get("schedule")
         if known is None:
@@ -153,7 +153,7 @@ class _Run:
                 else schedule.schedule_of(self.request.iterations or 1)
             )
             known = self.state.keep("schedule", asdict(chosen))
-        fixed = Schedule(**known)
+        fixed = TrainingSchedule(**known)
         expected = self.state.values.get("step_times")
         about = (
             f", about {schedule.StepTimes(**expected).of(fixed) / 60:.1f} minutes at {expected['iteration']:.2f} s each"
@@ -165,8 +165,8 @@ class _Run:
         )
         return fixed
 
-    def _fitted(self) -> Schedule:
-        short = Schedule(2, schedule.TIMED, 1)
+    def _fitted(self) -> TrainingSchedule:
+        short = TrainingSchedule(2, schedule.TIMED, 1)
         with self._nnunet(self._training_settings(short)), variables_set_to(loader_variables(self.request.device)):
             times = schedule.measured_times(self._make, self.listener.show)
         self.state.keep("step_times", asdict(times))
@@ -183,14 +183,14 @@ class _Run:
             )
         return chosen
 
-    def _train(self, fixed: Schedule) -> None:
+    def _train(self, fixed: TrainingSchedule) -> None:
         self.listener.step("training")
         if training.is_trained(self.places, self.teacher):
             return
         with self._nnunet(self._training_settings(fixed)), variables_set_to(loader_variables(self.request.device)):
             training.train(self._make, self.places, self.teacher, fixed.iterations, self.state, self.listener.show)
 
-    def _measure(self, fixed: Schedule) -> Shrunk:
+    def _measure(self, fixed: TrainingSchedule) -> Shrunk:
         self.listener.step("the student's segmentations of the images kept aside")
         self._predict("student")
         self.listener.step("agreement")
@@ -232,7 +232,7 @@ class _Run:
     def _make(self, continued: bool = False) -> Any:
         return training.make_trainer(self.request, self.teacher, continued)
 
-    def _training_settings(self, chosen: Schedule) -> str:
+    def _training_settings(self, chosen: TrainingSchedule) -> str:
         return training.assignments(
             self.request, self.teacher, self.maps, str(self.places.start.resolve()), chosen, bool(self._labelled)
         )

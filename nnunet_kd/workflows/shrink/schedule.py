@@ -36,7 +36,7 @@ TIMED = 8
 
 
 @dataclass(frozen=True)
-class Schedule:
+class TrainingSchedule:
     """Of a training.
 
     Attributes:
@@ -65,7 +65,7 @@ class StepTimes:
     validation: float
     epoch: float
 
-    def of(self, schedule: Schedule) -> float:
+    def of(self, schedule: TrainingSchedule) -> float:
         """Of a whole training."""
         return schedule.epochs * (
             schedule.iterations_per_epoch * self.iteration
@@ -74,17 +74,17 @@ class StepTimes:
         )
 
 
-def schedule_of(iterations: int) -> Schedule:
+def schedule_of(iterations: int) -> TrainingSchedule:
     """nnU-Net's schedule for so many iterations: 250 an epoch, or in a short training up to :data:`EPOCHS` shorter ones.
 
     The learning rate falls over all of them. What does not divide is rounded to the nearest, at least one iteration.
     """
     epochs = min(MOST_EPOCHS, max(math.ceil(iterations / LONGEST_EPOCH), min(EPOCHS, iterations // SHORTEST_EPOCH), 1))
     each = max(1, round(iterations / epochs))
-    return Schedule(epochs, each, max(1, min(50, round(VALIDATION_SHARE * each))))
+    return TrainingSchedule(epochs, each, max(1, min(50, round(VALIDATION_SHARE * each))))
 
 
-def fitted_schedule(seconds: float, times: StepTimes) -> Schedule:
+def fitted_schedule(seconds: float, times: StepTimes) -> TrainingSchedule:
     """The longest schedule that takes no more than so many seconds, but at least :data:`FEWEST_ITERATIONS`."""
     low, high = FEWEST_ITERATIONS, MOST_EPOCHS * LONGEST_EPOCH
     if times.of(schedule_of(high)) <= seconds:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import statistics
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -17,6 +16,7 @@ from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.maps import finds_nothing, open_map
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.costs.profiling import count_windows
+from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.inference.session import RunOptions, open_predictor
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.environment import variables_set_to
@@ -53,17 +53,11 @@ def choose_mirroring(request: ShrinkRequest, teacher: Teacher, images: Images) -
     load_predictor(teacher.model, predictor, request.trusted)
     network = predictor.network.to(predictor.device).eval()
     shape = (1, _input_channels(network), *teacher.patch_size)
-    seconds = []
     with torch.inference_mode():
         patch = torch.zeros(shape, device=predictor.device)
-        for _ in range(TIMED_PATCHES + 1):
-            began = time.perf_counter()
-            network(patch)
-            if predictor.device.type == "cuda":
-                torch.cuda.synchronize()
-            seconds.append(time.perf_counter() - began)
+        timed = time_in_turn({"patch": lambda: network(patch)}, TIMED_PATCHES, predictor.device)["patch"]
     passes = 2 ** len(predictor.allowed_mirroring_axes or ())
-    alone = statistics.median(seconds[1:]) * _windows(images, teacher) * len(teacher.model.folds)
+    alone = timed.median * _windows(images, teacher) * len(teacher.model.folds)
     if request.mirroring is not None:
         chosen = request.mirroring
     else:

@@ -20,7 +20,7 @@ from nnunet_kd.workflows.inherit import inherit_student
 from nnunet_kd.workflows.shrink.dataset import FOLD
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import TRAINER, Places, ShrinkRequest
-from nnunet_kd.workflows.shrink.schedule import Schedule
+from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
 from nnunet_kd.workflows.shrink.state import State
 
 Show = Callable[[float, float, str], Any]
@@ -31,7 +31,7 @@ def assignments(
     teacher: Teacher,
     maps: str | None = None,
     start: str = "teacher",
-    schedule: Schedule | None = None,
+    schedule: TrainingSchedule | None = None,
     labelled: bool = False,
 ) -> str:
     """The training's settings, as ``NNUNET_KD_SET`` has them.

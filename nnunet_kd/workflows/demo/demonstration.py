@@ -44,7 +44,7 @@ class ModelResult:
     seconds_per_case: float
 
 
-class Tour:
+class Demonstration:
     """Runs the demonstration in a folder of its own.
 
     Args:
