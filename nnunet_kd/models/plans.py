@@ -121,6 +121,12 @@ def named_student_plans(plans: Mapping[str, Any], reduction: float, name: str | 
     return reduced
 
 
+def _where_plans_come_from(folder: Path) -> str:
+    if any(folder.glob("fold_*")):
+        return "A model folder has its training's plans.json; copy it there."
+    return "nnUNetv2_plan_and_preprocess writes a dataset's plans."
+
+
 def read_plans(path: Path) -> dict[str, Any]:
     """Read a plan.
 
@@ -132,11 +138,7 @@ def read_plans(path: Path) -> dict[str, Any]:
         raise PlanError(
             f"there is no plan at {path}. "
             + (f"Plans found beside it: {', '.join(there)}." if there else "")
-            + (
-                ""
-                if there or any(path.parent.glob("fold_*"))
-                else "nnUNetv2_plan_and_preprocess writes a dataset's plans."
-            )
+            + ("" if there else _where_plans_come_from(path.parent))
         )
     try:
         plans = json.loads(path.read_text())

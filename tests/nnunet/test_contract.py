@@ -131,12 +131,13 @@ def test_everything_named_is_looked_up() -> None:
     assert find("nnunetv2.no_such_module:x") is None
 
 
-@pytest.mark.nightly
-@pytest.mark.parametrize("release", ["==2.8.0", ""])
+@pytest.mark.parametrize("release", ["==2.8.0", pytest.param("", marks=pytest.mark.nightly)])
 def test_other_releases_beside_this_one(release: str, tmp_path: Path) -> None:
     """The oldest that we say we run with must fit; what the newest lacks is told, and stops nobody."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]
-    subprocess.run([*install, f"nnunetv2{release}"], check=True)
+    installed = subprocess.run([*install, f"nnunetv2{release}"], capture_output=True, text=True)
+    if installed.returncode:
+        pytest.skip(f"pip cannot install nnunetv2{release} here: {installed.stderr.strip().splitlines()[-1]}")
     finished = subprocess.run(
         [sys.executable, "-m", "nnunet_kd.nnunet.contract"],
         env={**os.environ, "PYTHONPATH": f"{tmp_path}{os.pathsep}{PACKAGE.parent}"},
