@@ -137,7 +137,7 @@ def test_a_name_that_is_no_text_is_told(tiny: dict, tmp_path: Path, monkeypatch:
     def read(*arguments: object) -> None:
         name.encode()
 
-    monkeypatch.setattr("nnunet_kd.models.plans.read_plans", read)
+    monkeypatch.setattr("nnunet_kd.models.student_plan.read_plans", read)
     finished = run("plan", "998")
     assert finished.returncode == 7
     assert r"caf\xe9.nii.gz has a name that is not utf-8" in error_of(finished)
