@@ -7,24 +7,22 @@ from contextlib import contextmanager
 from enum import Enum
 from pathlib import Path
 from shlex import quote
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 from rich.console import Console
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.datasets import brats2024, isles2022, msd
-from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import table
-from nnunet_kd.datasets.conversion import SKIPPED, ConversionSummary
+from nnunet_kd.datasets.case import BRATS2024_ID, ISLES2022_ID, SKIPPED, ConversionOptions
 from nnunet_kd.errors import INTERRUPTED
 from nnunet_kd.system.counts import counted
+
+if TYPE_CHECKING:
+    from nnunet_kd.datasets.conversion import ConversionSummary
 
 app = typer.Typer(
     help="Public datasets into nnU-Net's raw format, checked, with splits by patient.", no_args_is_help=True
 )
-
-_DEFAULTS = ConversionOptions()
 
 
 class TargetGrid(str, Enum):
@@ -39,7 +37,10 @@ Sources = Annotated[
 ]
 DatasetId = Annotated[int, option("dataset-id", "nnU-Net's number of the dataset")]
 Link = Annotated[bool, option("link", "symlink the images that need no change instead of copying them")]
-Processes = Annotated[int, option("workers", "worker processes", min=1)]
+Processes = Annotated[
+    Optional[int],  # noqa: UP045  typer on Python 3.10
+    option("workers", "worker processes; default: nnUNet_def_n_proc, else 8", min=1),
+]
 DryRun = Annotated[bool, option("dry-run", "check everything, write nothing")]
 SkipBad = Annotated[bool, option("skip-bad", f"leave bad cases out (listed in {SKIPPED}) instead of stopping")]
 Holdout = Annotated[
@@ -52,42 +53,46 @@ Seed = Annotated[int, option("seed", "of the splits")]
 @app.command("brats2024")
 def convert_brats2024(
     sources: Sources,
-    dataset_id: DatasetId = brats2024.DATASET_ID,
+    dataset_id: DatasetId = BRATS2024_ID,
     regions: Annotated[
         bool, typer.Option("--regions", help="the challenge's nested regions instead of labels")
     ] = False,
     link: Link = False,
-    processes: Processes = _DEFAULTS.processes,
+    processes: Processes = None,
     dry_run: DryRun = False,
     skip_bad: SkipBad = False,
     holdout: Holdout = None,
-    seed: Seed = _DEFAULTS.seed,
+    seed: Seed = ConversionOptions.seed,
 ) -> None:
     """BraTS 2024 GLI (post-treatment glioma): training_data1_v2, training_data_additional, validation_data."""
-    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    options = _options(link, processes, dry_run, skip_bad, holdout, seed)
+    from nnunet_kd.datasets.brats2024 import convert_brats2024 as convert
+
     with _interruptible():
-        summary = brats2024.convert_brats2024(sources, dataset_id=dataset_id, regions=regions, options=options)
+        summary = convert(sources, dataset_id=dataset_id, regions=regions, options=options)
     _report(summary)
 
 
 @app.command("isles2022")
 def convert_isles2022(
     sources: Sources,
-    dataset_id: DatasetId = isles2022.DATASET_ID,
+    dataset_id: DatasetId = ISLES2022_ID,
     grid: Annotated[
         TargetGrid, typer.Option("--grid", help="resample FLAIR to DWI, or DWI, ADC and mask to FLAIR")
     ] = TargetGrid.dwi,
     link: Link = False,
-    processes: Processes = _DEFAULTS.processes,
+    processes: Processes = None,
     dry_run: DryRun = False,
     skip_bad: SkipBad = False,
     holdout: Holdout = None,
-    seed: Seed = _DEFAULTS.seed,
+    seed: Seed = ConversionOptions.seed,
 ) -> None:
     """ISLES 2022 (stroke): the Zenodo release or the challenge's layout, the folder that holds derivatives."""
-    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    options = _options(link, processes, dry_run, skip_bad, holdout, seed)
+    from nnunet_kd.datasets.isles2022 import convert_isles2022 as convert
+
     with _interruptible():
-        summary = isles2022.convert_isles2022(sources, dataset_id=dataset_id, grid=grid.value, options=options)
+        summary = convert(sources, dataset_id=dataset_id, grid=grid.value, options=options)
     _report(summary)
 
 
@@ -99,17 +104,26 @@ def convert_msd(
         str | None, option("group-regex", "finds the patient in a case's name; default: every case is one")
     ] = None,
     link: Link = False,
-    processes: Processes = _DEFAULTS.processes,
+    processes: Processes = None,
     dry_run: DryRun = False,
     skip_bad: SkipBad = False,
     holdout: Holdout = None,
-    seed: Seed = _DEFAULTS.seed,
+    seed: Seed = ConversionOptions.seed,
 ) -> None:
     """Any dataset in the layout of the Medical Segmentation Decathlon."""
-    options = ConversionOptions(link, processes, dry_run, skip_bad, holdout, seed)
+    options = _options(link, processes, dry_run, skip_bad, holdout, seed)
+    from nnunet_kd.datasets.msd import convert_msd as convert
+
     with _interruptible():
-        summary = msd.convert_msd(source, dataset_id=dataset_id, group_regex=group_regex, options=options)
+        summary = convert(source, dataset_id=dataset_id, group_regex=group_regex, options=options)
     _report(summary)
+
+
+def _options(
+    link: bool, processes: int | None, dry_run: bool, skip_bad: bool, holdout: float | None, seed: int
+) -> ConversionOptions:
+    given: dict[str, Any] = {} if processes is None else {"processes": processes}
+    return ConversionOptions(link=link, dry_run=dry_run, skip_bad=skip_bad, holdout=holdout, seed=seed, **given)
 
 
 @contextmanager
@@ -124,6 +138,8 @@ def _interruptible() -> Iterator[None]:
 
 
 def _report(summary: ConversionSummary) -> None:
+    from nnunet_kd.datasets.checks import table
+
     console = Console(highlight=False, markup=False, emoji=False)
 
     def line(what: str, value: object) -> None:

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nnunet_kd.datasets.case import (
+    BRATS2024_ID,
     LABEL,
     Case,
     ConversionOptions,
@@ -26,7 +27,6 @@ from nnunet_kd.datasets.case import (
 from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.errors import DataError
 
-DATASET_ID = 501
 CHANNELS = {"T1n": "t1n", "T1c": "t1c", "T2w": "t2w", "T2f": "t2f"}
 """nnU-Net's channel names, in order, and the endings of the files."""
 LABELS: dict[str, int | tuple[int, ...]] = {"background": 0, "NETC": 1, "SNFH": 2, "ET": 3, "RC": 4}
@@ -48,7 +48,7 @@ _NAME = re.compile(r"BraTS-GLI-(?P<patient>\d{5})-(?P<time_point>\d{3})")
 def convert_brats2024(
     sources: Sequence[str | Path],
     *,
-    dataset_id: int = DATASET_ID,
+    dataset_id: int = BRATS2024_ID,
     regions: bool = False,
     options: ConversionOptions | None = None,
 ) -> ConversionSummary:
@@ -71,7 +71,7 @@ def convert_brats2024(
     return convert(find_cases(folders), describe(dataset_id, regions), folders, options or ConversionOptions())
 
 
-def describe(dataset_id: int = DATASET_ID, regions: bool = False) -> DatasetDescription:
+def describe(dataset_id: int = BRATS2024_ID, regions: bool = False) -> DatasetDescription:
     """The dataset as ``dataset.json`` will have it."""
     return DatasetDescription(
         dataset_id=dataset_id,

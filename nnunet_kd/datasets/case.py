@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from nnunet_kd.errors import DataError, SettingsError
-from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, is_hidden
 
+BRATS2024_ID, ISLES2022_ID = 501, 502
+"""nnU-Net's numbers of the datasets, where users choose no other."""
+SKIPPED = "skipped.csv"
+"""In the dataset's folder: bad cases that were left out."""
 LABEL = "label"
 FILE_ENDING = ".nii.gz"
 
@@ -97,13 +100,19 @@ class DatasetDescription:
         return frozenset(values)
 
 
+def _default_processes() -> int:
+    from nnunet_kd.nnunet.datasets import default_processes  # loads PyTorch
+
+    return default_processes()
+
+
 @dataclass(frozen=True)
 class ConversionOptions:
     """How a conversion runs; the same for every dataset."""
 
     link: bool = False
     """Symlink the images that need no change instead of copying them."""
-    processes: int = default_processes()
+    processes: int = field(default_factory=_default_processes)
     """Worker processes; default: nnU-Net's own (``nnUNet_def_n_proc``, else 8)."""
     dry_run: bool = False
     """Check everything, write nothing."""

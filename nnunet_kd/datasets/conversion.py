@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
-from nnunet_kd.datasets.case import FILE_ENDING, Case, ConversionOptions, DatasetDescription
+from nnunet_kd.datasets.case import FILE_ENDING, SKIPPED, Case, ConversionOptions, DatasetDescription
 from nnunet_kd.datasets.checks import BadCase, BadCasesError, check_case
 from nnunet_kd.datasets.destination import SUBFOLDERS, refuse_unknown_files, refuse_wrong_folder, require_room
 from nnunet_kd.datasets.splits import (
@@ -27,8 +27,6 @@ from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.system.counts import counted, some
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.processes import as_finished, worker_pool
-
-SKIPPED = "skipped.csv"
 
 
 @dataclass

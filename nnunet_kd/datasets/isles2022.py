@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Literal, get_args
 
 from nnunet_kd.datasets.case import (
+    ISLES2022_ID,
     LABEL,
     Case,
     ConversionOptions,
@@ -31,7 +32,6 @@ from nnunet_kd.datasets.case import (
 from nnunet_kd.datasets.conversion import ConversionSummary, convert
 from nnunet_kd.errors import DataError, SettingsError
 
-DATASET_ID = 502
 CHANNELS = {"DWI": "dwi", "ADC": "adc", "FLAIR": "flair"}
 """nnU-Net's channel names, in order, and the endings of the files (in any case)."""
 MASK = "msk"
@@ -50,7 +50,7 @@ _SESSION = re.compile(r"ses-[A-Za-z0-9]+")
 def convert_isles2022(
     sources: Sequence[str | Path],
     *,
-    dataset_id: int = DATASET_ID,
+    dataset_id: int = ISLES2022_ID,
     grid: GridName = "dwi",
     options: ConversionOptions | None = None,
 ) -> ConversionSummary:
@@ -73,7 +73,7 @@ def convert_isles2022(
     return convert(find_cases(folders), describe(dataset_id, grid), folders, options or ConversionOptions())
 
 
-def describe(dataset_id: int = DATASET_ID, grid: GridName = "dwi") -> DatasetDescription:
+def describe(dataset_id: int = ISLES2022_ID, grid: GridName = "dwi") -> DatasetDescription:
     """The dataset as ``dataset.json`` will have it.
 
     Raises:
