@@ -62,6 +62,7 @@ def test_stops_when_validation_has_not_improved_and_stays_stopped(tiny: dict) ->
     assert longer.current_epoch == 7
 
 
+@pytest.mark.nightly
 def test_runs_to_the_end_while_validation_improves_or_without_patience(tiny: dict) -> None:
     rising = trainer("nnUNetTrainerFitNet", tiny, "patience=1", *SHORT)
     assert "Stopping early" not in run(rising, [0.1 * epoch for epoch in range(8)])
