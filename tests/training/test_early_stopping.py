@@ -8,6 +8,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import pytest
+
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
 from tests.training.tiny_trainer import trainer

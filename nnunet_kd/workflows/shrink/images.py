@@ -29,15 +29,12 @@ from nnunet_kd.volumes.reading import (
 )
 from nnunet_kd.volumes.wholeness import check_whole
 from nnunet_kd.workflows.shrink.model import Teacher
+from nnunet_kd.workflows.shrink.signs import strange_geometry, strange_intensities, strange_texture
 
 FEWEST = 5
 """Images; one of them is kept aside."""
 LOOKED_AT = 40
 """Images whose intensities are read for the comparison with the model's training data, evenly spread."""
-FAR = 3.0
-"""Spacing or extent that is so many times the training data's median, or less by it, is far from it."""
-WITHIN = 0.01
-"""Share of an image's voxels that must have intensities as the training data's foreground had."""
 SHOWN = 5
 
 
@@ -209,57 +206,8 @@ def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_inten
         )
     signs = strange_geometry(shape, spacing, teacher.plans)
     if array is not None and with_intensities:
-        signs |= strange_intensities(array, teacher.plans, channels)
+        signs |= strange_intensities(array, teacher.plans, channels) | strange_texture(array, channels)
     return SeenImage(shape, spacing, first[0] if first is not None else None, signs)
-
-
-def strange_geometry(shape: Sequence[int], spacing: Sequence[float], plans: Mapping[str, Any]) -> dict[str, str]:
-    """In what an image's voxels and extent are far from the training data's median.
-
-    Args:
-        shape, spacing: voxels and mm, in the file's axes (Z, Y, X).
-        plans: of the model.
-    """
-    order = plans["transpose_forward"]
-    usual_spacing = plans.get("original_median_spacing_after_transp")
-    usual_shape = plans.get("original_median_shape_after_transp")
-    if usual_spacing is None or usual_shape is None:
-        return {}
-    own_spacing, own_shape = [spacing[axis] for axis in order], [shape[axis] for axis in order]
-    # pictures are one slice of 999 mm
-    axes = [axis for axis in range(len(order)) if usual_shape[axis] > 1 and own_shape[axis] > 1]
-    found = {}
-    if any(_far(own_spacing[axis], usual_spacing[axis]) for axis in axes):
-        found["voxel size"] = f"{_mm(own_spacing)} mm, and the model's training data {_mm(usual_spacing)} mm"
-    own = [step * count for step, count in zip(own_spacing, own_shape, strict=True)]
-    usual = [step * count for step, count in zip(usual_spacing, usual_shape, strict=True)]
-    if any(_far(own[axis], usual[axis]) for axis in axes):
-        found["extent"] = f"{_mm(own)} mm, and the model's training data {_mm(usual)} mm"
-    return found
-
-
-def strange_intensities(image: np.ndarray, plans: Mapping[str, Any], channels: Sequence[str]) -> dict[str, str]:
-    """Channels in which hardly any voxel has an intensity as the training data's foreground had.
-
-    Args:
-        image: ``(channels, *spatial)``.
-        plans: of the model; says percentiles of the foreground.
-        channels: names.
-    """
-    found = {}
-    statistics = plans.get("foreground_intensity_properties_per_channel") or {}
-    for number, (values, name) in enumerate(zip(image, channels, strict=True)):
-        own = statistics.get(str(number))
-        inside = values[np.isfinite(values) & (values != 0)]
-        if not own or inside.size == 0:
-            continue
-        low, high = own["percentile_00_5"], own["percentile_99_5"]
-        if np.mean((inside >= low) & (inside <= high)) < WITHIN:
-            first, last = np.percentile(inside, [0.5, 99.5])
-            found[f"intensities of {name}" if len(channels) > 1 else "intensities"] = (
-                f"{first:.4g} to {last:.4g}, and in the foreground of the model's training data {low:.4g} to {high:.4g}"
-            )
-    return found
 
 
 def bytes_needed(images: Images, teacher: Teacher) -> int:
@@ -277,14 +225,6 @@ def bytes_needed(images: Images, teacher: Teacher) -> int:
         voxels = math.prod(image.shape)
         total += round(voxels * scale) * (4 * channels + 2 + heads) + 2 * voxels
     return total
-
-
-def _far(own: float, usual: float) -> bool:
-    return not usual / FAR <= own <= usual * FAR
-
-
-def _mm(values: Sequence[float]) -> str:
-    return " x ".join(f"{value:.3g}" for value in values)
 
 
 def _times(values: Sequence[int]) -> str:

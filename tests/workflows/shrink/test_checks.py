@@ -13,14 +13,16 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from filelock import FileLock
+from scipy.ndimage import gaussian_filter
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
 from nnunet_kd.workflows.shrink import checks
 from nnunet_kd.workflows.shrink import run as run_module
 from nnunet_kd.workflows.shrink.dataset import split_cases
-from nnunet_kd.workflows.shrink.images import look_at, strange_geometry, strange_intensities
+from nnunet_kd.workflows.shrink.images import look_at
 from nnunet_kd.workflows.shrink.model import find_teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
+from nnunet_kd.workflows.shrink.signs import strange_geometry, strange_intensities, strange_texture
 from nnunet_kd.workflows.shrink.teacher import choose_mirroring
 from tests.workflows.shrink.tiny_shrink import (
     SIZE,
@@ -396,3 +398,15 @@ def test_intensities_of_another_kind() -> None:
     assert strange_intensities(np.zeros((1, 4, 4, 4)), tiny_plans(), ["MRI"]) == {}
     two = np.concatenate([usual, usual + 5000])
     assert strange_intensities(two, tiny_plans(channels=2), ["T1", "T2"]).keys() == {"intensities of T2"}
+
+
+def test_the_texture_of_noise() -> None:
+    noise = np.random.default_rng(0).normal(100, 20, (1, 12, 12, 12))
+    assert strange_texture(noise, ["MRI"])["texture"].endswith("as in noise")
+    smooth = gaussian_filter(noise, 0.7, axes=(1, 2, 3))
+    assert strange_texture(smooth, ["MRI"]) == {}
+    assert strange_texture(np.ones_like(noise), ["MRI"]) == {}
+    assert strange_texture(noise[:, :4, :4, :4], ["MRI"]) == {}  # too few voxels to tell
+    assert strange_texture(noise[:, :1].repeat(8, 1), ["MRI"]) == {}  # one slice after the other
+    assert strange_texture(np.concatenate([smooth, noise]), ["T1", "T2"]).keys() == {"texture of T2"}
+    assert strange_texture(noise.reshape(1, 1, 48, 36), ["MRI"]).keys() == {"texture"}

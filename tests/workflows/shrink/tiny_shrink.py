@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from click.testing import Result
+from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
@@ -67,12 +68,13 @@ def zipped(model: Path, dataset: str = "Dataset998_Tiny") -> Path:
 def write_images(
     folder: Path, count: int = 5, channels: int = 0, ending: str = ".nii.gz", shape: tuple[int, ...] = (SIZE,) * 3
 ) -> Path:
-    """Random images; ``channels`` 0: one file a case, without a channel number in its name."""
+    """Random images, smooth as those of patients; ``channels`` 0: one file a case, without a channel number in its name."""
     folder.mkdir(parents=True)
     random = np.random.default_rng(0)
     for number in range(count):
         for channel in range(max(1, channels)):
-            image = sitk.GetImageFromArray(random.normal(100, 20, shape).astype(np.float32))
+            values = gaussian_filter(random.normal(100, 60, shape), [0.7 if size > 1 else 0 for size in shape])
+            image = sitk.GetImageFromArray(values.astype(np.float32))
             name = f"patient_{number}" + (f"_{channel:04d}" if channels else "")
             sitk.WriteImage(image, str(folder / f"{name}{ending}"))
     return folder
