@@ -29,7 +29,7 @@ from nnunet_kd.volumes.reading import (
 )
 from nnunet_kd.volumes.wholeness import check_whole
 from nnunet_kd.workflows.shrink.model import Teacher
-from nnunet_kd.workflows.shrink.signs import strange_geometry, strange_intensities, strange_texture
+from nnunet_kd.workflows.shrink.signs import GEOMETRY, strange_geometry, strange_intensities, strange_texture
 
 FEWEST = 5
 """Images; one of them is kept aside."""
@@ -46,12 +46,14 @@ class SeenImage:
         shape: ``(Z, Y, X)`` voxels, in the file's axes.
         spacing: likewise, in mm.
         grid: of its voxels; ``None`` where the format has none.
+        looked_into: whether its intensities were read, too; of many images only some are.
         signs: why it is not of the model's kind, by what is strange, in figures.
     """
 
     shape: tuple[int, ...]
     spacing: tuple[float, ...]
     grid: Grid | None = None
+    looked_into: bool = True
     signs: Mapping[str, str] = field(default_factory=dict)
 
 
@@ -87,14 +89,18 @@ class Images:
         told = []
         for what, names in self.signs().items():
             example = self.seen[names[0]].signs[what]
-            told.append(f"{what} of {len(names)} of {len(self.cases)} images: {example} ({listed(names)}).")
+            of = len(self.cases) if what in GEOMETRY else len(self._looked_into())
+            told.append(f"{what} of {len(names)} of {of} images: {example} ({listed(names)}).")
         return told
 
     @property
     def foreign(self) -> bool:
-        """Whether more than half of the images are not of the model's kind."""
-        strange = sum(1 for image in self.seen.values() if image.signs)
-        return 2 * strange > len(self.seen)
+        """Whether more than half of the images are not of the model's kind, of those that were looked into."""
+        looked_into = self._looked_into()
+        return 2 * sum(1 for image in looked_into if image.signs) > len(looked_into)
+
+    def _looked_into(self) -> list[SeenImage]:
+        return [image for image in self.seen.values() if image.looked_into]
 
     def check_labels_fit(self, teacher: Teacher) -> None:
         """Raise a DataError for labels that cannot be read, lie on another grid, or hold unknown values."""
@@ -207,7 +213,7 @@ def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_inten
     signs = strange_geometry(shape, spacing, teacher.plans)
     if array is not None and with_intensities:
         signs |= strange_intensities(array, teacher.plans, channels) | strange_texture(array, channels)
-    return SeenImage(shape, spacing, first[0] if first is not None else None, signs)
+    return SeenImage(shape, spacing, first[0] if first is not None else None, with_intensities, signs)
 
 
 def bytes_needed(images: Images, teacher: Teacher) -> int:

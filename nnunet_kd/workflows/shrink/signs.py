@@ -7,6 +7,8 @@ from typing import Any
 
 import numpy as np
 
+GEOMETRY = ("voxel size", "extent")
+"""Signs that every image is looked at for; intensities are read of some."""
 FAR = 3.0
 """Spacing or extent that is so many times the training data's median, or less by it, is far from it."""
 WITHIN = 0.01
@@ -34,11 +36,11 @@ def strange_geometry(shape: Sequence[int], spacing: Sequence[float], plans: Mapp
     axes = [axis for axis in range(len(order)) if usual_shape[axis] > 1 and own_shape[axis] > 1]
     found = {}
     if any(_far(own_spacing[axis], usual_spacing[axis]) for axis in axes):
-        found["voxel size"] = f"{_mm(own_spacing)} mm, and the model's training data {_mm(usual_spacing)} mm"
+        found[GEOMETRY[0]] = f"{_mm(own_spacing)} mm, and the model's training data {_mm(usual_spacing)} mm"
     own = [step * count for step, count in zip(own_spacing, own_shape, strict=True)]
     usual = [step * count for step, count in zip(usual_spacing, usual_shape, strict=True)]
     if any(_far(own[axis], usual[axis]) for axis in axes):
-        found["extent"] = f"{_mm(own)} mm, and the model's training data {_mm(usual)} mm"
+        found[GEOMETRY[1]] = f"{_mm(own)} mm, and the model's training data {_mm(usual)} mm"
     return found
 
 

@@ -6,6 +6,7 @@ import json
 import shutil
 import zipfile
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,11 @@ from filelock import FileLock
 from scipy.ndimage import gaussian_filter
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
+from nnunet_kd.inference.image_folders import ImageCase
 from nnunet_kd.workflows.shrink import checks
 from nnunet_kd.workflows.shrink import run as run_module
 from nnunet_kd.workflows.shrink.dataset import split_cases
-from nnunet_kd.workflows.shrink.images import look_at
+from nnunet_kd.workflows.shrink.images import Images, SeenImage, look_at
 from nnunet_kd.workflows.shrink.model import find_teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.signs import strange_geometry, strange_intensities, strange_texture
@@ -410,3 +412,16 @@ def test_the_texture_of_noise() -> None:
     assert strange_texture(noise[:, :1].repeat(8, 1), ["MRI"]) == {}  # one slice after the other
     assert strange_texture(np.concatenate([smooth, noise]), ["T1", "T2"]).keys() == {"texture of T2"}
     assert strange_texture(noise.reshape(1, 1, 48, 36), ["MRI"]).keys() == {"texture"}
+
+
+def test_many_images_are_judged_by_those_that_were_looked_into() -> None:
+    case = ImageCase("a", ())
+    noise = SeenImage((9, 9, 9), (1, 1, 1), None, True, {"texture": "as in noise"})
+    unread = SeenImage((9, 9, 9), (1, 1, 1), None, False)
+    many = {f"looked_{n}": noise for n in range(40)} | {f"unread_{n}": unread for n in range(1000)}
+    images = Images(dict.fromkeys(many, case), {}, many)
+    assert images.foreign
+    assert images.warnings()[0].startswith("texture of 40 of 40 images: as in noise (looked_0")
+    thick = {name: replace(one, signs={"extent": "far"}) for name, one in list(many.items())[:100]}
+    found = Images(dict.fromkeys(many, case), {}, {name: replace(one, signs={}) for name, one in many.items()} | thick)
+    assert found.warnings()[0].startswith("extent of 100 of 1040 images")
