@@ -94,7 +94,7 @@ def test_a_checkpoint_with_every_objective_resumes(old: Path) -> None:
     assert {"freekd_exploration/task", "freekd"} <= made.history.epochs[1].keys()
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_interrupted_sweep_goes_on_and_is_compared(old: Path) -> None:
     folder = old / "nnUNet_results" / DATASET / "sweeps" / "3d_fullres"
     dcd = folder / "dcd" / "seed_0" / DATASET / "nnUNetTrainerDCD__nnUNetPlans__3d_fullres" / "fold_0"

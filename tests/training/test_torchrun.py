@@ -19,7 +19,7 @@ from nnunet_kd.workflows.bench.pair import nnunet_folders
 from tests.training.tiny_training import CASES, NAME, SHORT, write_tiny_dataset
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.nightly,  # processes under gloo without torchrun are in test_distributed
     pytest.mark.xdist_group("torchrun"),
     pytest.mark.skipif(not Path("/proc/self/task").is_dir(), reason="finds the processes of torchrun in /proc"),
 ]
@@ -82,7 +82,6 @@ def test_a_killed_process_ends_all_and_the_run_resumes(tmp_path: Path) -> None:
         assert len(summary["metric_per_case"]) == len(CASES[4:])
 
 
-@pytest.mark.nightly  # the check itself is in test_distributed
 def test_what_cannot_work_is_said_at_once(tmp_path: Path) -> None:
     with nnunet_folders(tmp_path):
         write_tiny_dataset(batch_size=2)

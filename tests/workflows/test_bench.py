@@ -75,7 +75,7 @@ def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
     assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_peak_memory_of_a_step_is_measured_in_a_process_of_its_own() -> None:
     rows = measure_sizes(["nnUNetTrainerFitNet"], Shape("hippocampus"), torch.device("cpu"))
     peaks = {row["name"]: row["peak bytes"] for row in rows}

@@ -239,7 +239,7 @@ def test_the_command_tells_what_others_do(tiny: dict, fake: Callable, monkeypatc
     assert "Failed in other processes: 1" in result.output
 
 
-@pytest.mark.slow
+@pytest.mark.nightly
 def test_an_array_through_submitit(tiny: dict, fake: Callable, tmp_path: Path) -> None:
     runs = plan()
     program = fake(runs, **{str(runs[1]): "fail"})
