@@ -32,6 +32,7 @@ from accelerator_summary import MACHINE, TOYS, problem, read_part, write_summary
 import nnunet_kd
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
 from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.processor import processor_name
 
 PROCESS = "process"
 """Not a part: one of several processes of a part."""
@@ -47,7 +48,7 @@ def describe_machine(extent: Extent) -> dict[str, Any]:
         "devices": torch.cuda.device_count() if extent.on_gpu else 1,
         "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version() if extent.on_gpu else None,
-        "processor": processor(),
+        "processor": processor_name(),
         "cores": os.cpu_count(),
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
@@ -63,15 +64,6 @@ def version(package: Any) -> str:
     from importlib.metadata import version as installed
 
     return installed(package.__name__)
-
-
-def processor() -> str:
-    """The CPU's name, as Linux says it."""
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.partition(":")[2].strip()
-    return platform.processor() or platform.machine()
 
 
 def commit() -> str | None:

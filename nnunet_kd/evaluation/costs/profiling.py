@@ -7,7 +7,6 @@ patch per step.
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import itertools
 import math
@@ -29,6 +28,7 @@ from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
 from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.prediction import window_starts
+from nnunet_kd.system.processor import processor_name
 
 PROFILED_DEVICES = ("cpu", "cuda")
 
@@ -265,11 +265,7 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
 def _device_name(device: str) -> str:
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"{line.split(':', 1)[1].strip()}, {_threads()}"
-    return f"CPU, {_threads()}"
+    return f"{processor_name()}, {_threads()}"
 
 
 def _threads() -> str:

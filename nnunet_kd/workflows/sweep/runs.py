@@ -99,7 +99,7 @@ def _plan_run(
         recipe = os.path.abspath(recipe)
 
     def resolved(values: Mapping[str, Any]) -> Settings:
-        environment = {SET_VARIABLE: json.dumps(_assignments(values)), CONFIG_VARIABLE: recipe or ""}
+        environment = {SET_VARIABLE: json.dumps(assignments(values)), CONFIG_VARIABLE: recipe or ""}
         return resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
 
     if description.pretrained_weights is not None:
@@ -141,7 +141,7 @@ def _plan_run(
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []
-    arguments += [part for assignment in _assignments(wanted) for part in ("--set", assignment)]
+    arguments += [part for assignment in assignments(wanted) for part in ("--set", assignment)]
     arguments += ["--npz"] if description.save_probabilities else []
     return PlannedRun(
         variant=name,
@@ -165,12 +165,12 @@ def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
             fold_cases(read_splits(splits), str(fold), "val")
 
 
-def _assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:
+def assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:
     """Nested settings as what ``--set`` takes; JSON is YAML."""
     found = []
     for key, value in values.items():
         if isinstance(value, Mapping) and value:
-            found += _assignments(value, f"{prefix}{key}.")
+            found += assignments(value, f"{prefix}{key}.")
         else:
             found.append(f"{prefix}{key}={json.dumps(value)}")
     return found
@@ -210,5 +210,5 @@ def _flat(values: Mapping[str, Any], source: str) -> dict[str, str]:
     plain = settings.model_copy(update={"teacher": teachers}).as_dict()
     if (soft := plain["objectives"].get("soft")) and soft["maps_sha256"]:
         soft["maps"] = None
-    pairs = (line.partition("=") for line in _assignments(plain))
+    pairs = (line.partition("=") for line in assignments(plain))
     return {key: value for key, _, value in pairs}

@@ -13,7 +13,7 @@ import pytest
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE, merge, resolve_settings
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
-from nnunet_kd.workflows.sweep.runs import _assignments
+from nnunet_kd.workflows.sweep.runs import assignments
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 FILES = sorted(BENCHMARKS.glob("*.yaml"))
@@ -24,7 +24,7 @@ def resolved(description: SweepDescription, variant: Variant) -> dict[str, Any]:
     """What a row's training would be told, but for files that only a machine with the data has."""
     trainer = find_trainer(method_trainer(variant.method))
     wanted = merge(description.settings, variant.settings)
-    environment = {SET_VARIABLE: json.dumps(_assignments(wanted))}
+    environment = {SET_VARIABLE: json.dumps(assignments(wanted))}
     if variant.recipe:
         environment["NNUNET_KD_CONFIG"] = variant.recipe
     return resolve_settings(trainer.recipe, trainer.objectives, None, environment=environment).as_dict()
