@@ -15,6 +15,7 @@ without another commit of the code.
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import os
 import shlex
@@ -22,6 +23,7 @@ import shutil
 import statistics
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -31,6 +33,7 @@ import hippocampus
 import yaml
 from hippocampus import SOFTWARE, add_rows, code_of, run
 
+import nnunet_kd
 from nnunet_kd.evaluation.folders import evaluate_folder
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -50,6 +53,7 @@ ORIGIN = "origin.json"
 CODE = ("nnunet_kd", "plans", "pyproject.toml", "constraints.txt")
 """What a training depends on."""
 INTERRUPTED = 130
+NNUNET_KD = Path(sys.executable).with_name("nnunet-kd")
 
 
 @dataclass(frozen=True)
@@ -105,24 +109,42 @@ def prepare_acdc(source: Path, device: str) -> None:
         run("nnUNetv2_preprocess", "-d", ACDC.number, "-c", "3d_fullres", "-plans_name", ACDC.plans)
     if not ACDC.teacher.is_dir():
         shutil.copytree(source / "teacher" / ACDC.name / ACDC.teacher.name, ACDC.teacher)
-    if not any((ACDC.teacher / f"fold_{FOLD}" / "validation").glob("*.nii.gz")):
-        trainer = ACDC.teacher.name.split("__")[0]
-        told = ("-p", ACDC.plans, "-tr", trainer, "--val", "-device", device)
-        run("nnUNetv2_train", ACDC.number, "3d_fullres", FOLD, *told)
+    validation = ACDC.teacher / f"fold_{FOLD}" / "validation"
+    if all((validation / f"{case}.nii.gz").is_file() for case in validation_cases(ACDC)):
+        return
+    # not by `nnUNetv2_train --val`: the checkpoint has no optimizer state
+    with tempfile.TemporaryDirectory() as images:
+        for case in validation_cases(ACDC):
+            name = f"{case}_0000.nii.gz"
+            Path(images, name).symlink_to((raw / "imagesTr" / name).resolve())
+        told = ("-d", ACDC.number, "-c", "3d_fullres", "-p", ACDC.plans, "-tr", ACDC.teacher.name.split("__")[0])
+        run("nnUNetv2_predict", "-i", images, "-o", validation, *told, "-f", FOLD, "-device", device)
+
+
+def validation_cases(dataset: Dataset) -> list[str]:
+    """Of the fold."""
+    splits = Path(os.environ["nnUNet_preprocessed"], dataset.name, "splits_final.json")
+    found: list[str] = json.loads(splits.read_text())[int(FOLD)]["val"]
+    return found
 
 
 def train(name: str, options: argparse.Namespace) -> int:
     """One sweep of the queue; returns its exit code."""
     description, dataset = options.descriptions / f"proof-{name}.yaml", QUEUE[name]
     described = yaml.safe_load(description.read_text())
-    if needs_soft_labels(described):
-        told = ("-p", dataset.plans, "-t", dataset.teacher, "-device", options.device)
-        if code := code_of("nnunet-kd", "soften", dataset.number, "3d_fullres", FOLD, *told):
-            return code
+    if needs_soft_labels(described) and (code := soften(dataset, options.no_mirroring, options.device)):
+        return code
     os.environ.setdefault("nnUNet_n_proc_DA", "0")  # batches of a seed are then always the same
     note_origin(sweep_folder(name), options.jobs)
     jobs = ("--jobs", str(options.jobs)) if options.jobs > 1 else ()
-    return code_of("nnunet-kd", "sweep", description, "-t", dataset.teacher, "-device", options.device, *jobs)
+    return code_of(NNUNET_KD, "sweep", description, "-t", dataset.teacher, "-device", options.device, *jobs)
+
+
+def soften(dataset: Dataset, no_mirroring: bool, device: str) -> int:
+    """Soft labels of the fold's own teacher; those that are there stay. Returns the exit code."""
+    told = ("-p", dataset.plans, "-t", dataset.teacher, "-device", device)
+    choice = ("--no-mirroring",) if no_mirroring else ()
+    return code_of(NNUNET_KD, "soften", dataset.number, "3d_fullres", FOLD, *told, *choice)
 
 
 def needs_soft_labels(described: Mapping[str, Any]) -> bool:
@@ -140,6 +162,10 @@ def sweep_folder(name: str) -> Path:
 
 def note_origin(folder: Path, jobs: int) -> None:
     """Write down the commit and the machine; end where the code has changed since, or is not committed."""
+    if not Path(nnunet_kd.__file__).is_relative_to(HERE.parent):
+        sys.exit(
+            f"the installed package is {nnunet_kd.__file__}, not that of this clone, whose commit is written down."
+        )
     if changed := git("status", "--porcelain", "--", *CODE):
         sys.exit(f"not committed:\n{changed}\nTrain from a clean clone, so that every run's commit can be recorded.")
     origin = {
@@ -167,7 +193,8 @@ def git(*arguments: str) -> str:
 def finished_trainings(name: str) -> Iterator[tuple[str, int, Path]]:
     """Variant, seed and fold's folder of what is trained and validated."""
     for folder in sorted(sweep_folder(name).glob(f"*/seed_*/Dataset*/*__*__*/fold_{FOLD}")):
-        if (folder / FINAL).is_file() and (folder / "validation" / "summary.json").is_file():
+        record = read_record(folder)
+        if record is not None and record.state == "done":
             variant, seed = folder.relative_to(sweep_folder(name)).parts[:2]
             yield variant, int(seed.removeprefix("seed_")), folder
 
@@ -183,6 +210,10 @@ def keep(name: str, target: Path) -> None:
     place.mkdir(parents=True, exist_ok=True)
     dataset, root = QUEUE[name], str(Path(os.environ["nnUNet_results"]))
     origin = json.loads((sweep_folder(name) / ORIGIN).read_text())
+    if others := commits_of(target) - {origin["commit"]}:
+        sys.exit(
+            f"{target} has trainings of the commit {others.pop()}, these are of {origin['commit']}. Keep them apart."
+        )
     if "teacher" not in values:
         values["teacher"] = {None: evaluate(dataset, dataset.teacher / f"fold_{FOLD}")}
     runs: list[tuple[str, ...]] = []
@@ -208,12 +239,20 @@ def keep(name: str, target: Path) -> None:
     write_kept(values, kept)  # last: what is in it is not looked at again
 
 
+def commits_of(target: Path) -> set[str]:
+    """Of all trainings of the proof that are kept there."""
+    found: set[str] = set()
+    for path in target.glob("proof-*/runs.csv"):
+        with path.open(newline="") as file:
+            found |= {row["commit"] for row in csv.DictReader(file)}
+    return found
+
+
 def evaluate(dataset: Dataset, fold_folder: Path) -> Evaluation:
     """Of a model's predictions of the fold's validation cases."""
-    raw, preprocessed = (Path(os.environ[name], dataset.name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-    cases = json.loads((preprocessed / "splits_final.json").read_text())[int(FOLD)]["val"]
-    options = MetricOptions(nsd_tolerance=dataset.nsd_tolerance)
-    return evaluate_folder(fold_folder / "validation", raw / "labelsTr", raw / "dataset.json", options, cases)
+    raw, options = Path(os.environ["nnUNet_raw"], dataset.name), MetricOptions(nsd_tolerance=dataset.nsd_tolerance)
+    predictions, cases = fold_folder / "validation", validation_cases(dataset)
+    return evaluate_folder(predictions, raw / "labelsTr", raw / "dataset.json", options, cases)
 
 
 def main() -> None:
@@ -229,6 +268,7 @@ def main() -> None:
     )
     parser.add_argument("--only", default=",".join(QUEUE), help=f"sweeps, with commas; default: {','.join(QUEUE)}")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
+    parser.add_argument("--no-mirroring", action="store_true", help="soft labels without mirrored passes")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--descriptions", type=Path, default=HERE, help="the folder with proof-*.yaml")
     parser.add_argument("--keep", type=Path, help="add every finished training's values to this folder")

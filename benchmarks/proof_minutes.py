@@ -24,8 +24,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from hippocampus import run
-from proof import FOLD, HERE, QUEUE, Dataset, git, needs_soft_labels
+from proof import FOLD, HERE, QUEUE, Dataset, git, needs_soft_labels, soften
+from proof_values import LONGER, PLAIN, SHARING
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge
 from nnunet_kd.distillation.soft_labels.choice import sets_folder
@@ -40,8 +40,7 @@ from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, des
 from nnunet_kd.workflows.sweep.runs import assignments
 
 CORE = ("hippocampus", "acdc")
-ITERATIONS, ROUNDS, SHARING = 100, 3, 5
-LONGER, PLAIN = "plain-longer", "plain"
+ITERATIONS, ROUNDS = 100, 3
 
 
 def ready_trainer(dataset: Dataset, description: SweepDescription, row: Variant, results: Path) -> tuple[Any, float]:
@@ -70,8 +69,9 @@ def iterate(made: DistillationTrainer) -> None:
         made.train_step(next(made.dataloader_train))
 
 
-def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
-    """Of ``nnunet-kd soften`` for all cases of the fold, beside the maps that are there already."""
+def soften_seconds(dataset: Dataset, no_mirroring: bool) -> float:
+    """Of ``nnunet-kd soften`` for all cases of the fold, beside the maps that the rows then read."""
+    end_if_failed(soften(dataset, no_mirroring, "cpu"))
     preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
     with tempfile.TemporaryDirectory(dir=preprocessed.parent.parent) as folder:
         beside = Path(folder, dataset.name)
@@ -80,18 +80,15 @@ def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
             if path.name != sets_folder(preprocessed / "any").parent.name:
                 (beside / path.name).symlink_to(path)
         with variables_set_to({"nnUNet_preprocessed": folder}):
-            told = (
-                "-p",
-                dataset.plans,
-                "-t",
-                dataset.teacher,
-                "-device",
-                "cpu",
-                *(() if mirroring else ("--no-mirroring",)),
-            )
             began = time.perf_counter()
-            run("nnunet-kd", "soften", dataset.number, "3d_fullres", FOLD, *told)
+            end_if_failed(soften(dataset, no_mirroring, "cpu"))
             return time.perf_counter() - began
+
+
+def end_if_failed(code: int) -> None:
+    """Of a command."""
+    if code:
+        sys.exit(code)
 
 
 def reads_soft_labels(row: Variant) -> bool:
@@ -99,19 +96,19 @@ def reads_soft_labels(row: Variant) -> bool:
     return needs_soft_labels({"variants": {"row": row.model_dump()}})
 
 
-def measure(name: str, mirroring: bool) -> dict[str, Any]:
+def measure(name: str, no_mirroring: bool, descriptions: Path) -> dict[str, Any]:
     """All core rows of one dataset."""
-    dataset, description = QUEUE[name], describe_sweep(HERE / f"proof-{name}.yaml", {})
+    dataset, description = QUEUE[name], describe_sweep(descriptions / f"proof-{name}.yaml", {})
     rows = {row: variant for row, variant in description.rows().items() if row != LONGER}
-    softened = soften_seconds(dataset, mirroring) if any(map(reads_soft_labels, rows.values())) else 0.0
-    made: dict[str, DistillationTrainer] = {}
+    softened = soften_seconds(dataset, no_mirroring) if any(map(reads_soft_labels, rows.values())) else 0.0
+    trainers: dict[str, DistillationTrainer] = {}
     once: dict[str, float] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
         for row, variant in rows.items():
-            made[row], once[row] = ready_trainer(dataset, description, variant, Path(folder, row))
+            trainers[row], once[row] = ready_trainer(dataset, description, variant, Path(folder, row))
             once[row] += softened if reads_soft_labels(variant) else 0.0
-        timings = time_in_turn({row: partial(iterate, one) for row, one in made.items()}, ROUNDS, title=name)
-        for one in made.values():
+        timings = time_in_turn({row: partial(iterate, one) for row, one in trainers.items()}, ROUNDS, title=name)
+        for one in trainers.values():
             one.on_train_end()
     iterations = description.settings["epochs"] * description.settings["iterations_per_epoch"]
     each = {row: timing.median / ITERATIONS for row, timing in timings.items()}
@@ -142,13 +139,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", default=",".join(CORE), help="datasets, with commas")
     parser.add_argument("--no-mirroring", action="store_true", help="soft labels without mirrored passes")
+    parser.add_argument("--descriptions", type=Path, default=HERE, help="the folder with proof-*.yaml")
     parser.add_argument("--keep", type=Path, required=True, help="where proof-SWEEP/minutes.json is written")
     options = parser.parse_args()
     if unknown := [name for name in options.only.split(",") if name not in CORE]:
         sys.exit(f"--only: there is no dataset {unknown[0]!r}; there are {', '.join(CORE)}")
     os.environ.setdefault("nnUNet_n_proc_DA", "0")
     for name in options.only.split(","):
-        found = measure(name, not options.no_mirroring)
+        found = measure(name, options.no_mirroring, options.descriptions)
         path = options.keep / f"proof-{name}" / "minutes.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(found, indent=1)

@@ -43,15 +43,16 @@ class Difference:
     detectable: float
 
 
-def family(values: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]]) -> list[Difference]:
-    """Every pair of a row and its baseline, with Holm's correction over all of them.
+def family(values: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str]], size: int) -> list[Difference]:
+    """Every pair of a row and its baseline, with Holm's correction over the whole family.
 
     Args:
         values: (trainings,) by row, at least two each.
-        pairs: rows with their baselines, as fixed beforehand.
+        pairs: rows with their baselines, those that were run of the family.
+        size: of the family as fixed beforehand; tests that were not run count as p = 1.
     """
     tests = [stats.ttest_ind(values[row], values[baseline], equal_var=False) for row, baseline in pairs]
-    adjusted = holm([float(test.pvalue) for test in tests])
+    adjusted = holm([*(float(test.pvalue) for test in tests), *[1.0] * (size - len(pairs))])[: len(pairs)]
     found = []
     for (row, baseline), test, holm_p in zip(pairs, tests, adjusted, strict=True):
         interval = test.confidence_interval(1 - LEVEL)

@@ -1,0 +1,89 @@
+"""Draw the proof: Dice against minutes, and every single training (docs/explanation-proof.md).
+
+    python benchmarks/draw_proof.py
+
+Writes ``docs/images/proof-minutes.png`` and ``proof-trainings.png`` from what ``proof.py`` and ``proof_minutes.py`` kept.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from proof_values import CURVES, DATASETS, INHERITED, LONGER, PLAIN, ROOT, Proof, read_proof
+
+IMAGES = ROOT / "docs" / "images"
+COLOURS = {
+    PLAIN: "#999999", "random-dcd": "#E69F00", INHERITED: "#0072B2", "inherited-soft": "#009E73",
+    "inherited-dcd": "#D55E00", "inherited-soft-dcd": "#CC79A7", LONGER: "#000000",
+}  # fmt: skip
+
+
+def draw_minutes(proofs: Sequence[Proof], path: Path) -> None:
+    """Dice against minutes with the teacher's line; single trainings are faint."""
+    figure = Figure(figsize=(10, 4.2), layout="constrained")
+    for axis, proof in zip(figure.subplots(1, len(proofs), squeeze=False)[0], proofs, strict=True):
+        axis.axhline(proof.teacher, color="black", linewidth=1, linestyle="--")
+        place = axis.get_yaxis_transform()
+        axis.text(0.99, proof.teacher, "teacher", transform=place, ha="right", va="bottom", fontsize=8)
+        for row in (PLAIN, INHERITED):
+            draw_points(axis, row, curve(proof, row), "D-")
+        for row in (row for row in proof.trained if row not in (PLAIN, INHERITED)):
+            draw_points(axis, row, {proof.minutes_of(row): proof.values(row)}, "D")
+        axis.set_xlabel("minutes on two CPU cores, everything included")
+        axis.set_ylabel("Dice (%), validation cases")
+        axis.set_title(DATASETS[proof.name])
+        axis.legend(fontsize=8, loc="lower right")
+        axis.grid(alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def curve(proof: Proof, row: str) -> dict[float, list[float]]:
+    """Values of all trainings by minutes, at every share of the budget that was trained."""
+    found = {}
+    for share in CURVES[proof.name]:
+        name = row if share == 1 else f"{row}-{share:g}x"
+        if name in proof.rows:
+            found[proof.minutes_of(row, share)] = proof.values(name)
+    return found
+
+
+def draw_points(axis: Any, row: str, points: Mapping[float, Sequence[float]], style: str) -> None:
+    """Single trainings and their means."""
+    for minutes, values in points.items():
+        axis.plot([minutes] * len(values), values, "o", color=COLOURS[row], alpha=0.35, markersize=4)
+    means = [np.mean(values) for values in points.values()]
+    axis.plot(list(points), means, style, color=COLOURS[row], label=row)
+
+
+def draw_trainings(proofs: Sequence[Proof], path: Path) -> None:
+    """Every single training's Dice by row."""
+    figure = Figure(figsize=(10, 3.6), layout="constrained")
+    for axis, proof in zip(figure.subplots(1, len(proofs), squeeze=False)[0], proofs, strict=True):
+        axis.axvline(proof.teacher, color="black", linewidth=1, linestyle="--")
+        for place, row in enumerate(proof.trained):
+            values = proof.values(row)
+            axis.plot(values, [place] * len(values), "o", color=COLOURS[row], alpha=0.5)
+            axis.plot(np.mean(values), place, "|", color=COLOURS[row], markersize=18, markeredgewidth=2)
+        axis.set_yticks(range(len(proof.trained)), proof.trained)
+        axis.invert_yaxis()
+        axis.set_xlabel("Dice (%) of each training; dashed: the teacher")
+        axis.set_title(DATASETS[proof.name])
+        axis.grid(axis="x", alpha=0.3)
+    figure.savefig(path, dpi=110)
+
+
+def main() -> None:
+    """See the module."""
+    trained = [proof for name in DATASETS if (proof := read_proof(name)).trained]
+    if trained:
+        draw_trainings(trained, IMAGES / "proof-trainings.png")
+    if measured := [proof for proof in trained if proof.minutes]:
+        draw_minutes(measured, IMAGES / "proof-minutes.png")
+
+
+if __name__ == "__main__":
+    main()
