@@ -90,7 +90,7 @@ def in_first_process(compute: Callable[[], Result]) -> Result | None:
     """
     if not is_distributed():
         return compute()
-    group = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)  # connects all before the first one is busy
+    group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)  # connects all before the first one is busy
     result: Result | None = None
     problem: list[NnunetKdError | None] = [None]
     try:
