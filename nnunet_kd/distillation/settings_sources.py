@@ -9,7 +9,8 @@ Later places win, key by key:
 4. ``nnunet-kd train --set key=value``, repeatable. Values are YAML: ``--set ema=0.999 --set objectives.dcd.bands=S``.
    ``NNUNET_KD_SET`` hands them on to spawned processes.
 
-With ``--c`` the settings that the run was started with take the recipe's place, and only ``--set`` may change them.
+With ``--c`` the settings that the run was started with take the recipe's place, and only ``--set`` may change them. A training
+that began at random does so whatever start the files prefer now.
 
 Unknown keys are refused, with the nearest known one named. All problems of a file come in one message.
 """
@@ -147,7 +148,7 @@ def resolve_settings(
         validate_settings(layer, source)
         layer = _only_allowed(layer, allowed_objectives)
         if saved is not None:
-            layer = _without_known_teacher(layer, start, source)
+            layer = _without_known_start(_without_known_teacher(layer, start, source), start, source)
         merged = merge(merged, layer)
     if assignments:
         validate_settings(assignments, "--set")
@@ -194,6 +195,21 @@ def _without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source:
         for one, other in zip(meant, known, strict=True)
     )
     return {key: value for key, value in layer.items() if key != "teacher"} if same or "teacher" not in layer else layer
+
+
+def _without_known_start(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
+    """A continued run's settings say what it started from; a file may say it in other words, or merely prefer it.
+
+    Random is also what is left of a start that was not possible, or that ``-pretrained_weights`` replaced. So whatever a file
+    prefers says nothing against such a run.
+    """
+    begun, wanted = (validate_settings(values, source).start for values in (saved, layer))
+    known: set[str] = set()
+    if begun == Settings.model_fields["start"].default:
+        known = {"start", "start_sha256"}
+    elif "start" in layer and str(Path(wanted).expanduser().resolve()) == begun:
+        known = {"start"}
+    return {key: value for key, value in layer.items() if key not in known}
 
 
 def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:

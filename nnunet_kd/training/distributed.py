@@ -8,13 +8,18 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Iterator
-from typing import Any
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from typing import Any, TypeVar
 
 import torch
 import torch.distributed as dist
 
-from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.errors import NnunetKdError, PlanError, SettingsError
+
+LONGEST_WAIT = timedelta(days=1)
+"""How long processes wait for what :func:`in_first_process` computes."""
+Result = TypeVar("Result")
 
 
 def is_distributed() -> bool:
@@ -66,6 +71,40 @@ def gather(value: Any) -> list[Any]:
     everyone: list[Any] = [None] * dist.get_world_size()
     dist.all_gather_object(everyone, value)
     return everyone
+
+
+def in_first_process(compute: Callable[[], Result]) -> Result | None:
+    """Compute something in the first process, while the others wait for as long as that takes.
+
+    Collectives of nccl give up after 10 minutes, those of gloo after 30. So this waits in a gloo group of its own, for up to
+    :data:`LONGEST_WAIT`. A first process that dies closes its connections, and the others fail at once.
+
+    Args:
+        compute: called in the first of several processes, or in the only one.
+
+    Returns:
+        What ``compute`` returned; ``None`` in the other processes.
+
+    Raises:
+        NnunetKdError: what ``compute`` raised, in every process.
+    """
+    if not is_distributed():
+        return compute()
+    group: Any = dist.new_group(backend="gloo", timeout=LONGEST_WAIT)  # connects all before the first one is busy
+    result: Result | None = None
+    problem: list[NnunetKdError | None] = [None]
+    try:
+        if dist.get_rank() == 0:
+            try:
+                result = compute()
+            except NnunetKdError as error:
+                problem = [error]
+        dist.broadcast_object_list(problem, src=0, group=group)
+    finally:
+        dist.destroy_process_group(group)
+    if problem[0] is not None:
+        raise problem[0]
+    return result
 
 
 def check_batch_size(batch_size: int) -> None:

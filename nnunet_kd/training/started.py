@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -17,20 +18,21 @@ from torch import nn
 from nnunet_kd.distillation.features import plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.objectives.base import Objective
-from nnunet_kd.distillation.settings_sources import is_asked_for
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE, is_asked_for
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.pretrained import find_pretrained
 from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections, has_projections
-from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, start_from_student
-from nnunet_kd.errors import NnunetKdError, NnunetKdWarning, PlanError, SettingsError
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start, start_from_student
+from nnunet_kd.errors import NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import check_pretrained_weights
+from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.training.averaged import AveragedTrainer
-from nnunet_kd.training.distributed import gather, is_distributed
+from nnunet_kd.training.distributed import in_first_process, is_distributed
 from nnunet_kd.training.patches import patch_count, training_patches
 
 SECONDS_BETWEEN_LINES = 10
@@ -88,13 +90,39 @@ class StartedTrainer(AveragedTrainer):
             return False
         return not self.was_initialized or fingerprint(self.network) == self._initial_weights
 
-    def check_start(self) -> None:
-        """Raise a SettingsError if this trainer's start was set to random."""
-        if self.requires_start and self.settings.start == RANDOM:
+    def check_start(self, new: bool) -> None:
+        """Compare the start that is set with what this trainer starts from, or has started from.
+
+        Args:
+            new: see :meth:`is_new`.
+
+        Raises:
+            SettingsError: a trainer that needs a start is to begin at random; or ``--set`` asks a begun training for another
+                start than it had.
+        """
+        if new and self.requires_start and self.settings.start == RANDOM:
+            anew = " If it was begun with -pretrained_weights, give them again and leave --c out."
             raise SettingsError(
                 f"{type(self).__name__} starts inside its teacher, but the settings say start: random. Leave that out, set "
                 f"start=teacher, or train nnUNetTrainerStudent, which starts from random weights."
+                f"{anew if self._continued else ''}"
             )
+        saved = self.restored.get("settings")
+        if saved is not None:
+            self._keep_start(saved.get("start", RANDOM), saved.get("start_sha256"))
+
+    def _keep_start(self, begun: str, digest: str | None) -> None:
+        """What a checkpoint says of its training's start holds, whatever files prefer now."""
+        asked = self.settings.start
+        if is_asked_for("start", environment={SET_VARIABLE: os.environ.get(SET_VARIABLE, "")}) and asked != begun:
+            # a student is known by its hash, wherever its folder was moved to
+            students = {RANDOM, TEACHER}.isdisjoint((asked, begun))
+            if not students or pin_start(asked, self.fold)[1] != digest:
+                raise SettingsError(
+                    f"--set start={asked}: the training to continue began with start: {begun}, which cannot be changed any more "
+                    f"(it is random after -pretrained_weights, too). Leave start out, or begin a new training without --c."
+                )
+        self._set(start=begun, start_sha256=digest)
 
     def take_start(self, new: bool, teachers: Teachers | None) -> None:
         """Put the weights that the settings name in the place of nnU-Net's random ones; the settings then say what was done.
@@ -135,7 +163,7 @@ class StartedTrainer(AveragedTrainer):
             # nobody asks the teacher again when this training is continued
             self._set(mirror_axes=list(teachers.mirror_axes))
         try:
-            with _with_both_plans(teacher, self.plans_manager.plans, self.configuration_name):
+            with self._named_with_both_plans(teacher):
                 pair(teacher.network, plain_module(self.network))
                 self._compute_start(teacher)
         except PlanError as error:
@@ -144,6 +172,25 @@ class StartedTrainer(AveragedTrainer):
             self.print_to_log_file(f"WARNING: {error} The recipe only prefers that start: training starts at random.")
             self._set(start=RANDOM)
 
+    @contextlib.contextmanager
+    def _named_with_both_plans(self, teacher: FrozenTeacher) -> Iterator[None]:
+        """Within, a PlanError becomes one that names both plans and what to do with this trainer."""
+        try:
+            yield
+        except PlanError as error:
+            plans = self.plans_manager.plans
+            own = stage_channels(plans, self.configuration_name)
+            instead = (
+                "Train nnUNetTrainerStudent, which starts from random weights"
+                if self.requires_start
+                else "Set start=random (--set start=random)"
+            )
+            raise PlanError(
+                f"a student of the plan {plans['plans_name']} ({_told(own)}) cannot start inside a teacher of the plan "
+                f"{teacher.plans_name} ({_told(teacher.channels)}): {error}. {instead}, or take a teacher that differs from the "
+                f"student in its channels only."
+            ) from error
+
     def _start_is_asked_for(self) -> bool:
         preprocessed = optional_folder("nnUNet_preprocessed")
         dataset_folder = None if preprocessed is None else preprocessed / self.plans_manager.dataset_name
@@ -151,15 +198,7 @@ class StartedTrainer(AveragedTrainer):
 
     def _compute_start(self, teacher: FrozenTeacher) -> None:
         """In the first process; the others receive the weights, or the error."""
-        problem: NnunetKdError | None = None
-        if self.local_rank == 0:
-            try:
-                self.start_fits = self._inherit(teacher)
-            except NnunetKdError as error:
-                problem = error
-        problem = gather(problem)[0]
-        if problem is not None:
-            raise problem
+        self.start_fits = in_first_process(lambda: self._inherit(teacher)) or ()
         if is_distributed():
             for value in plain_module(self.network).state_dict().values():
                 dist.broadcast(value, src=0)
@@ -174,15 +213,16 @@ class StartedTrainer(AveragedTrainer):
     def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
         settings, seed = self.settings.inheritance, self.settings.seed or 0
         count = patch_count(settings.voxels, self.configuration_manager.patch_size)
-        fits = inherit(
-            teacher.network,
-            plain_module(self.network),
-            training_patches(self, count, settings.augmented, seed),
-            settings,
-            seed,
-            self.label_manager.has_regions,
-            self.show_progress or self._log_progress(),
-        )
+        with _threads_for_computing():
+            fits = inherit(
+                teacher.network,
+                plain_module(self.network),
+                training_patches(self, count, settings.augmented, seed),
+                settings,
+                seed,
+                self.label_manager.has_regions,
+                self.show_progress or self._log_progress(),
+            )
         return tuple(fits)
 
     def _log_progress(self) -> Progress:
@@ -197,7 +237,10 @@ class StartedTrainer(AveragedTrainer):
         return tell
 
     def fit_projections(self, objectives: Mapping[str, Objective], teachers: Teachers) -> None:
-        """Fit the projections of those objectives whose settings ask for it; see :func:`~.starts.projections.fit_projections`."""
+        """Fit the projections of those objectives whose settings ask for it; see :func:`~.starts.projections.fit_projections`.
+
+        In the first process; the others receive them when :meth:`TeacherSupervision.synchronise` is called.
+        """
         active = self.settings.active_objectives()
         fitted = {
             name: objective
@@ -212,8 +255,13 @@ class StartedTrainer(AveragedTrainer):
         if fitted:
             settings, seed = self.settings.inheritance, self.settings.seed or 0
             count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))
-            patches = training_patches(self, count, settings.augmented, seed)
-            fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
+
+            def fit() -> None:
+                with _threads_for_computing():
+                    patches = training_patches(self, count, settings.augmented, seed)
+                    fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
+
+            in_first_process(fit)
             self.print_to_log_file(f"Projections fitted on {count} patches: {', '.join(fitted)}")
 
 
@@ -231,14 +279,11 @@ def _told(channels: tuple[int, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _with_both_plans(teacher: FrozenTeacher, student_plans: Mapping[str, Any], configuration: str) -> Iterator[None]:
-    """Within, a PlanError becomes one that names both plans and what to set."""
+def _threads_for_computing() -> Iterator[None]:
+    """Within, PyTorch takes the cores that are ours: nnU-Net gives it one on a GPU, and all of the machine on a CPU."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(computing_threads())
     try:
         yield
-    except PlanError as error:
-        own = stage_channels(student_plans, configuration)
-        raise PlanError(
-            f"a student of the plan {student_plans['plans_name']} ({_told(own)}) cannot start inside a "
-            f"teacher of the plan {teacher.plans_name} ({_told(teacher.channels)}): {error}. Set "
-            f"start=random (--set start=random), or take a teacher that differs from the student in its channels only."
-        ) from error
+    finally:
+        torch.set_num_threads(before)

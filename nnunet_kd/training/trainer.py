@@ -105,9 +105,9 @@ class DistillationTrainer(ReducedTrainer):
                 f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
                 f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
             )
-        self.check_start()
-        self.choose_soft_labels()
         new = self.is_new()
+        self.check_start(new)
+        self.choose_soft_labels()
         teachers = None
         if self.settings.runs_teacher() or (new and self.settings.start == TEACHER):
             teachers, self.settings = load_teachers(
@@ -171,7 +171,7 @@ class DistillationTrainer(ReducedTrainer):
             new = {name: objective for name, objective in new.items() if PROJECTIONS in taken.anew.get(name, ())}
             for line in taken.describe():
                 self.print_to_log_file(line)
-        if self.local_rank == 0 and teachers is not None:
+        if teachers is not None:
             self.fit_projections(new, teachers)
         learned = [parameter for parameter in distillation.parameters() if parameter.requires_grad]
         if learned:

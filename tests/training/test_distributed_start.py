@@ -1,4 +1,4 @@
-"""Two processes: one computes the start, both have it."""
+"""Two processes: one computes the start, both have it, however long that takes."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import io
 import json
 import multiprocessing
 import os
+import time
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
@@ -46,9 +48,17 @@ def _worker(root: str, rank: int, size: int) -> None:
         if size > 1:
 
             def fail(*arguments: Any, **options: Any) -> None:
+                time.sleep(1.5)  # longer than what other collectives would wait from here on
                 raise TeacherError("broken")
 
-            started.inherit = fail  # type: ignore[assignment]
+            def impatient(*networks: Any) -> Any:
+                found = pair(*networks)
+                dist.barrier()
+                dist.distributed_c10d._set_pg_timeout(timedelta(seconds=0.5))
+                return found
+
+            pair = started.pair
+            started.inherit, started.pair = fail, impatient  # type: ignore[assignment]
             try:
                 prepared("nnUNetTrainerInherited")
             except TeacherError as error:

@@ -25,9 +25,8 @@ from nnunet_kd.errors import PlanError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training import started
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, random_batch, write_untrained_teacher
-from tests.conftest import make_plans
-from tests.training.tiny_training import NAME, SHORT, train
+from nnunet_kd.workflows.bench.pair import random_batch
+from tests.training.tiny_training import NAME, SHORT, train, write_teacher_with_batch_norm
 
 cli._register()
 INHERITED, DCD, STUDENT = "nnUNetTrainerInherited", "nnUNetTrainerDCD", "nnUNetTrainerStudent"
@@ -222,16 +221,13 @@ def test_without_a_start_it_is_no_inherited_training(dataset: Path) -> None:
 
 
 def test_what_cannot_be_inherited_is_refused_or_passed_over(dataset: Path) -> None:
-    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
-    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
-    arguments.update(norm_op="torch.nn.modules.batchnorm.BatchNorm3d", norm_op_kwargs={"eps": 1e-5, "affine": True})
-    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
-    for leftover in (Path(os.environ["nnUNet_preprocessed"]) / NAME / "nnUNetPlans_3d_fullres").glob("case.*"):
-        leftover.unlink()
-    for trainer, *assignments in ([INHERITED], [DCD, "start=teacher"]):
-        both_plans = r"nnUNetPlans \(channels 2, 4, 4\).*nnUNetPlans \(channels 8, 16, 16\).*start=random"
-        with pytest.raises(PlanError, match=both_plans):
-            made(trainer, *assignments)
+    write_teacher_with_batch_norm()
+    both_plans = r"nnUNetPlans \(channels 2, 4, 4\).*nnUNetPlans \(channels 8, 16, 16\).*"
+    with pytest.raises(PlanError, match=both_plans + "Train nnUNetTrainerStudent") as refused:
+        made(INHERITED)
+    assert "start=random" not in str(refused.value), "it would refuse that too"
+    with pytest.raises(PlanError, match=both_plans + r"Set start=random \(--set start=random\)"):
+        made(DCD, "start=teacher")
     preferred = made(DCD)
     assert preferred.settings.start == "random"
     assert "WARNING: a student of the plan" in log_of(preferred)

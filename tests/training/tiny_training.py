@@ -6,7 +6,7 @@ import contextlib
 import io
 import json
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,13 +30,23 @@ SHORT = ("iterations_per_epoch=2", "validation_iterations=1", "seed=5", "inherit
 SIZE = 12
 
 
-def write_tiny_dataset(batch_size: int = 2) -> dict[str, Any]:
-    """Six random cases in nnU-Net's preprocessed format, their split, and an untrained teacher; returns the plan."""
-    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
-    plans["configurations"]["3d_fullres"]["batch_size"] = batch_size
-    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+def write_tiny_dataset(
+    batch_size: int = 2, plans: dict[str, Any] | None = None, dataset_json: Mapping[str, Any] = DATASET_JSON
+) -> dict[str, Any]:
+    """Six random cases in nnU-Net's preprocessed format, their split, and an untrained teacher; returns the plan.
+
+    Args:
+        batch_size: of the plan.
+        plans: whose first configuration is trained; default: a small ``3d_fullres``.
+        dataset_json: with the labels of :data:`DATASET_JSON`, regions of them, or ``ignore`` as a further one.
+    """
+    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8)) if plans is None else plans
+    configuration, described = next(iter(plans["configurations"].items()))
+    described["batch_size"] = batch_size
+    teacher = write_untrained_teacher(plans, configuration, dataset_json)
     folder = Path(os.environ["nnUNet_preprocessed"]) / NAME
-    cases, reference = folder / "nnUNetPlans_3d_fullres", folder / "gt_segmentations"
+    cases, reference = folder / described["data_identifier"], folder / "gt_segmentations"
+    labels = 4 if "ignore" in dataset_json["labels"] else 3
     reference.mkdir()
     for leftover in cases.glob("case.*"):
         leftover.unlink()
@@ -44,12 +54,15 @@ def write_tiny_dataset(batch_size: int = 2) -> dict[str, Any]:
     shape = (SIZE, SIZE, SIZE)
     for name in CASES:
         data = random.standard_normal((1, *shape), dtype=np.float32)
-        segmentation = random.integers(0, 3, (1, *shape)).astype(np.int8)
+        segmentation = random.integers(0, labels, (1, *shape)).astype(np.int8)
         image = sitk.GetImageFromArray(segmentation[0].astype(np.uint8))
         sitk.WriteImage(image, str(reference / f"{name}.nii.gz"))
         geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
         properties = {
-            "class_locations": {label: np.argwhere(segmentation == label) for label in (1, 2)},
+            "class_locations": {
+                **{label: np.argwhere(segmentation == label) for label in (1, 2)},
+                **({(-1, 0, 1, 2): np.argwhere(segmentation < 3)} if labels == 4 else {}),  # what is annotated
+            },
             "sitk_stuff": geometry,
             "spacing": [1.0, 1.0, 1.0],
             "shape_before_cropping": shape,
@@ -57,9 +70,25 @@ def write_tiny_dataset(batch_size: int = 2) -> dict[str, Any]:
             "bbox_used_for_cropping": [[0, SIZE]] * 3,
         }
         nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(cases / name))
+        if (first := described.get("previous_stage")) is not None:
+            handed_on = (
+                teacher.with_name(f"nnUNetTrainer__nnUNetPlans__{first}") / "predicted_next_stage" / configuration
+            )
+            handed_on.mkdir(parents=True, exist_ok=True)
+            nnUNetDatasetBlosc2.save_seg(segmentation[0], str(handed_on / name))
     (folder / "splits_final.json").write_text(json.dumps([{"train": CASES[:4], "val": CASES[4:]}]))
     (folder / "dataset_fingerprint.json").write_text("{}")
     return plans
+
+
+def write_teacher_with_batch_norm() -> None:
+    """In the place of the tiny dataset's teacher and plan: no student can start inside it."""
+    plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8))
+    arguments = plans["configurations"]["3d_fullres"]["architecture"]["arch_kwargs"]
+    arguments.update(norm_op="torch.nn.modules.batchnorm.BatchNorm3d", norm_op_kwargs={"eps": 1e-5, "affine": True})
+    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+    for leftover in (Path(os.environ["nnUNet_preprocessed"]) / NAME / "nnUNetPlans_3d_fullres").glob("case.*"):
+        leftover.unlink()
 
 
 def without_pictures(patch: pytest.MonkeyPatch) -> None:
