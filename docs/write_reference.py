@@ -119,7 +119,7 @@ def settings_page() -> str:
         f"## Every objective\n\n{first_paragraph(ObjectiveSettings)} `NAME` is one of the objectives below.\n\n"
         + keys(shared, "objectives.NAME")
         + "".join(
-            f"\n`{name}` has no `{key}`: {objective.Settings.model_fields[key].description.removeprefix('refused: ')}.\n"
+            f"\n`{name}` has no `{key}`: {(objective.Settings.model_fields[key].description or '').removeprefix('refused: ')}.\n"
             for name, objective in OBJECTIVES.items()
             for key in sorted(refused_keys(objective.Settings))
         ),
