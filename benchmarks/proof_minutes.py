@@ -28,7 +28,7 @@ from proof import FOLD, HERE, QUEUE, Dataset, git, needs_soft_labels, soften
 from proof_values import LONGER, PLAIN, SHARING
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge
-from nnunet_kd.distillation.soft_labels.choice import sets_folder
+from nnunet_kd.distillation.soft_labels.student import sets_folder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset

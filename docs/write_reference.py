@@ -19,6 +19,7 @@ from typing import Any, get_args, get_origin
 
 import typer
 import yaml
+from pydantic import BaseModel
 from typer.models import ArgumentInfo, OptionInfo
 from typer.utils import get_params_from_function
 
@@ -91,6 +92,11 @@ def keys(properties: Mapping[str, Any], parent: str = "") -> str:
     return written + table(["key", "value", "default", "meaning"], rows)
 
 
+def refused_keys(model: type[BaseModel]) -> set[str]:
+    """Keys that a model has from its base and refuses; they are never saved either."""
+    return {name for name, field in model.model_fields.items() if field.exclude}
+
+
 def settings_page() -> str:
     """Every setting: key, type, default, meaning."""
     from nnunet_kd.distillation import settings_sources
@@ -111,13 +117,20 @@ def settings_page() -> str:
         f"## Start inside the teacher\n\n{first_paragraph(InheritanceSettings)}\n\n"
         + keys(InheritanceSettings.model_json_schema()["properties"], "inheritance"),
         f"## Every objective\n\n{first_paragraph(ObjectiveSettings)} `NAME` is one of the objectives below.\n\n"
-        + keys(shared, "objectives.NAME"),
+        + keys(shared, "objectives.NAME")
+        + "".join(
+            f"\n`{name}` has no `{key}`: {(objective.Settings.model_fields[key].description or '').removeprefix('refused: ')}.\n"
+            for name, objective in OBJECTIVES.items()
+            for key in sorted(refused_keys(objective.Settings))
+        ),
         f"### Schedule\n\n{' '.join((inspect.getdoc(Schedule) or '').split(chr(10) * 2 + 'Attributes')[0].split())}\n\n"
         + keys(Schedule.model_json_schema()["properties"], "objectives.NAME.schedule"),
     ]
     for name, objective in OBJECTIVES.items():
         own = objective.Settings.model_json_schema()["properties"]
+        refused = refused_keys(objective.Settings)
         own = {key: schema for key, schema in own.items() if key == "weight" or schema != shared.get(key)}
+        own = {key: schema for key, schema in own.items() if key not in refused}
         parts.append(
             f"## Objective {name}\n\n{first_paragraph(objective)}\n\n{first_paragraph(objective.Settings)}\n\n"
             + keys(own, f"objectives.{name}")

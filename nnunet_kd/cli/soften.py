@@ -6,7 +6,7 @@ import contextlib
 import io
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Optional
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
@@ -18,6 +18,9 @@ from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.folds import parse_fold
 from nnunet_kd.system.counts import counted
+
+if TYPE_CHECKING:
+    from nnunet_kd.distillation.soft_labels.description import Description
 
 TRAINER = "nnUNetTrainerSoft"
 
@@ -100,7 +103,18 @@ def soften(
     for line in (
         f"{counted(len(found.written), 'case')} written, {len(found.kept)} kept from before. "
         f"{found.size / 2**20 / max(1, count):.2f} MiB a case.",
+        *_warnings(found.description, own_fold),
         *([f"Left out, since every teacher was trained on them: {', '.join(found.unseen)}."] if found.unseen else []),
         f"Soft labels: {found.folder}",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _warnings(description: Description, fold: int | str) -> list[str]:
+    from nnunet_kd.distillation.soft_labels.description import unknown_teachers
+
+    unknown = [] if fold == "all" else unknown_teachers(description)
+    return [
+        f"WARNING: what {', '.join(unknown)} was trained on is not known, because no splits_final.json of its dataset says so. "
+        f"If it was trained on validation cases of fold {fold}, validation will look better than it is."
+    ] * bool(unknown)

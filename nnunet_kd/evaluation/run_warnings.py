@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from nnunet_kd.distillation.soft_labels.description import Description, unknown_teachers
 from nnunet_kd.errors import DataError, SettingsError
-from nnunet_kd.evaluation.runs import Method, Split, fold_cases, knows_fold
+from nnunet_kd.evaluation.runs import Method, Run, Split, fold_cases, knows_fold
 from nnunet_kd.system.counts import counted
 
 
 def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:
-    """What a reader of a comparison must know: models that had seen the cases, students of different teachers, mirroring."""
+    """What a reader of a comparison must know: models and teachers that had seen the cases, different teachers, mirroring."""
     warnings = []
     hashes: dict[str, tuple[str, ...]] = {}
     for method in methods:
@@ -22,8 +23,12 @@ def find_warnings(methods: Sequence[Method], cases: Sequence[str], splits: Seque
             if knows_fold(teacher):
                 who = f"teacher {number} of {method.name}" if len(teachers) > 1 else f"the teacher of {method.name}"
                 warnings += _teacher_seen(who, method, str(teacher["fold"]), cases, splits)
-        if digests := tuple(sorted(str(teacher["sha256"]) for teacher in teachers if teacher.get("sha256"))):
-            hashes[method.name] = digests
+        maps = method.run.soft_labels()
+        warnings += _soft_labels_seen(method.name, method.run, maps, cases)
+        digests = {str(teacher["sha256"]) for teacher in teachers if teacher.get("sha256")}
+        digests |= {teacher.sha256 for teacher in maps.teachers} if maps is not None else set()
+        if digests:
+            hashes[method.name] = tuple(sorted(digests))
     if len(set(hashes.values())) > 1:
         listed = ", ".join(
             f"{name} {' and '.join(digest[:12] for digest in digests)}" for name, digests in hashes.items()
@@ -53,6 +58,30 @@ def _teacher_seen(
         f"{who} is of fold {fold}, {method.name} of fold {method.run.fold}: the teacher had seen validation cases in "
         f"training, so the results look better than they are."
     ]
+
+
+def _soft_labels_seen(name: str, run: Run, maps: Description | None, cases: Sequence[str]) -> list[str]:
+    """What the teachers of a student's soft labels had seen, as their description says, and whether that was allowed."""
+    if not run.reads_maps:
+        return []
+    found, seen = [], set()
+    if maps is not None:
+        seen = {case for teacher in maps.teachers for case in teacher.trained_on or ()} & set(cases)
+        if unknown := unknown_teachers(maps):
+            found.append(f"whether {', '.join(unknown)}, of {name}'s soft labels, had seen the cases cannot be told.")
+    if seen:
+        found.append(
+            f"teachers of {name}'s soft labels had seen {len(seen)} of the {counted(len(cases), 'case')} in training, so the "
+            f"results look better than they are."
+        )
+    if run.allows_leak:
+        known = maps is not None and not unknown_teachers(maps)
+        they = "had seen" if seen else ("had seen none of" if known else "may have seen")
+        found.append(
+            f"{name} was trained with objectives.soft.allow_leak=true: teachers of its soft labels {they} these cases in "
+            f"training."
+        )
+    return found
 
 
 def _seen(who: str, fold: str, cases: Sequence[str], splits: Sequence[Split] | None) -> list[str]:

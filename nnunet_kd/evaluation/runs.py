@@ -5,6 +5,7 @@ Everything here is optional for a comparison: a folder of predictions is enough,
 
 from __future__ import annotations
 
+import contextlib
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -14,6 +15,8 @@ from typing import Any
 import yaml
 
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
+from nnunet_kd.distillation.soft_labels.description import FILE as DESCRIPTION_FILE
+from nnunet_kd.distillation.soft_labels.description import Description, read_description
 from nnunet_kd.errors import DataError, ModelError, SettingsError
 from nnunet_kd.evaluation.costs.networks import read_network
 from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
@@ -60,6 +63,31 @@ class Run:
         listed = given if isinstance(given, list) else [given]
         entries = [{"path": entry} if isinstance(entry, str) else entry for entry in listed]
         return tuple(entry for entry in entries if entry.get("path") or entry.get("sha256") or knows_fold(entry))
+
+    @property
+    def _soft(self) -> Mapping[str, Any]:
+        objectives = (self.settings or {}).get("objectives") or {}
+        return objectives.get("soft") or {}
+
+    @property
+    def reads_maps(self) -> bool:
+        """Whether it learned from stored soft labels."""
+        return bool(self._soft.get("maps_sha256")) and self._soft.get("alpha") != 0
+
+    @property
+    def allows_leak(self) -> bool:
+        """Whether teachers of its soft labels may have been trained on its validation cases."""
+        return self.reads_maps and bool(self._soft.get("allow_leak"))
+
+    def soft_labels(self) -> Description | None:
+        """The soft labels that it learned from; ``None``: from none, or they are not where they were."""
+        if not self.reads_maps:
+            return None
+        folder = Path(str(self._soft.get("maps")))
+        with contextlib.suppress(DataError, OSError):
+            if sha256(folder / DESCRIPTION_FILE) == self._soft["maps_sha256"]:
+                return read_description(folder)
+        return None
 
 
 @dataclass(frozen=True)

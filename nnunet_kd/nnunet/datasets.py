@@ -78,6 +78,12 @@ def case_shape(dataset: nnUNetBaseDataset, case: str) -> tuple[int, ...]:
         return tuple(read(array)[0])
 
 
+def image_file(folder: Path, case: str) -> Path:
+    """The file with a preprocessed case's image, of whichever of nnU-Net's formats; it need not exist."""
+    archive = folder / f"{case}.npz"
+    return archive if archive.is_file() else folder / f"{case}.b2nd"
+
+
 class JoinedDataset(nnUNetBaseDataset):
     """Several datasets as one, for nnU-Net's loaders; cases have different names.
 

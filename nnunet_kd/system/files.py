@@ -6,15 +6,22 @@ import csv
 import hashlib
 import io
 import os
+import platform
 import re
 import shutil
 import tempfile
+import time
+import zlib
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
 from nnunet_kd.errors import MissingRequirement
+
+SECONDS_KEPT = 24 * 3600.0
+"""Of a temporary file, where it cannot be told whether its process still runs."""
+_TEMPORARY = re.compile(r"(?:\.(?P<computer>[0-9a-f]{8}))?\.(?P<process>[0-9]+)\.tmp$")
 
 
 def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: Path | None = None) -> None:
@@ -28,7 +35,7 @@ def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: P
     Raises:
         MissingRequirement: the disk refused (full, read-only); what was at ``path`` is untouched.
     """
-    temporary = path.with_name(f"{path.name}.{os.getpid()}.tmp")
+    temporary = _temporary(path)
     try:
         with temporary.open("wb") as file:
             write(file)
@@ -71,7 +78,7 @@ def write_csv(path: Path, header: Iterable[object], rows: Iterable[Iterable[obje
 
 def _keep(path: Path, other: Path) -> None:
     """Give a file a second name, replacing what had it, without ever taking the first one away."""
-    temporary = other.with_name(f"{other.name}.{os.getpid()}.tmp")
+    temporary = _temporary(other)
     try:
         try:
             os.link(path, temporary)
@@ -92,12 +99,42 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
+def _temporary(path: Path) -> Path:
+    """Where a file is written before it has its name; says which process on which computer does so."""
+    return path.with_name(f"{path.name}.{_computer()}.{os.getpid()}.tmp")
+
+
+def _computer() -> str:
+    return f"{zlib.crc32(platform.node().encode()):08x}"
+
+
 def remove_leftovers(folder: Path) -> list[Path]:
-    """Delete the temporary files that killed processes left in ``folder``; returns them."""
-    leftovers = [path for path in folder.glob("*.tmp") if re.search(r"\.[0-9]+\.tmp$", path.name)]
-    for path in leftovers:
-        path.unlink(missing_ok=True)
+    """Delete the temporary files that killed processes left in ``folder``; returns them.
+
+    What a running process writes stays. Where that cannot be told, files of another computer for example, it stays for a day.
+    """
+    leftovers = []
+    for path in folder.glob("*.tmp"):
+        found = _TEMPORARY.search(path.name)
+        if found is not None and _is_left(path, found["computer"], int(found["process"])):
+            path.unlink(missing_ok=True)
+            leftovers.append(path)
     return leftovers
+
+
+def _is_left(path: Path, computer: str | None, process: int) -> bool:
+    if computer in (None, _computer()) and os.name == "posix":
+        try:
+            os.kill(process, 0)  # asks alone; elsewhere it would end the process
+        except (ProcessLookupError, OverflowError):
+            return True
+        except OSError:
+            return False  # somebody else's
+        return False
+    try:
+        return time.time() - path.stat().st_mtime > SECONDS_KEPT
+    except OSError:  # it has its name by now
+        return False
 
 
 def remove_leftover_folders(folder: Path) -> list[Path]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from nnunet_kd.distillation.objectives import OBJECTIVES
 from nnunet_kd.distillation.objectives.soft import SoftSettings
-from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
+from nnunet_kd.distillation.soft_labels.choice import choose_maps
+from nnunet_kd.distillation.soft_labels.student import student_of
 from nnunet_kd.errors import MissingRequirement, SettingsError
 from nnunet_kd.nnunet.datasets import JoinedDataset, preprocessed_cases
+from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import loader_processes, training_loader
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.distributed import rank_zero_first
@@ -58,10 +60,12 @@ class SoftLabelTrainer(StartedTrainer):
         unlabelled = unlabelled_cases(self)
         self._check_unlabelled(unlabelled)
         student = student_of(
-            cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation, unlabelled
-        )
+            cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation, unlabelled,
+            self.settings, optional_folder("nnUNet_results"), self.device.type,
+        )  # fmt: skip
         self._check_memory(len(student.heads))
-        pinned, description = choose_maps(wanted, student)
+        chosen = choose_maps(wanted, student)
+        pinned, description = chosen.settings, chosen.description
         self.soft_labels, self.unlabelled = Path(str(pinned.maps)), frozenset(unlabelled)
         objectives = self.settings.objectives.model_copy(update={"soft": pinned})
         changes: dict[str, Any] = {"objectives": objectives}
@@ -75,11 +79,8 @@ class SoftLabelTrainer(StartedTrainer):
             self.print_to_log_file(
                 f"{len(unlabelled)} cases without labels train along. The labels' loss is that of the other samples alone."
             )
-        if wanted.allow_leak:
-            self.print_to_log_file(
-                "WARNING: objectives.soft.allow_leak is set: teachers may have been trained on this fold's validation cases, and "
-                "validation may look better than it is."
-            )
+        for told in chosen.warnings:
+            self.print_to_log_file(f"WARNING: {told}")
 
     def _check_unlabelled(self, cases: list[str]) -> None:
         if not cases:

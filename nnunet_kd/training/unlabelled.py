@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
+from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
 from nnunet_kd.nnunet.datasets import case_names, write_segmentation
 
 if TYPE_CHECKING:

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -14,21 +15,19 @@ import torch
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
-from nnunet_kd.distillation.soft_labels.choice import foreground_heads, sets_folder
-from nnunet_kd.distillation.soft_labels.description import FILE, Description, SoftTeacher, data_of, read_description
-from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, write_map
-from nnunet_kd.distillation.teacher import found_teacher
-from nnunet_kd.distillation.teacher_source import TeacherSource
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError, TeacherError
+from nnunet_kd.distillation.soft_labels.description import Description, data_of
+from nnunet_kd.distillation.soft_labels.images import ImageRecord, PreprocessedImage, content_of, write_record
+from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, map_path, write_map
+from nnunet_kd.distillation.soft_labels.student import foreground_heads, sets_folder
+from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
-from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
-from nnunet_kd.system.files import remove_leftovers, write_atomically
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
+from nnunet_kd.workflows.soften_set import check_out_of_fold, describe_teacher, find_soft_teacher, write_description
 from nnunet_kd.workflows.unlabelled_images import add_images
 
 Progress = Callable[[int, int, str], object]
@@ -44,7 +43,7 @@ class SoftenOptions:
         mirroring: average over the axes that every teacher's training mirrored.
         out_of_fold: every case by the teacher that was not trained on it.
         part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
-        trained_on: the teachers' training cases by fold; ``None``: as the student's dataset is split, if it is theirs.
+        trained_on: the teachers' training cases by fold; ``None``: as the split of their dataset says, if it can be read.
     """
 
     folds: tuple[int | str, ...] = ()
@@ -103,7 +102,7 @@ def soften(
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
         folds = choices.folds or (trainer.fold,)
-        sources = [_source(trainer, wanted, fold, opened) for fold in folds]
+        sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in folds]
         predictor = new_predictor(choices.mirroring, device.type)
         predictor.device = device
         parameters: list[Any] = []
@@ -112,7 +111,7 @@ def soften(
             load_predictor(source.model, predictor, pinned.trusted)
             parameters += predictor.list_of_parameters
             axes.append(tuple(predictor.allowed_mirroring_axes or ()))
-            teachers.append(_describe(trainer, source, pinned, choices.trained_on))
+            teachers.append(describe_teacher(trainer, source, pinned, choices.trained_on))
         mirrored = shared_axes(axes)
         predictor.allowed_mirroring_axes = mirrored or None
         manager = trainer.label_manager
@@ -127,7 +126,7 @@ def soften(
             data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
         )
         if choices.out_of_fold:
-            _check_out_of_fold(description, trainer)
+            check_out_of_fold(description, trainer.fold)
         if images is not None:
             add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
@@ -136,102 +135,47 @@ def soften(
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]
-        kept = [case for case in cases if is_whole(folder, case, shapes[case])]
+        images_of = _images(trainer, without_labels)
+        kept = [case for case in cases if is_whole(folder, case, shapes[case]) and images_of(case).is_that_of(folder)]
         done = {*kept, *unseen}
         todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
         _check_memory(trainer, shapes)
         check_space(folder, bytes_needed([shapes[case] for case in todo]))
-        _write_description(folder, description)
+        write_description(folder, description)
 
-        def load(case: str) -> torch.Tensor:
-            return network_input(trainer, dataset, case)
+        def load(case: str) -> tuple[torch.Tensor, ImageRecord]:
+            status = images_of(case).status()
+            image = network_input(trainer, dataset, case)
+            channels = case_shape(dataset, case)[0]  # a cascade's input has the previous stage's labels behind them
+            return image, ImageRecord(*status, content_of(image[:channels].numpy()))
 
-        def write(case: str, logits: torch.Tensor) -> None:
+        def write(case: str, logits: torch.Tensor, record: ImageRecord) -> None:
+            map_path(folder, case).unlink(missing_ok=True)  # of another image, or not whole
             probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
             if case in without_labels:  # the map last: its presence says that all is done
                 decision = manager.convert_probabilities_to_segmentation(probabilities)
                 write_decision(trainer, case, np.asarray(decision))
+            write_record(folder, case, record)
             write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
 
         with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            upcoming: Future[torch.Tensor] | None = reader.submit(load, todo[0]) if todo else None
+            upcoming: Future[tuple[torch.Tensor, ImageRecord]] | None = reader.submit(load, todo[0]) if todo else None
             behind: Future[None] | None = None
             for place, case in enumerate(todo):
                 progress(place, len(todo), case)
                 assert upcoming is not None
-                image = upcoming.result()
+                image, record = upcoming.result()
                 upcoming = reader.submit(load, todo[place + 1]) if place + 1 < len(todo) else None
                 predictor.list_of_parameters = [parameters[one] for one in description.teachers_of(case)]
                 logits = predictor.predict_logits_from_preprocessed_data(image).cpu()
                 if behind is not None:
                     behind.result()
-                behind = writer.submit(write, case, logits)
+                behind = writer.submit(write, case, logits, record)
             if behind is not None:
                 behind.result()
         progress(len(todo), len(todo), "")
         size = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
         return Softened(folder, description, todo, kept, size, unseen)
-
-
-def _source(
-    trainer: DistillationTrainer, wanted: TeacherSettings, fold: int | str, opened: contextlib.ExitStack
-) -> tuple[TeacherSource, TeacherSettings]:
-    """A teacher of one fold, which stays unpacked as long as ``opened`` lasts."""
-    of_fold = wanted.model_copy(update={"fold": fold if fold == "all" else int(fold), "folds": None})
-    found = found_teacher(
-        of_fold,
-        optional_folder("nnUNet_results"),
-        trainer.plans_manager.plans,
-        trainer.configuration_name,
-        fold,
-        trainer.dataset_json,
-        stages=False,
-    )
-    teacher = opened.enter_context(found)
-    return teacher.source, teacher.settings
-
-
-def _describe(
-    trainer: DistillationTrainer,
-    source: TeacherSource,
-    pinned: TeacherSettings,
-    known: Mapping[str, Sequence[str]] | None,
-) -> SoftTeacher:
-    assert pinned.sha256 is not None
-    trained_on = None if known is None or source.fold not in known else sorted(known[source.fold])
-    if known is None and source.plans()["dataset_name"] == trainer.plans_manager.dataset_name:
-        trained_on = sorted(_training_cases(trainer, source.fold))
-    return SoftTeacher(
-        sha256=pinned.sha256,
-        model=source.model_folder.name,
-        fold="all" if source.fold == "all" else int(source.fold),
-        checkpoint=source.checkpoint,
-        trained_on=trained_on,
-    )
-
-
-def _training_cases(trainer: DistillationTrainer, fold: str) -> Sequence[str]:
-    """Of a fold, whichever the trainer's own is."""
-    own = trainer.fold
-    try:
-        trainer.fold = fold if fold == "all" else int(fold)
-        training, _ = trainer.do_split()
-    finally:
-        trainer.fold = own
-    return [str(case) for case in training]
-
-
-def _check_out_of_fold(description: Description, trainer: DistillationTrainer) -> None:
-    if len(description.teachers) < 2 or any(one.trained_on is None for one in description.teachers):
-        raise TeacherError(
-            "--out-of-fold needs several folds of one model of this dataset, whose splits say who was trained on what: for "
-            "example -f 0 1 2 3 4."
-        )
-    if trainer.fold != "all":
-        raise SettingsError(
-            f"--out-of-fold makes maps for a student of all cases, whose fold is all; fold {trainer.fold} validates on cases "
-            f"that some of these teachers were trained on. Use: fold all, or leave --out-of-fold and -f out."
-        )
 
 
 def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
@@ -251,6 +195,18 @@ def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
     return sorted([*map(str, training), *more]), dataset
 
 
+def _images(trainer: DistillationTrainer, without_labels: frozenset[str]) -> Callable[[str], PreprocessedImage]:
+    """By case, its preprocessed image, with labels or without."""
+
+    @cache
+    def dataset(apart: bool) -> Any:
+        return preprocessed_cases(
+            unlabelled_folder(trainer) if apart else Path(trainer.preprocessed_dataset_folder), []
+        )
+
+    return lambda case: PreprocessedImage(dataset(case in without_labels), case)
+
+
 def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:
     """Logits of the largest case, twice while one is written, its probabilities and bytes."""
     largest = max(shapes, key=lambda case: int(np.prod(shapes[case][1:])))
@@ -263,22 +219,6 @@ def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...
             f"classes) takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free. Use a computer "
             f"with more, or objectives.soft.source=live."
         )
-
-
-def _write_description(folder: Path, description: Description) -> None:
-    folder.mkdir(parents=True, exist_ok=True)
-    remove_leftovers(folder)
-    if (folder / FILE).is_file():
-        there = read_description(folder)
-        if there == description:
-            return  # its hash, which trainings have saved, stays
-        if there.digest() == description.digest() and list(folder.glob("*.b2nd")):
-            raise DataError(
-                f"{folder} has maps of the same teachers, but the dataset's splits have changed since. Rename or delete that "
-                f"folder, then run this again."
-            )
-    text = description.model_dump_json(indent=2).encode()
-    write_atomically(folder / FILE, lambda file: file.write(text))
 
 
 def _foreground(probabilities: np.ndarray, manager: Any) -> np.ndarray:

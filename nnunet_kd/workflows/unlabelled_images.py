@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import contextlib
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.errors import DataError
+from filelock import FileLock, Timeout
+
+from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import check_headers
 from nnunet_kd.inference.image_folders import channel_names, find_images
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
@@ -21,6 +24,8 @@ Progress = Callable[[int, int, str], object]
 def add_images(trainer: DistillationTrainer, folder: Path, progress: Progress) -> list[str]:
     """Preprocess every image of a folder that is not there yet; soft labels are made of them next.
 
+    Of several processes that are told the same, the first does it and the others wait.
+
     Args:
         trainer: of the student.
         folder: images, see :func:`~nnunet_kd.inference.image_folders.find_images`.
@@ -32,7 +37,7 @@ def add_images(trainer: DistillationTrainer, folder: Path, progress: Progress) -
     Raises:
         DataError: the images do not hold, one is called as a case of the dataset, or the configuration is the second stage of a
             cascade.
-        MissingRequirement: the disk refused.
+        MissingRequirement: the disk refused, or has no file locks.
     """
     plans, dataset = trainer.plans_manager.plans, trainer.dataset_json
     if trainer.is_cascaded:
@@ -49,17 +54,45 @@ def add_images(trainer: DistillationTrainer, folder: Path, progress: Progress) -
             f"they have labels. If not, rename them."
         )
     target = unlabelled_folder(trainer)
-    there = set(case_names(target))
-    todo = [case for case in found if case.name not in there]
-    for case in todo:
-        check_headers(case.predicted_to(target, ""), channel_names(dataset), reader)
-        for path in case.images:
-            check_file(path, reader)
     target.mkdir(parents=True, exist_ok=True)
 
     def show(done: float, total: float, what: str) -> Any:
         return progress(int(done), int(total), what)
 
-    arrays = [Arrays(case.name, case.images, None, target) for case in todo]
-    preprocess_arrays(arrays, plans, trainer.configuration_name, dataset, show)
+    with _sole_use(target, lambda: progress(0, len(found), "waiting for another process that adds images")):
+        there = set(case_names(target))
+        todo = [case for case in found if case.name not in there]
+        for case in todo:
+            check_headers(case.predicted_to(target, ""), channel_names(dataset), reader)
+            for path in case.images:
+                check_file(path, reader)
+        arrays = [Arrays(case.name, case.images, None, target) for case in todo]
+        preprocess_arrays(arrays, plans, trainer.configuration_name, dataset, show)
     return [case.name for case in found]
+
+
+@contextlib.contextmanager
+def _sole_use(target: Path, waiting: Callable[[], object]) -> Iterator[None]:
+    """Within, no other process adds images to a folder; the lock lets go of itself when a process ends.
+
+    The file stands beside the folder, in which nnU-Net looks for nothing but cases.
+
+    Raises:
+        MissingRequirement: the file system has no file locks.
+    """
+    lock = FileLock(target.with_name(f".{target.name}.lock"))
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            waiting()
+            lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        raise MissingRequirement(
+            f"the file system of {target} has no file locks ({error}). They keep two processes from preprocessing the same "
+            f"image. Put nnUNet_preprocessed elsewhere."
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()

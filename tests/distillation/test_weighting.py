@@ -55,7 +55,7 @@ def test_every_third_iteration() -> None:
 
 
 def test_soft_labels_take_their_share_from_the_labels() -> None:
-    soft = OBJECTIVES["soft"].Settings(alpha=0.8, schedule=RAMP, every=2)
+    soft = OBJECTIVES["soft"].Settings(alpha=0.8, schedule=RAMP, every=2, source="live")
     distillation = Distillation({"soft": soft, "logits": OBJECTIVES["logits"].Settings()}, NETWORKS)
     shares = [distillation.labels_weight(epoch, iteration) for epoch, iteration in ((0, 0), (1, 0), (4, 0), (4, 1))]
     assert shares == pytest.approx([1, 0.8, 0.2, 1])

@@ -47,6 +47,19 @@ def test_the_page_names_every_key() -> None:
     assert [name for name in OBJECTIVES if f"Keys of `objectives.{name}`" not in page] == []
 
 
+def test_the_page_tells_nobody_to_set_what_is_refused() -> None:
+    page = write_reference.settings_page()
+    refused = [
+        f"{name}.{key}" for name, one in OBJECTIVES.items() for key in write_reference.refused_keys(one.Settings)
+    ]
+    assert refused == ["soft.weight"]
+    section = page.split("## Objective soft\n")[1].split("\n## ")[0]
+    assert "| `weight` |" not in section
+    assert "--set objectives.soft.alpha=VALUE" in section
+    assert "objectives.soft.weight" not in page
+    assert "`soft` has no `weight`: see `alpha`." in page
+
+
 def test_the_page_names_every_command_with_every_spelling() -> None:
     sections = dict(part.split("\n", 1) for part in write_reference.commands_page().split("\n## ")[1:])
     for name, command in commands():

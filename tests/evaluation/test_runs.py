@@ -8,6 +8,7 @@ import json
 import numpy as np
 import pytest
 
+from nnunet_kd.distillation.soft_labels.description import FILE, Description
 from nnunet_kd.errors import CheckpointError, DataError, ModelError, SettingsError
 from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import (
@@ -161,3 +162,45 @@ def test_several_teachers_are_each_looked_at(tmp_path):
 def test_a_teacher_of_all_cases_is_told_without_splits(tmp_path):
     every = Method("dcd", tmp_path, Run(tmp_path, "0", "D", settings={"teacher": [{"path": "a", "fold": "all"}]}))
     assert "the teacher of dcd was trained on all cases" in find_warnings([every], ["d"], None)[0]
+
+
+def soft_run(tmp_path, teachers, **soft):
+    """A student of stored soft labels, as training leaves its settings."""
+    description = Description(
+        teachers=teachers, out_of_fold=False, mirror_axes=[], trained_mirror_axes=[], step_size=0.5, heads=["1"],
+        has_regions=False, data={},
+    )  # fmt: skip
+    (tmp_path / FILE).write_text(description.model_dump_json())
+    digest = hashlib.sha256((tmp_path / FILE).read_bytes()).hexdigest()
+    settings = {"objectives": {"soft": {"alpha": 0.5, "maps": str(tmp_path), "maps_sha256": digest, **soft}}}
+    return Method("soft", tmp_path, Run(tmp_path, "0", "D", settings=settings))
+
+
+def soft_teacher(trained_on, sha256="a"):
+    return {"sha256": sha256 * 64, "model": "M", "fold": 1, "checkpoint": "c.pth", "trained_on": trained_on}
+
+
+def test_a_leak_of_soft_labels_is_told(tmp_path):
+    leaking = soft_run(tmp_path, [soft_teacher(["c", "d"]), soft_teacher(["d", "e"], "b")], allow_leak=True)
+    seen, allowed = find_warnings([leaking], ["d", "e"], SPLITS)
+    assert "teachers of soft's soft labels had seen 2 of the 2 cases in training, so the results look better" in seen
+    assert (
+        "soft was trained with objectives.soft.allow_leak=true: teachers of its soft labels had seen these" in allowed
+    )
+    (allowed,) = find_warnings([leaking], ["x"], None)
+    assert "had seen none of these cases" in allowed
+    (tmp_path / FILE).unlink()
+    (allowed,) = find_warnings([leaking], ["d", "e"], SPLITS)
+    assert "objectives.soft.allow_leak=true: teachers of its soft labels may have seen these cases" in allowed
+
+
+def test_teachers_of_soft_labels_are_teachers(tmp_path):
+    right = soft_run(tmp_path, [soft_teacher(["a", "b", "c"])])
+    assert find_warnings([right], ["d", "e"], SPLITS) == []
+    live = {"teacher": {"sha256": "b" * 64, "fold": 0}}
+    other = Method("dcd", tmp_path, Run(tmp_path, "0", "D", settings=live))
+    assert "different teachers (SHA-256 soft aaaaaaaaaaaa, dcd" in find_warnings([right, other], ["d"], SPLITS)[0]
+    unknown = soft_run(tmp_path, [soft_teacher(None)])
+    (told,) = find_warnings([unknown], ["d", "e"], SPLITS)
+    assert "whether M/fold_1, of soft's soft labels, had seen the cases cannot be told" in told
+    assert find_warnings([soft_run(tmp_path, [soft_teacher(["d"])], alpha=0)], ["d"], SPLITS) == []

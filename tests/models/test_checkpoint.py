@@ -9,7 +9,7 @@ import os
 import shutil
 import zipfile
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import pytest
@@ -20,7 +20,7 @@ from nnunet_kd import cli
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.errors import CheckpointError, SettingsError
 from nnunet_kd.models.checkpoint import PREVIOUS, newest_checkpoint, read_checkpoint
-from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.system.files import _computer, remove_leftovers, write_atomically
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
 from tests.conftest import REAL_TEACHER, needs_real_teacher
@@ -170,11 +170,29 @@ def test_a_failed_write_costs_neither_of_the_two(tmp_path: Path) -> None:
 
 
 def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:
-    kept, left = tmp_path / "notes.tmp", tmp_path / "checkpoint_latest.pth.4711.tmp"
-    kept.touch()
-    left.touch()
-    assert remove_leftovers(tmp_path) == [left]
-    assert os.listdir(tmp_path) == ["notes.tmp"]
+    """Of a process that runs, on this computer or perhaps on another, nothing goes: it would not find its file."""
+    nobody = 1 << 30  # above every process number of Linux
+    left = [tmp_path / f"checkpoint_latest.pth.{nobody}.tmp", tmp_path / f"case.b2nd.{_computer()}.{nobody}.tmp"]
+    kept = [
+        tmp_path / name
+        for name in ("notes.tmp", f"case_1.b2nd.{os.getpid()}.tmp", f"case_2.b2nd.0123abcd.{nobody}.tmp")
+    ]
+    for path in (*left, *kept):
+        path.touch()
+    old = tmp_path / f"case_3.b2nd.0123abcd.{nobody}.tmp"
+    old.touch()
+    os.utime(old, (0, 0))
+    assert sorted(remove_leftovers(tmp_path)) == sorted([*left, old])
+    assert sorted(tmp_path.iterdir()) == sorted(kept)
+
+
+def test_a_file_being_written_survives_the_start_of_another_process(tmp_path: Path) -> None:
+    def write(file: BinaryIO) -> None:
+        file.write(b"whole")
+        assert remove_leftovers(tmp_path) == []
+
+    write_atomically(tmp_path / "case.b2nd", write)
+    assert (tmp_path / "case.b2nd").read_bytes() == b"whole"
 
 
 # security -------------------------------------------------------------------------------------------------------------

@@ -213,7 +213,7 @@ def test_live_is_the_teacher_itself(dataset: Path) -> None:
 
 def test_refused_before_training(dataset: Path) -> None:
     with pytest.raises(
-        DataError, match=r"no soft labels for fold 0 .* `nnunet-kd soften Dataset998_Tiny 3d_fullres 0`"
+        DataError, match=r"no soft labels for fold 0 .* `nnunet-kd soften Dataset998_Tiny 3d_fullres 0 -device cpu`"
     ):
         ready()
     folder = made_maps()

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import threading
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 import torch
+from filelock import FileLock
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
@@ -21,6 +23,7 @@ from nnunet_kd.nnunet.datasets import preprocessed_cases, write_segmentation
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import loss_of_labelled, unlabelled_folder
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch
+from nnunet_kd.workflows.unlabelled_images import add_images
 from tests.training.test_soft_labels import SOFT, ready
 from tests.training.tiny_trainer import ready as ready_without_data
 from tests.training.tiny_training import CASES, NAME, SIZE, without_pictures, write_tiny_dataset
@@ -142,6 +145,20 @@ def test_other_trainers_do_not_see_them(dataset: Path) -> None:
     made = ready("objectives.soft.alpha=0", trainer=SOFT)
     training, _ = made.get_tr_and_val_datasets()
     assert sorted(training.identifiers) == CASES[:4]
+
+
+def test_one_process_adds_images_and_the_others_wait(dataset: Path) -> None:
+    made, images, told = ready(), dataset.parents[1] / "more", threading.Event()
+    folder = unlabelled_folder(made)
+    added: list[str] = []
+    waits = threading.Thread(target=lambda: added.extend(add_images(made, images, lambda *progress: told.set())))
+    with FileLock(folder.with_name(f".{folder.name}.lock")):
+        waits.start()
+        assert told.wait(30)
+        assert not added
+    waits.join(30)
+    assert added == ["extra_0", "extra_1"]
+    assert not [path.name for path in folder.iterdir() if "lock" in path.name]
 
 
 def test_an_image_called_as_a_case_is_refused(dataset: Path, tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ class SoftSettings(ObjectiveSettings):
         ge=0,
         le=1,
         description="share of soft labels: total loss = (1 - a) nnU-Net's + a soft, a = alpha times the schedule; 0: labels "
-        "only, 1: the teacher only",
+        "only, 1: the teacher only. With `every` (`source: live` alone) a is 0 in the iterations between",
     )
     source: Literal["stored", "live"] = Field(
         "stored",
@@ -49,6 +49,15 @@ class SoftSettings(ObjectiveSettings):
             )
         return values
 
+    @model_validator(mode="after")
+    def _every_saves_a_teacher(self) -> SoftSettings:
+        if self.every > 1 and self.source == "stored":
+            raise ValueError(
+                "`every` spares runs of a teacher, and stored soft labels need none; labels alone would teach in between. Leave "
+                "it out; a smaller `alpha` gives labels more, `source: live` takes `every`"
+            )
+        return self
+
     def full_weight(self) -> float:
         """``alpha``."""
         return self.alpha
@@ -56,7 +65,7 @@ class SoftSettings(ObjectiveSettings):
     @property
     def runs_teacher(self) -> bool:
         """Whether the teacher is needed in training."""
-        return self.source == "live"
+        return self.source == "live" and self.alpha > 0
 
     @property
     def compares_stages(self) -> bool:
@@ -82,15 +91,17 @@ class Soft(Objective):
 
     def __init__(self, settings: SoftSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
-        self.needs_teacher_logits = settings.source == "live"
-        self._where_ignored = settings.where_ignored
+        self.needs_teacher_logits = settings.runs_teacher
+        self._alpha, self._where_ignored = settings.alpha, settings.where_ignored
         self._has_regions = networks.has_regions
         self.loss = SoftLabelLoss(
             networks.has_regions, networks.batch_dice, 1e-5, settings.temperature, networks.gather
         )
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:
-        """One weighted term per scale that nnU-Net's loss counts."""
+        """One weighted term per scale that nnU-Net's loss counts; none with an ``alpha`` of 0."""
+        if self._alpha == 0:
+            return {}
         probabilities = self._probabilities(step)
         valid = None if self._where_ignored else step.targets.valid
         terms = {}

@@ -2,27 +2,23 @@
 
 from __future__ import annotations
 
-import shlex
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
-
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.soft_labels.description import (
     FILE,
-    FOLDER,
     Description,
-    data_of,
     leaked_cases,
     read_description,
     sets_of,
+    unknown_teachers,
 )
 from nnunet_kd.distillation.soft_labels.maps import is_whole, map_path
+from nnunet_kd.distillation.soft_labels.student import Student
+from nnunet_kd.distillation.soft_labels.teachers import RunTeacher, other_teacher, replaced_teacher
 from nnunet_kd.errors import DataError
-from nnunet_kd.nnunet.datasets import case_shape, preprocessed_cases
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import sha256
 
@@ -30,91 +26,27 @@ SHOWN = 3
 
 
 @dataclass(frozen=True)
-class Student:
-    """What the maps of a student must fit.
+class ChosenMaps:
+    """What :func:`choose_maps` found.
 
     Attributes:
-        parent: the folder with its dataset's sets, see :data:`~.description.FOLDER`.
-        data: from :func:`~.description.data_of`.
-        heads: foreground labels or regions, in the order of the network's outputs.
-        has_regions: which of the two.
-        training, validation: its fold's cases, and with the former those without labels.
-        fold: a number or ``all``.
-        shape_of: a training case's ``(channels, *spatial)``.
-        command: makes the maps that are missing.
+        settings: say exactly which maps are meant.
+        description: of these.
+        warnings: what a reader of the log must know of them.
     """
 
-    parent: Path
-    data: dict[str, Any]
-    heads: list[str]
-    has_regions: bool
-    training: Sequence[str]
-    validation: Sequence[str]
-    fold: int | str
-    shape_of: Callable[[str], Sequence[int]]
-    command: str
+    settings: SoftSettings
+    description: Description
+    warnings: tuple[str, ...]
 
 
-def foreground_heads(label_manager: Any) -> list[str]:
-    """Names of a map's channels: foreground labels or regions, in the order of the network's outputs, without the background."""
-    of = label_manager.foreground_regions if label_manager.has_regions else label_manager.foreground_labels
-    return [str(tuple(one)) if isinstance(one, (list, tuple)) else str(one) for one in of]
-
-
-def sets_folder(cases: Path) -> Path:
-    """Where the sets of maps of a folder of preprocessed cases lie."""
-    return cases.parent / FOLDER / cases.name
-
-
-def unlabelled_folder_of(cases: Path) -> Path:
-    """Where cases without labels lie, beside a folder of preprocessed cases: ``DATASET/unlabelled/<data identifier>``.
-
-    Apart from the dataset's own, so that stock nnU-Net, other trainers and new splits never take their dummy labels for labels.
-    """
-    return cases.parent / "unlabelled" / cases.name
-
-
-def student_of(
-    cases: Path,
-    plans: Mapping[str, Any],
-    configuration: str,
-    dataset_json: Mapping[str, Any],
-    fold: int | str,
-    training: Sequence[str],
-    validation: Sequence[str],
-    unlabelled: Sequence[str] = (),
-) -> Student:
-    """What the maps of a student must fit.
-
-    Args:
-        cases: folder of its preprocessed cases.
-        plans, configuration, dataset_json: the student's.
-        fold, training, validation: see :class:`Student`.
-        unlabelled: further cases to train on, which lie in :func:`unlabelled_folder_of` that folder.
-    """
-    labels = PlansManager(dict(plans)).get_label_manager(dict(dataset_json))
-    parts = [preprocessed_cases(cases, training)] if training else []
-    parts += [preprocessed_cases(unlabelled_folder_of(cases), unlabelled)] if unlabelled else []
-    shapes = {str(case): (part, str(case)) for part in parts for case in part.identifiers}
-    return Student(
-        parent=sets_folder(cases),
-        data=data_of(plans, configuration),
-        heads=foreground_heads(labels),
-        has_regions=labels.has_regions,
-        training=[*training, *unlabelled],
-        validation=validation,
-        fold=fold,
-        shape_of=lambda case: case_shape(*shapes[case]),
-        command=f"nnunet-kd soften {shlex.quote(str(plans['dataset_name']))} {configuration} {fold}",
-    )
-
-
-def choose_maps(settings: SoftSettings, student: Student) -> tuple[SoftSettings, Description]:
-    """Settings that say exactly which maps are meant, and the description of these.
+def choose_maps(settings: SoftSettings, student: Student) -> ChosenMaps:
+    """Which maps are meant, if they can be learned from.
 
     Raises:
-        DataError: there is none, several fit, or the one that is named does not fit the student, is not complete, or its teachers
-            were trained on cases that the student validates on. Says which command makes what is missing.
+        DataError: there is none, several fit, or the one that is named does not fit the student, is not complete, was made of
+            other images or by another teacher than there are now, or its teachers were trained on cases that the student
+            validates on. Says which command makes what is missing.
     """
     folder = _named(settings.maps, student) if settings.maps is not None else _only_one(settings, student)
     description = read_description(folder)
@@ -128,7 +60,8 @@ def choose_maps(settings: SoftSettings, student: Student) -> tuple[SoftSettings,
             f"and the training's settings say {settings.maps_sha256}. Put the former ones back, or begin a new training."
         )
     _check_complete(folder, description, student)
-    return settings.model_copy(update={"maps": str(folder.resolve()), "maps_sha256": digest}), description
+    pinned = settings.model_copy(update={"maps": str(folder.resolve()), "maps_sha256": digest})
+    return ChosenMaps(pinned, description, tuple(_warnings(description, settings, student)))
 
 
 def _named(name: str, student: Student) -> Path:
@@ -142,7 +75,8 @@ def _named(name: str, student: Student) -> Path:
     there = ", ".join(path.name for path, _ in sets_of(student.parent)) or "none"
     raise DataError(
         f"objectives.soft.maps: {name} is no folder of soft labels, nor how the name of just one begins. Under "
-        f"{student.parent} there are: {there}. They are made by `{student.command}`."
+        f"{student.parent} there are: {there}. Soft labels of this training's teacher are made by `{student.own_command()}`; "
+        f"then leave objectives.soft.maps out."
     )
 
 
@@ -159,7 +93,7 @@ def _only_one(settings: SoftSettings, student: Student) -> Path:
             f"--set objectives.soft.maps={fitting[0].name}"
         )
     raise DataError(
-        f"there are no soft labels for fold {student.fold} under {student.parent}. Make them first: `{student.command}`. "
+        f"there are no soft labels for fold {student.fold} under {student.parent}. Make them first: `{student.own_command()}`. "
         + (f"Found, but not usable: {' '.join(others)}" if others else "")
     )
 
@@ -170,41 +104,101 @@ def _why_not(description: Description, settings: SoftSettings, student: Student)
         different = [key for key in student.data if description.data.get(key) != student.data[key]]
         return (
             f"their teachers saw data preprocessed in another way ({', '.join(different)}). Make new ones: "
-            f"`{student.command}`."
+            f"`{student.own_command()}`."
         )
     if (description.heads, description.has_regions) != (student.heads, student.has_regions):
         return (
             f"they are of {', '.join(description.heads)}, and the student learns {', '.join(student.heads)}. Make new ones: "
-            f"`{student.command}`."
+            f"`{student.own_command()}`."
         )
-    # a student of all cases validates on what it learns from anyway
-    leaks = {} if student.fold == "all" or settings.allow_leak else leaked_cases(description, student.validation)
-    if leaks:
-        folds = ", ".join(f"fold {fold} on {count}" for fold, count in leaks.items())
+    leaks = _leaks(description, student)
+    if leaks and not settings.allow_leak:
         return (
-            f"their teachers were trained on validation cases of fold {student.fold} ({folds} of {len(student.validation)}), so "
-            f"validation would look better than it is. Take maps of the teacher of this fold: `{student.command}`. Or say that "
-            f"this is meant: --set objectives.soft.allow_leak=true."
+            f"their teachers were trained on validation cases of fold {student.fold} ({leaks}), so validation would look better "
+            f"than it is. Take maps of the teacher of this fold: `{replace(student.own_command(), folds=())}`. Or say that this "
+            f"is meant: --set objectives.soft.allow_leak=true."
+        )
+    # which maps a training began with is said by their hash, and it may go on with them
+    if settings.maps_sha256 is None and (replaced := replaced_teacher(description, student.teachers)):
+        return f"{_replaced(replaced)} Make new ones: `{student.command_of(description)}`."
+    if settings.maps is None and (other := other_teacher(description, student.used())):
+        return (
+            f"{_other(other)} Make maps of that teacher: `{student.own_command()}`. Or give the training the teacher of the maps "
+            f"(teacher=PATH). Or say that both are meant, by naming the maps: objectives.soft.maps."
         )
     return None
 
 
+def _leaks(description: Description, student: Student) -> str:
+    """Which folds' teachers were trained on how many validation cases; empty: none that is known."""
+    if student.fold == "all":  # which validates on what it learns from anyway
+        return ""
+    counts = leaked_cases(description, student.validation)
+    folds = ", ".join(f"fold {fold} on {count}" for fold, count in counts.items())
+    return f"{folds} of {len(student.validation)}" if counts else ""
+
+
+def _replaced(file: str) -> str:
+    return f"they were made by another checkpoint than lies in {file} now; it was trained again or replaced."
+
+
+def _other(teacher: RunTeacher) -> str:
+    return (
+        f"they were made by another teacher of fold {teacher.fold} than this training uses, {teacher.where} "
+        f"(SHA-256 {teacher.sha256[:12]})."
+    )
+
+
+def _warnings(description: Description, settings: SoftSettings, student: Student) -> list[str]:
+    found = []
+    if settings.allow_leak:
+        leaks = _leaks(description, student)
+        told = f": {leaks} validation cases" if leaks else ""
+        found.append(
+            "objectives.soft.allow_leak is set: teachers may have been trained on this fold's validation cases, and validation "
+            f"may look better than it is{told}."
+        )
+    elif student.fold != "all" and (unknown := unknown_teachers(description)):
+        found.append(
+            f"what {', '.join(unknown)} was trained on is not known. If it was trained on validation cases of fold "
+            f"{student.fold}, validation looks better than it is."
+        )
+    if replaced := replaced_teacher(description, student.teachers):
+        found.append(f"the soft labels: {_replaced(replaced)}")
+    if other := other_teacher(description, student.used()):
+        found.append(f"the soft labels: {_other(other)}")
+    return found
+
+
 def _check_complete(folder: Path, description: Description, student: Student) -> None:
-    channels = len(description.heads)
     missing = [case for case in student.training if not map_path(folder, case).is_file()]
-    stale = [
-        case
-        for case in student.training
-        if case not in missing and not is_whole(folder, case, (channels, *student.shape_of(case)[1:]))
-    ]
+    unseen = [case for case in missing if not description.teachers_of(case)]
+    if unseen:
+        whole = replace(student.command_of(description), out_of_fold=False)
+        raise DataError(
+            f"{len(unseen)} of {counted(len(student.training), 'training case')} have no map in {folder}, because every teacher "
+            f"of this set was trained on them: {_listed(unseen)}. Add the folds that validate on them to -f. Or take the mean of "
+            f"these teachers for all cases: `{whole}`."
+        )
+    channels = len(description.heads)
+    stale, changed = [], []
+    for case in sorted({*student.training} - {*missing}):
+        image = student.image_of(case)
+        if not is_whole(folder, case, (channels, *image.shape[1:])):
+            stale.append(case)
+        elif not image.is_that_of(folder):
+            changed.append(case)
     for cases, what in (
         (missing, "have no map"),
         (stale, "have a map that cannot be read, or of another shape than the image"),
+        (changed, "have a map of another image than is there now"),
     ):
         if cases:
-            named = ", ".join(cases[:SHOWN]) + (", ..." if len(cases) > SHOWN else "")
             raise DataError(
-                f"{len(cases)} of {counted(len(student.training), 'training case')} {what} in {folder}: {named}. "
-                f"`{student.command}` "
-                f"makes the rest; what is there is kept if it fits."
+                f"{len(cases)} of {counted(len(student.training), 'training case')} {what} in {folder}: {_listed(cases)}. "
+                f"`{student.command_of(description)}` makes the rest; what is there is kept if it fits."
             )
+
+
+def _listed(cases: Sequence[str]) -> str:
+    return ", ".join(cases[:SHOWN]) + (", ..." if len(cases) > SHOWN else "")

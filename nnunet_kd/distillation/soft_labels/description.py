@@ -35,11 +35,20 @@ class SoftTeacher(SettingsModel):
     model: str = Field(description="name of its model folder")
     fold: int | Literal["all"] = Field(description="that it was trained on")
     checkpoint: str = Field(description="file name")
-    trained_on: list[str] | None = Field(description="its training cases; null: not known, it is of another dataset")
+    trained_on: list[str] | None = Field(description="its training cases; null: not known, no split says so")
+    path: str | None = Field(
+        None,
+        description="model folder or archive: below nnUNet_results, or in full; null: an older set, which does not say",
+    )
+
+    @property
+    def shown(self) -> str:
+        """Its model and fold, for messages."""
+        return f"{self.model}/fold_{self.fold}"
 
 
 class Description(SettingsModel):
-    """Content of :data:`FILE`. Everything but ``trained_on`` makes the set what it is."""
+    """Content of :data:`FILE`. Everything but ``trained_on`` and ``path`` makes the set what it is."""
 
     version: Literal[1] = 1
     teachers: list[SoftTeacher] = Field(min_length=1)
@@ -57,7 +66,7 @@ class Description(SettingsModel):
         """Hash of what makes the set."""
         content = self.model_dump(mode="json")
         for teacher in content["teachers"]:
-            del teacher["trained_on"]
+            del teacher["trained_on"], teacher["path"]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
     @property
@@ -115,7 +124,15 @@ def sets_of(parent: Path) -> Iterator[tuple[Path, Description]]:
         yield path.parent, read_description(path.parent)
 
 
+def unknown_teachers(description: Description) -> list[str]:
+    """Teachers of which it is not known what they were trained on."""
+    return [one.shown for one in description.teachers if one.trained_on is None]
+
+
 def leaked_cases(description: Description, validated: Sequence[str]) -> dict[str, int]:
-    """By fold of a teacher: how many of a student's validation cases it was trained on; teachers without are left out."""
+    """By fold of a teacher: how many of a student's validation cases it was trained on; teachers without are left out.
+
+    Teachers of which that is not known (:func:`unknown_teachers`) are left out, too.
+    """
     counts = {str(one.fold): len(set(one.trained_on or ()) & set(validated)) for one in description.teachers}
     return {fold: count for fold, count in counts.items() if count}

@@ -12,7 +12,7 @@ from typing import Any
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.datasets.splits import SPLITS_FILE, grouped_holdout, groups_by_regex
-from nnunet_kd.distillation.soft_labels.choice import unlabelled_folder_of
+from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import case_names
 from nnunet_kd.system.files import remove_leftover_folders, write_atomically

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import re
 import shutil
 import zipfile
@@ -18,10 +16,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.errors import MissingRequirement, ModelError, NnunetKdError
 from nnunet_kd.export.onnx_export import refuse_unknown_surroundings
 from nnunet_kd.models.archive import is_archive, unpack_model
-from nnunet_kd.models.folder import ModelFolder, open_model, read_json
+from nnunet_kd.models.folder import ModelFolder, open_model
 from nnunet_kd.models.plans import provenance, reduce_plans
+from nnunet_kd.models.training_cases import known_training_cases
 from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS
-from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.system.files import sha256
 from nnunet_kd.system.requirements import EXTRAS, require
 from nnunet_kd.volumes.reading import dataset_reader
@@ -200,45 +198,6 @@ def _check_shrinkable(model: ModelFolder, configuration: str, reduction: float, 
             f"from."
         )
     reduce_plans(plans, reduction, configuration)
-
-
-def known_training_cases(model: ModelFolder) -> dict[str, list[str]]:
-    """Which cases every fold was trained on, where something on disk says so.
-
-    From a ``splits_final.json`` in or beside the model folder or in the user's ``nnUNet_preprocessed``; else from the validation
-    summaries of the other folds, whose cases this one was trained on.
-    """
-    preprocessed = optional_folder("nnUNet_preprocessed")
-    places = [model.folder, model.folder.parent] + (
-        [preprocessed / str(model.plans()["dataset_name"])] if preprocessed else []
-    )
-    for path in (place / "splits_final.json" for place in places):
-        if not path.is_file():
-            continue
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-            splits = json.loads(path.read_text())
-            return {fold: list(splits[int(fold)]["train"]) for fold in model.folds if fold.isdigit()}
-    validated = {fold: validation_cases(model, fold) for fold in model.folds}
-    everything = {case for cases in validated.values() for case in cases}
-    found = {fold: sorted(everything - set(cases)) for fold, cases in validated.items() if cases}
-    return {fold: cases for fold, cases in found.items() if cases}
-
-
-def validation_summary(model: ModelFolder, fold: str) -> list[dict[str, Any]]:
-    """The cases of a fold's ``validation/summary.json``; empty if there is none."""
-    path = model.folder / f"fold_{fold}" / "validation" / "summary.json"
-    if not path.is_file():
-        return []
-    content = read_json(path, "the validation's summary", "Leave it out.")
-    return list(content.get("metric_per_case", []))
-
-
-def validation_cases(model: ModelFolder, fold: str) -> list[str]:
-    """Names of a fold's validation cases, as far as the model folder tells."""
-    ending = str(model.dataset_json()["file_ending"])
-    return [
-        Path(str(case.get("reference_file", ""))).name.removesuffix(ending) for case in validation_summary(model, fold)
-    ]
 
 
 def _why_without_onnx(model: ModelFolder, trusted: bool) -> str | None:

@@ -19,10 +19,11 @@ from nnunet_kd.evaluation.costs.profiling import count_windows
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.inference.session import RunOptions, open_predictor
 from nnunet_kd.models.folder import load_predictor, new_predictor
+from nnunet_kd.models.training_cases import validation_summary
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.volumes.reading import read_segmentation
 from nnunet_kd.workflows.shrink.images import Images, listed
-from nnunet_kd.workflows.shrink.model import Teacher, validation_summary
+from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.signs import FAR
 from nnunet_kd.workflows.shrink.state import State

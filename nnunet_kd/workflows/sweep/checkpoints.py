@@ -11,14 +11,15 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.objectives.soft import SoftSettings
-from nnunet_kd.distillation.settings import TeacherSettings
-from nnunet_kd.distillation.soft_labels.choice import choose_maps, student_of
+from nnunet_kd.distillation.settings import Settings, TeacherSettings
+from nnunet_kd.distillation.soft_labels.choice import choose_maps
+from nnunet_kd.distillation.soft_labels.student import student_of, unlabelled_folder_of
 from nnunet_kd.distillation.starts.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import TeacherError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
-from nnunet_kd.nnunet.datasets import preprocessed_cases
+from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.workflows.sweep.description import SweepDescription
 
@@ -76,26 +77,37 @@ class SweepCheckpoints:
                 self._teachers[key] = (teacher.settings, loaded.mirror_axes)
         return self._teachers[key]
 
-    def soft_labels(self, wanted: SoftSettings, student: Mapping[str, Any], fold: int | str) -> SoftSettings:
+    def soft_labels(
+        self, wanted: SoftSettings, settings: Settings, student: Mapping[str, Any], fold: int | str
+    ) -> SoftSettings:
         """Which maps are meant for a student's fold.
+
+        Args:
+            wanted: the run's objective.
+            settings: the run's, which say what its teachers are.
+            student: its plan.
+            fold: its own.
 
         Raises:
             DataError: see :func:`~nnunet_kd.distillation.soft_labels.choice.choose_maps`; or the dataset has no splits yet.
         """
-        key = f"{fold} {wanted.model_dump_json()}"
+        teachers = [one.model_dump_json() for one in settings.teachers()]
+        key = f"{fold} {wanted.model_dump_json()} {settings.start} {settings.runs_teacher()} {teachers}"
         if key not in self._soft_labels:
             configuration = self._description.configuration
             identifier = PlansManager(dict(student)).get_configuration(configuration).data_identifier
-            folder = required_folder("nnUNet_preprocessed") / str(student["dataset_name"])
+            cases = required_folder("nnUNet_preprocessed") / str(student["dataset_name"]) / identifier
             if fold == "all":
-                training = validation = list(preprocessed_cases(folder / identifier).identifiers)
+                training = validation = list(preprocessed_cases(cases).identifiers)
             else:
-                splits = read_splits(folder / "splits_final.json")
+                splits = read_splits(cases.parent / "splits_final.json")
                 training, validation = (sorted(fold_cases(splits, str(fold), part)) for part in ("train", "val"))
             fitting = student_of(
-                folder / identifier, student, configuration, self._dataset_json, fold, training, validation
-            )
-            self._soft_labels[key] = choose_maps(wanted, fitting)[0]
+                cases, student, configuration, self._dataset_json, fold, training, validation,
+                case_names(unlabelled_folder_of(cases)), settings, required_folder("nnUNet_results"),
+                self._description.device,
+            )  # fmt: skip
+            self._soft_labels[key] = choose_maps(wanted, fitting).settings
         return self._soft_labels[key]
 
     def student(self, start: str, fold: int | str) -> tuple[str, str]:

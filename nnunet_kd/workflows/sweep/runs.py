@@ -123,7 +123,7 @@ def _plan_run(
         wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
     soft = settings.active_objectives().get("soft")
     if isinstance(soft, SoftSettings) and soft.reads_maps:
-        maps = checkpoints.soft_labels(soft, student, fold)
+        maps = checkpoints.soft_labels(soft, settings, student, fold)
         chosen = {"maps": maps.maps, "maps_sha256": maps.maps_sha256}
         wanted = merge(wanted, {"objectives": {"soft": chosen}})
     if settings.mirror_axes is None and not settings.runs_teacher():

@@ -1,0 +1,64 @@
+"""Which cases a trained fold of a model has seen, as far as something on disk says so."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+from pathlib import Path
+from typing import Any
+
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.nnunet.environment import optional_folder
+
+SPLITS = "splits_final.json"
+
+
+def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
+    """By fold, its training cases as a split says; folds that it does not have are left out.
+
+    Looked for is a ``splits_final.json`` in or beside the model folder, then in ``nnUNet_preprocessed`` of its dataset. Fold
+    ``all`` has seen every case of the split.
+    """
+    preprocessed = optional_folder("nnUNet_preprocessed")
+    places = [model.folder, model.folder.parent] + (
+        [preprocessed / str(model.plans()["dataset_name"])] if preprocessed else []
+    )
+    for path in (place / SPLITS for place in places):
+        if not path.is_file():
+            continue
+        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+            splits = json.loads(path.read_text())
+            everything = sorted({str(case) for split in splits for case in (*split["train"], *split["val"])})
+            return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in model.folds}
+    return {}
+
+
+def known_training_cases(model: ModelFolder) -> dict[str, list[str]]:
+    """By fold, training cases that are known: from a split, see :func:`split_training_cases`.
+
+    Without one, from the validation summaries of the other folds, whose cases this one was trained on. These need not be all.
+    """
+    found = split_training_cases(model)
+    if found:
+        return found
+    validated = {fold: validation_cases(model, fold) for fold in model.folds}
+    everything = {case for cases in validated.values() for case in cases}
+    found = {fold: sorted(everything - set(cases)) for fold, cases in validated.items() if cases}
+    return {fold: cases for fold, cases in found.items() if cases}
+
+
+def validation_summary(model: ModelFolder, fold: str) -> list[dict[str, Any]]:
+    """The cases of a fold's ``validation/summary.json``; empty if there is none."""
+    path = model.folder / f"fold_{fold}" / "validation" / "summary.json"
+    if not path.is_file():
+        return []
+    content = read_json(path, "the validation's summary", "Leave it out.")
+    return list(content.get("metric_per_case", []))
+
+
+def validation_cases(model: ModelFolder, fold: str) -> list[str]:
+    """Names of a fold's validation cases, as far as the model folder tells."""
+    ending = str(model.dataset_json()["file_ending"])
+    return [
+        Path(str(case.get("reference_file", ""))).name.removesuffix(ending) for case in validation_summary(model, fold)
+    ]

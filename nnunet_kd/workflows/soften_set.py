@@ -1,0 +1,129 @@
+"""The set that soft labels belong to: its teachers found and described, its description written once."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.soft_labels.description import FILE, Description, SoftTeacher, read_description
+from nnunet_kd.distillation.soft_labels.teachers import place_in_results
+from nnunet_kd.distillation.teacher import found_teacher
+from nnunet_kd.distillation.teacher_source import TeacherSource
+from nnunet_kd.errors import DataError, SettingsError, TeacherError
+from nnunet_kd.models.training_cases import split_training_cases
+from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.training.trainer import DistillationTrainer
+
+
+def find_soft_teacher(
+    trainer: DistillationTrainer, wanted: TeacherSettings, fold: int | str, opened: contextlib.ExitStack
+) -> tuple[TeacherSource, TeacherSettings]:
+    """A teacher of one fold, which stays unpacked as long as ``opened`` lasts.
+
+    Raises:
+        TeacherError: there is none, or it does not fit.
+    """
+    of_fold = wanted.model_copy(update={"fold": fold if fold == "all" else int(fold), "folds": None})
+    found = found_teacher(
+        of_fold,
+        optional_folder("nnUNet_results"),
+        trainer.plans_manager.plans,
+        trainer.configuration_name,
+        fold,
+        trainer.dataset_json,
+        stages=False,
+    )
+    teacher = opened.enter_context(found)
+    return teacher.source, teacher.settings
+
+
+def describe_teacher(
+    trainer: DistillationTrainer,
+    source: TeacherSource,
+    pinned: TeacherSettings,
+    known: Mapping[str, Sequence[str]] | None,
+) -> SoftTeacher:
+    """A teacher as the set's description names it.
+
+    Args:
+        trainer: of the student.
+        source, pinned: of the teacher.
+        known: training cases by fold; ``None``: as the split of the teacher's dataset says, where it can be read.
+    """
+    assert pinned.sha256 is not None
+    assert pinned.path is not None
+    if known is None and source.plans()["dataset_name"] == trainer.plans_manager.dataset_name:
+        known = {source.fold: _training_cases(trainer, source.fold)}
+    elif known is None:
+        known = split_training_cases(source.model)
+    return SoftTeacher(
+        sha256=pinned.sha256,
+        model=source.model_folder.name,
+        fold="all" if source.fold == "all" else int(source.fold),
+        checkpoint=source.checkpoint,
+        trained_on=sorted(known[source.fold]) if source.fold in known else None,
+        path=place_in_results(Path(pinned.path), optional_folder("nnUNet_results")),
+    )
+
+
+def _training_cases(trainer: DistillationTrainer, fold: str) -> Sequence[str]:
+    """Of a fold, whichever the trainer's own is."""
+    own = trainer.fold
+    try:
+        trainer.fold = fold if fold == "all" else int(fold)
+        training, _ = trainer.do_split()
+    finally:
+        trainer.fold = own
+    return [str(case) for case in training]
+
+
+def check_out_of_fold(description: Description, fold: int | str) -> None:
+    """Whether a set of maps by teachers that were not trained on their cases can be made for a student's fold.
+
+    Raises:
+        SettingsError: the student has one fold.
+        TeacherError: there is one teacher only, or it is not known what one was trained on.
+    """
+    if len(description.teachers) < 2 or any(one.trained_on is None for one in description.teachers):
+        raise TeacherError(
+            "--out-of-fold needs several folds of one model of this dataset, whose splits say who was trained on what: for "
+            "example -f 0 1 2 3 4."
+        )
+    if fold != "all":
+        raise SettingsError(
+            f"--out-of-fold makes maps for a student of all cases, whose fold is all; fold {fold} validates on cases that some "
+            f"of these teachers were trained on. Use: fold all, or leave --out-of-fold and -f out."
+        )
+
+
+def write_description(folder: Path, description: Description) -> None:
+    """Put a set's description into its folder, unless it is there; what killed processes left of maps goes.
+
+    Raises:
+        DataError: there are maps of the same teachers, which other cases are known to be trained on.
+        MissingRequirement: the disk refused.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    remove_leftovers(folder)
+    if (folder / FILE).is_file():
+        there = read_description(folder)
+        if _cases_known(there, description):
+            return  # its hash, which trainings have saved, stays
+        if there.digest() == description.digest() and list(folder.glob("*.b2nd")):
+            raise DataError(
+                f"{folder} has maps of the same teachers, but the dataset's splits have changed since. Rename or delete that "
+                f"folder, then run this again."
+            )
+    text = description.model_dump_json(indent=2).encode()
+    write_atomically(folder / FILE, lambda file: file.write(text))
+
+
+def _cases_known(there: Description, now: Description) -> bool:
+    """Whether both say the same; where a model lies now, and a split that could be read meanwhile, are no difference."""
+    if there.digest() != now.digest():
+        return False
+    pairs = zip(there.teachers, now.teachers, strict=True)
+    return all(before.trained_on in (None, after.trained_on) for before, after in pairs)
