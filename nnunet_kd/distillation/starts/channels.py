@@ -9,6 +9,8 @@ from scipy.linalg.lapack import dpstrf
 
 ChannelChoice = Literal["spanning", "random", "regular"]
 RELATIVE_FLOOR = 1e-8
+CONSTANT = 1e-10
+"""Share of a value's mean square; with a smaller variance it does not vary, but for what rounding leaves in float32."""
 
 
 class Covariance:
@@ -25,15 +27,17 @@ class Covariance:
 
     def add(self, values: torch.Tensor) -> None:
         """Take in values ``(voxels, C)``."""
-        values = values.double().cpu()
+        values = values.cpu().double()
         self._count += len(values)
         self._sum += values.sum(0)
         self._products.addmm_(values.T, values)
 
     def matrix(self) -> torch.Tensor:
-        """``(C, C)``, float64."""
-        mean = self._sum / self._count
-        return self._products / self._count - torch.outer(mean, mean)
+        """``(C, C)``, float64; exactly zero for channels that do not vary."""
+        mean, squares = self._sum / self._count, self._products / self._count
+        covariance = squares - torch.outer(mean, mean)
+        varying = covariance.diagonal() > CONSTANT * squares.diagonal()
+        return torch.where(torch.outer(varying, varying), covariance, torch.zeros_like(covariance))
 
 
 def choose_channels(covariance: torch.Tensor, count: int, choice: ChannelChoice, seed: int) -> torch.Tensor:

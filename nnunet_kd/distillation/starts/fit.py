@@ -8,19 +8,21 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
+from nnunet_kd.distillation.starts.finite import check_teacher
+from nnunet_kd.distillation.starts.kept_channels import KeptChannels
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.layers import StudentLayers
 from nnunet_kd.distillation.starts.observation import TeacherObserver
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.pairing import pair
-from nnunet_kd.distillation.starts.steps import IMAGE, Pair, paths, run
-from nnunet_kd.errors import PlanError, TeacherError
+from nnunet_kd.distillation.starts.steps import IMAGE, Pair, evaluated, paths, run
+from nnunet_kd.errors import PlanError
 
 
 def inherit(
@@ -47,12 +49,11 @@ def inherit(
 
     Raises:
         PlanError: the networks are of a kind that is not supported, or differ in more than their channels.
-        TeacherError: the teacher's weights, or what it makes of a patch, are not finite.
+        TeacherError: the teacher's weights, or what it makes of a patch, are not finite; a layer's regression has no solution.
     """
     steps = pair(teacher, student)
-    _check_finite(teacher)
-    with _evaluated(teacher, student), torch.no_grad(), _exact_convolutions():
-        layers = StudentLayers(steps, teacher, student, settings, seed, regions)
+    check_teacher(teacher)
+    with evaluated(teacher, student), torch.no_grad(), _exact_convolutions():
         total = len(patches) + len(steps.steps)
         observer = TeacherObserver(steps, teacher, student, len(patches), seed)
         device = next(teacher.parameters()).device
@@ -63,17 +64,9 @@ def inherit(
             if number == 0:
                 _check_steps(steps, teacher, patch.to(device))
             values.clear()
-        layers.choose(observer, patches[0].shape[1])
+        kept = KeptChannels(steps, teacher, student, settings, seed, observer.covariances, patches[0].shape[1])
+        layers = StudentLayers(steps, teacher, student, settings, kept, regions)
         return layers.fit_all(observer, [patch.to(device) for patch in patches], progress, len(patches), total)
-
-
-def _check_finite(teacher: nn.Module) -> None:
-    broken = [name for name, weight in teacher.named_parameters() if not weight.isfinite().all()]
-    if broken:
-        raise TeacherError(
-            f"the teacher holds weights that are not finite ({', '.join(broken[:3])}{', ...' if len(broken) > 3 else ''}), so "
-            f"nothing can be inherited from it. Its training diverged: take another checkpoint or teacher."
-        )
 
 
 def _check_steps(steps: Pair, teacher: Any, patch: torch.Tensor) -> None:
@@ -92,18 +85,6 @@ def _check_steps(steps: Pair, teacher: Any, patch: torch.Tensor) -> None:
     scale = float(finest.abs().max())
     if finest.shape != logits.shape or float((finest - logits).abs().max()) > 1e-3 * scale:
         raise PlanError(f"the teacher's network {type(teacher).__name__} computes something else than its known parts")
-
-
-@contextlib.contextmanager
-def _evaluated(*networks: nn.Module) -> Iterator[None]:
-    training = [network.training for network in networks]
-    for network in networks:
-        network.eval()
-    try:
-        yield
-    finally:
-        for network, before in zip(networks, training, strict=True):
-            network.train(before)
 
 
 def _exact_convolutions() -> contextlib.AbstractContextManager[Any]:

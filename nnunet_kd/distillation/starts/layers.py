@@ -2,19 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import torch
 from torch import nn
 
-from nnunet_kd.distillation.starts.channels import choose_channels, interpolation, selection
 from nnunet_kd.distillation.starts.convolution_inputs import ConvolutionInputs
 from nnunet_kd.distillation.starts.heads import fit_probabilities
+from nnunet_kd.distillation.starts.kept_channels import KeptChannels
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.observation import Observed, TeacherObserver, children, rows_at, weights_of_bare
 from nnunet_kd.distillation.starts.options import InheritanceSettings
-from nnunet_kd.distillation.starts.regression import CentredRegression, InterceptRegression
+from nnunet_kd.distillation.starts.regression import CentredRegression, InterceptRegression, NoSolution
 from nnunet_kd.distillation.starts.steps import (
     IMAGE,
     TRANSPOSED,
@@ -46,54 +47,11 @@ class StudentLayers:
         teacher: nn.Module,
         student: nn.Module,
         settings: InheritanceSettings,
-        seed: int,
+        kept: KeptChannels,
         regions: bool,
     ) -> None:
         self._pair, self._teacher, self._student = steps, teacher, student
-        self._settings, self._seed, self._regions = settings, seed, regions
-        self._chosen: dict[str, torch.Tensor] = {}
-        self._inputs: dict[str, torch.Tensor] = {}
-        self._teacher_widths: dict[str, int] = {}
-
-    def choose(self, observer: TeacherObserver, image_channels: int) -> None:
-        """The teacher's channels that the student stands for, in every channel space."""
-        self._chosen[IMAGE] = torch.arange(image_channels)
-        self._inputs[IMAGE] = torch.eye(image_channels, dtype=torch.float64)
-        self._teacher_widths[IMAGE] = image_channels
-        for number, (space, covariance) in enumerate(observer.covariances.items()):
-            matrix = covariance.matrix()
-            self._teacher_widths[space] = len(matrix)
-            width = self._width(space)
-            if space in self._pair.heads:
-                self._chosen[space] = torch.arange(width)
-                continue
-            kept = choose_channels(matrix, width, self._settings.channels, self._seed + number)
-            self._chosen[space] = kept
-            interpolated = self._settings.prior == "interpolated"
-            self._inputs[space] = interpolation(matrix, kept) if interpolated else selection(len(matrix), kept)
-
-    def _width(self, space: str) -> int:
-        """The student's channels, the same for all values of a space."""
-        for step in self._pair.steps:
-            if (
-                self._pair.spaces[step.target] == space
-                and isinstance(step, (Unit, Bare))
-                and paths(step)[1] is not None
-            ):
-                module: Any = self._student.get_submodule(paths(step)[1] or "")
-                return int((module.conv if isinstance(step, Unit) else module).out_channels)
-        raise AssertionError(f"no layer of the student makes {space}")
-
-    def _chosen_of(self, value: str) -> torch.Tensor:
-        """Which of the teacher's channels the student's stand for."""
-        return self._chosen[self._pair.spaces[value]]
-
-    def _inputs_of(self, values: Sequence[str]) -> torch.Tensor:
-        """What the student's channels of values say of the teacher's, ``(teacher's channels, student's)``."""
-        joined: torch.Tensor = torch.block_diag(*(self._inputs[self._pair.spaces[value]] for value in values))
-        return joined
-
-    # fitting ----------------------------------------------------------------------------------------------------------
+        self._settings, self._kept, self._regions = settings, kept, regions
 
     def fit_all(
         self, observer: TeacherObserver, images: list[torch.Tensor], progress: Progress, done: int, total: int
@@ -129,8 +87,8 @@ class StudentLayers:
         self, step: Unit, observed: Observed, values: list[dict[str, torch.Tensor]], ended: Sequence[str]
     ) -> int:
         unit: Any = self._student.get_submodule(step.student or "")
-        convolution, kept = unit.conv, self._chosen_of(step.target)
-        prior = self._prior_of_unit(step, convolution)
+        convolution, kept = unit.conv, self._kept.of(step.target)
+        prior = self._kept.prior_of_unit(step, convolution)
         random_norm = convolution.weight.norm()
         targets, means, variances = (
             [rows[..., kept].double() for rows in each] for each in (observed.rows, observed.means, observed.variances)
@@ -139,7 +97,7 @@ class StudentLayers:
             for number, patch in enumerate(values):
                 skipped = patch[step.remainder_of][0].flatten(1)
                 targets[number] -= rows_at(skipped, observed.positions[number]).double()
-                means[number] -= skipped.mean(1).double().cpu()
+                means[number] -= skipped.mean(1).cpu().double()
                 variances[number] = (targets[number] - means[number]).square().mean(0)
         weights = self._instance_weights(variances)
         weight = prior
@@ -150,33 +108,23 @@ class StudentLayers:
                 values, observed.positions, targets, means, weights, strict=True
             ):
                 inputs = ConvolutionInputs(convolution, joined_sources(step, patch))
-                centre = inputs.mean().double().cpu()
+                centre = inputs.mean().cpu().double()
                 for places, wanted in zip(positions.split(ROWS), (target - mean).split(ROWS), strict=True):
-                    rows = inputs.at(places).double().cpu() - centre
+                    rows = inputs.at(places).cpu().double() - centre
                     regression.add(rows, wanted - rows @ prior, importance)
-            weight = prior + regression.solve()
-        self._write(convolution, weight.T.reshape(convolution.weight.shape), None)
+            with _naming(step):
+                weight = prior + regression.solve()
+        self._write(step, convolution, weight.T.reshape(convolution.weight.shape), None)
         if self._settings.rescale and convolution.weight.norm() > 0:
             convolution.weight.mul_(random_norm / convolution.weight.norm())
         own = []
         for patch in values:
             patch[step.target] = convolution(consume(step, patch, ended))
-            own.append(patch[step.target][0].flatten(1).var(1, correction=0).double().cpu())
+            own.append(patch[step.target][0].flatten(1).var(1, correction=0).cpu().double())
         self._write_norm(step, unit.norm, means, variances, torch.stack(own).mean(0))
         for patch in values:
             patch[step.target] = after_convolution(unit, patch[step.target])
         return len(prior)
-
-    def _prior_of_unit(self, step: Unit, convolution: Any) -> torch.Tensor:
-        """``(inputs * kernel, outputs)``, float64: see ``prior`` in the settings."""
-        outputs = self._chosen_of(step.target)
-        if self._settings.prior == "zero" and self._settings.refit:
-            return torch.zeros(convolution.weight[0].numel(), len(outputs), dtype=torch.float64)
-        if step.teacher is None:  # the teacher hands its channels on as they are
-            return self._inputs_of(step.sources)[outputs].T
-        unit: Any = self._teacher.get_submodule(step.teacher)
-        chosen = unit.conv.weight.double().cpu()[outputs].flatten(2)
-        return torch.einsum("oik,ij->jko", chosen, self._inputs_of(step.sources)).flatten(0, 1)
 
     def _instance_weights(self, variances: list[torch.Tensor]) -> list[float]:
         """``1 / v_b``; 0 for patches in which the layer is constant."""
@@ -204,37 +152,33 @@ class StudentLayers:
             scale, shift = variance.sqrt(), torch.stack(means).mean(0)
         else:
             of_teacher: Any = self._teacher.get_submodule(step.teacher)
-            if not of_teacher.norm.affine:
-                return
-            kept = self._chosen_of(step.target)
-            scale, shift = of_teacher.norm.weight.double().cpu()[kept], of_teacher.norm.bias.cpu()[kept]
+            kept = self._kept.of(step.target)
+            scale, shift = (
+                value[kept] for value in _scale_and_shift(of_teacher.norm, self._kept.teacher_width(step.target))
+            )
             scale = scale * _where_positive(variance, variance / (variance + of_teacher.norm.eps)).sqrt()
-        norm.weight.copy_(scale * _where_positive(own, (own + norm.eps) / own).sqrt())
-        norm.bias.copy_(shift)
+        _set(norm.weight, scale * _where_positive(own, (own + norm.eps) / own).sqrt())
+        _set(norm.bias, shift)
 
     def _fit_bare(self, step: Bare, observed: Observed, values: list[dict[str, torch.Tensor]]) -> int:
         module: Any = self._student.get_submodule(step.path)
         of_teacher: Any = self._teacher.get_submodule(step.path)
-        kept = self._chosen_of(step.target)
-        of_all_inputs = weights_of_bare(of_teacher).double().cpu()[:, :, kept]
-        prior = torch.einsum("iko,ij->jko", of_all_inputs, self._inputs_of([step.source]))
-        bias = torch.zeros(len(kept), dtype=torch.float64)
-        if of_teacher.bias is not None:
-            bias = of_teacher.bias.double().cpu()[kept]
+        prior, has_bias = self._kept.prior_of_bare(step), module.bias is not None
+        bias = torch.zeros(prior.shape[-1], dtype=torch.float64)
+        if of_teacher.bias is not None and has_bias:  # a student without one has to make up for it by its weights
+            bias = of_teacher.bias.cpu().double()[self._kept.of(step.target)]
         weight = prior
         if self._settings.refit:
-            if self._settings.prior == "zero":
-                prior = torch.zeros_like(prior)
             rows = [
                 rows_at(patch[step.source][0].flatten(1), positions).double()
                 for patch, positions in zip(values, observed.positions, strict=True)
             ]
             targets = self._teacher_outputs(step, observed)
-            has_bias = module.bias is not None
             regression = InterceptRegression(prior.shape, self._settings.ridge, intercept=has_bias)
             for inputs, target in zip(rows, targets, strict=True):
                 regression.add(inputs, target - torch.einsum("np,pkq->nkq", inputs, prior) - bias)
-            differences, shift = regression.solve()
+            with _naming(step):
+                differences, shift = regression.solve()
             weight, bias = prior + differences, bias + shift
             if step.target in self._pair.heads and self._settings.heads == "probabilities":
                 start, said = (weight[:, 0], bias), torch.cat(targets)[:, 0]
@@ -242,15 +186,15 @@ class StudentLayers:
                 fitted, bias = fit_probabilities(torch.cat(rows), said, start, prior[:, 0], ridge, self._regions)
                 weight = fitted[:, None]
         weight = weight.permute(0, 2, 1) if isinstance(module, TRANSPOSED) else weight.permute(2, 0, 1)
-        self._write(module, weight.reshape(module.weight.shape), bias)
+        self._write(step, module, weight.reshape(module.weight.shape), bias)
         return len(prior)
 
-    def _write(self, module: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
-        if not weight.isfinite().all():
-            raise TeacherError("the fit of a layer gave weights that are not finite; raise inheritance.ridge")
-        module.weight.copy_(weight)
+    def _write(self, step: Step, module: Any, weight: torch.Tensor, bias: torch.Tensor | None) -> None:
+        if not weight.isfinite().all() or (bias is not None and not bias.isfinite().all()):
+            raise TeacherError(_without_solution(step, "its weights are not finite"))
+        _set(module.weight, weight)
         if module.bias is not None:
-            module.bias.zero_() if bias is None else module.bias.copy_(bias)
+            _set(module.bias, torch.zeros_like(module.bias) if bias is None else bias)
 
     def _read(self, step: Step, values: torch.Tensor) -> torch.Tensor:
         """Of heads that are fitted to probabilities, these; of all else the values ``(..., C)`` themselves."""
@@ -263,27 +207,27 @@ class StudentLayers:
 
         ``(n, C)``, of a bare step ``(n, K, C)``. Computed from what was kept before the step's norm, or in front of a bare step.
         """
-        kept, path = self._chosen_of(step.target), paths(step)[0]
+        kept, path = self._kept.of(step.target), paths(step)[0]
         rows = [one.double() for one in observed.rows]
         if isinstance(step, Join) or path is None:
             return [one[:, kept] for one in rows]
         module: Any = self._teacher.get_submodule(path)
         if isinstance(step, Bare):
-            weight = weights_of_bare(module).double().cpu()[:, :, kept]
-            bias = 0 if module.bias is None else module.bias.double().cpu()[kept]
+            weight = weights_of_bare(module).cpu().double()[:, :, kept]
+            bias = 0 if module.bias is None else module.bias.cpu().double()[kept]
             return [torch.einsum("np,pkq->nkq", one, weight) + bias for one in rows]
         norm = module.norm
-        scale, shift = (norm.weight, norm.bias) if norm.affine else (torch.ones(1), torch.zeros(1))
+        scale, shift = _scale_and_shift(norm, self._kept.teacher_width(step.target))
         outputs = []
         for one, mean, variance in zip(rows, observed.means, observed.variances, strict=True):
-            normed = (one - mean) / (variance.double() + norm.eps).sqrt() * scale.double().cpu() + shift.double().cpu()
+            normed = (one - mean) / (variance.double() + norm.eps).sqrt() * scale + shift
             outputs.append((module.nonlin(normed) if hasattr(module, "nonlin") else normed)[:, kept])
         return outputs
 
     def _compare(
         self, step: Step, observed: Observed, values: list[dict[str, torch.Tensor]], unknowns: int
     ) -> LayerFit:
-        kept = self._chosen_of(step.target)
+        kept = self._kept.of(step.target)
         teachers = [self._read(step, rows) for rows in self._teacher_outputs(step, observed)]
         left = signal = 0.0
         mean = torch.cat(teachers).flatten(0, -2).mean(0)
@@ -299,11 +243,39 @@ class StudentLayers:
         return LayerFit(
             name=step.target,
             kept=tuple(kept.tolist()),
-            teacher_channels=self._teacher_widths[self._pair.spaces[step.target]],
+            teacher_channels=self._kept.teacher_width(step.target),
             unknowns=unknowns,
             samples=sum(map(len, teachers)),
             unexplained=left / signal if signal > 0 else 0.0,
         )
+
+
+def _scale_and_shift(norm: Any, channels: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """``(C,)`` each, float64; 1 and 0 where the norm has none."""
+    if not norm.affine:
+        return torch.ones(channels, dtype=torch.float64), torch.zeros(channels, dtype=torch.float64)
+    return norm.weight.cpu().double(), norm.bias.cpu().double()
+
+
+def _set(parameter: torch.Tensor, values: torch.Tensor) -> None:
+    """Rounded before they are sent, since not every device (MPS) knows float64."""
+    parameter.copy_(values.to(parameter.dtype))
+
+
+def _without_solution(step: Step, why: str) -> str:
+    return (
+        f"the student's layer {step.target} cannot be fitted to its teacher's: {why}. Raise inheritance.ridge (--set "
+        f"inheritance.ridge=0.01), or take another checkpoint or teacher."
+    )
+
+
+@contextlib.contextmanager
+def _naming(step: Step) -> Iterator[None]:
+    """Within, a regression without a solution becomes a TeacherError that names the layer."""
+    try:
+        yield
+    except NoSolution as error:
+        raise TeacherError(_without_solution(step, "the regression has no stable solution")) from error
 
 
 def _where_positive(variance: torch.Tensor, ratio: torch.Tensor) -> torch.Tensor:

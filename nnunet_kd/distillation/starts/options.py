@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from nnunet_kd.distillation.settings_model import SettingsModel
 from nnunet_kd.distillation.starts.channels import ChannelChoice
@@ -34,6 +34,16 @@ class InheritanceSettings(SettingsModel):
         "probabilities",
         description="what segmentation heads are fitted to: the teacher's `probabilities` (convex, iterative) or its `logits`",
     )
-    refit: bool = Field(True, description="false: the teacher's kernels at the chosen channels, as they are")
+    refit: bool = Field(
+        True,
+        description="false: nothing is fitted, every layer has the weights of `prior` as they are; with `prior: teacher` these "
+        "are the teacher's own kernels at the chosen channels. Not with `prior: zero`",
+    )
     rescale: bool = Field(True, description="false: kernels keep the norm that the fit gives them")
     augmented: bool = Field(False, description="true: patches are augmented as in training")
+
+    @model_validator(mode="after")
+    def _has_weights(self) -> InheritanceSettings:
+        if self.prior == "zero" and not self.refit:
+            raise ValueError("`refit: false` takes the weights of `prior` as they are, which `zero` does not have")
+        return self

@@ -19,6 +19,8 @@ from nnunet_kd.system.counts import counted
 def pair(teacher: nn.Module, student: nn.Module) -> Pair:
     """The steps of two networks that differ in their channels only.
 
+    Biases may differ, too. A norm takes out those in front of it; others are fitted where the student has them.
+
     Raises:
         PlanError: another architecture, norm or layout than can be handled, or two networks that differ in more.
     """
@@ -159,6 +161,42 @@ def check_step(step: Step, teacher: nn.Module, student: nn.Module) -> None:
         raise PlanError(
             f"{paths(step)[0]} has {counted(widths[0], 'channel')} in the teacher, but {widths[1]} in the student"
         )
+    if isinstance(step, Unit):
+        _check_scale_and_shift(step, teacher, student)
+    _check_activation(step, teacher, student)
+
+
+def _check_scale_and_shift(step: Unit, teacher: nn.Module, student: nn.Module) -> None:
+    """A student's norm must have them unless the teacher's has none either, and a skip leaves it no other target."""
+    if step.student is None:
+        return
+    own: Any = student.get_submodule(step.student)
+    of_teacher: Any = None if step.teacher is None else teacher.get_submodule(step.teacher)
+    needed = of_teacher is None or of_teacher.norm.affine or step.remainder_of is not None
+    if needed and not own.norm.affine:
+        raise PlanError(f"{step.student}: the norm has scale and shift (affine) in the teacher, but not in the student")
+
+
+def _check_activation(step: Step, teacher: nn.Module, student: nn.Module) -> None:
+    of_step = [
+        (path, network) for path, network in zip(paths(step), (teacher, student), strict=True) if path is not None
+    ]
+    told = [_activation(step, network, path) for path, network in of_step]
+    if len(set(told)) > 1:
+        raise PlanError(f"{of_step[0][0]}: the activation is {told[0]} in the teacher and {told[1]} in the student")
+
+
+def _activation(step: Step, network: nn.Module, path: str) -> str:
+    """Kind and settings, but for ``inplace``, which changes nothing."""
+    parent, _, name = path.rpartition(".") if isinstance(step, Join) else (path, "", "nonlin")
+    activation: Any = getattr(network.get_submodule(parent), name, None)
+    if not isinstance(activation, nn.Module):  # of a block without one: a function that changes nothing
+        return "none"
+    if next(activation.parameters(), None) is not None:
+        raise PlanError(f"{path} has an activation with weights ({type(activation).__name__}), which is not supported")
+    settings = vars(activation).items()
+    said = [f"{key}={value}" for key, value in settings if key[0] != "_" and key not in ("training", "inplace")]
+    return f"{type(activation).__name__}({', '.join(said)})"
 
 
 def _check_unit(path: str, unit: Any) -> None:

@@ -6,6 +6,7 @@ behind which an objective compares (``Objective.compared``): for DCD its detail 
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping, Sequence
 
 import torch
@@ -15,8 +16,11 @@ from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.objectives.base import Objective
 from nnunet_kd.distillation.objectives.projection import PROJECTIONS
+from nnunet_kd.distillation.starts.finite import check_teacher
 from nnunet_kd.distillation.starts.observation import rows_at
-from nnunet_kd.distillation.starts.regression import CentredRegression
+from nnunet_kd.distillation.starts.regression import CentredRegression, NoSolution
+from nnunet_kd.distillation.starts.steps import evaluated
+from nnunet_kd.errors import TeacherError
 from nnunet_kd.losses.projection import ChannelProjection
 
 PATCHES = 8
@@ -46,14 +50,16 @@ def fit_projections(
         student: the network, with the weights that training starts from.
         patches: images ``(1, C, *patch size)``.
         seed: of the sampled voxels.
+
+    Raises:
+        TeacherError: the teacher's weights, or features on a patch, are not finite; projections are then as they were.
     """
+    check_teacher(teacher.network)
     device = next(student.parameters()).device
     encoder = find_encoder(plain_module(student))
     generator = torch.Generator().manual_seed(seed)
     regressions: dict[tuple[str, int], CentredRegression] = {}
-    training = encoder.training
-    encoder.eval()
-    with torch.no_grad():
+    with evaluated(encoder), torch.no_grad():
         for patch in patches:
             image = patch.to(device)
             stages = zip(encoder(image), teacher.features(image), strict=True)
@@ -69,8 +75,19 @@ def fit_projections(
                     for ours, theirs in pairs:
                         rows = [rows_at(value[0].flatten(1), places).double() for value in (ours, theirs)]
                         regressions[name, stage].add(rows[0], rows[1], 1.0)
-        for (name, stage), regression in regressions.items():
+        fitted = {key: _solution(*key, regression) for key, regression in regressions.items()}
+        for (name, stage), weight in fitted.items():
             projection = objectives[name].get_submodule(f"{PROJECTIONS}.{stage}")
             assert isinstance(projection, ChannelProjection)
-            projection.weight.copy_(regression.solve().T)
-    encoder.train(training)
+            projection.weight.copy_(weight.T.to(projection.weight.dtype))
+
+
+def _solution(name: str, stage: int, regression: CentredRegression) -> torch.Tensor:
+    with contextlib.suppress(NoSolution):
+        weight = regression.solve()
+        if weight.isfinite().all():
+            return weight
+    raise TeacherError(
+        f"the projection of {name} at encoder stage {stage} cannot be fitted: features of the student or of its teacher are not "
+        f"finite on a training patch. Set objectives.{name}.projection_start=random, or take another checkpoint or teacher."
+    )

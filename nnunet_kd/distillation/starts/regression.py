@@ -2,7 +2,7 @@
 
 Both solve for the *difference* to the given weights ``W0``, from what ``W0`` leaves: with residuals ``R = Z - X W0``,
 ``argmin ||X D - R||^2 + lambda ||D||^2``. Where ``W0`` explains everything, ``D`` is 0 for every ``lambda``; where samples say
-nothing, too. ``lambda`` is a share (``ridge``) of the mean diagonal of ``X^T X``.
+nothing, too. ``lambda`` is a share (``ridge``) of the mean diagonal of ``X^T X``; at least :data:`RESOLVED` of its trace.
 """
 
 from __future__ import annotations
@@ -11,8 +11,16 @@ from collections.abc import Sequence
 
 import torch
 
+from nnunet_kd.distillation.starts.channels import CONSTANT
+
+RESOLVED = 16 * torch.finfo(torch.float64).eps
+"""Share of a Gram matrix's trace; a smaller penalty is lost in the rounding of its Cholesky factorisation."""
 BLOCK = 512
 """Columns of a Gram matrix that are computed at once: it is symmetric, so that those above its diagonal blocks are not."""
+
+
+class NoSolution(ArithmeticError):
+    """The normal equations of a regression cannot be solved in float64."""
 
 
 class CentredRegression:
@@ -48,12 +56,17 @@ class CentredRegression:
             self._right.addmm_(inputs.T, residuals, alpha=weight)
 
     def solve(self) -> torch.Tensor:
-        """``D (p, q)``, float64."""
+        """``D (p, q)``, float64.
+
+        Raises:
+            NoSolution: what came is not finite.
+        """
         if not self._dual:
-            return _solve(self._gram, self._ridge * _mean_diagonal(self._gram), self._right)
+            mean = _mean_diagonal(self._gram)
+            return _solve(self._gram, _penalty(self._ridge, mean, mean, self._unknowns), self._right)
         rows, residuals = torch.cat(self._rows), torch.cat(self._residuals)
-        penalty = self._ridge * (float(rows.square().sum()) / self._unknowns or 1.0)
-        return rows.T @ _solve(rows @ rows.T, penalty, residuals)
+        mean = float(rows.square().sum()) / self._unknowns or 1.0
+        return rows.T @ _solve(rows @ rows.T, _penalty(self._ridge, mean, mean, self._unknowns), residuals)
 
 
 class InterceptRegression:
@@ -85,10 +98,16 @@ class InterceptRegression:
         self._right += torch.einsum("np,nkq->pkq", inputs, residuals)
 
     def solve(self) -> tuple[torch.Tensor, torch.Tensor]:
-        """``D (p, K, q)`` and ``d (q,)``, float64."""
+        """``D (p, K, q)`` and ``d (q,)``, float64.
+
+        Raises:
+            NoSolution: what came is not finite.
+        """
         unknowns, targets, outputs = self._right.shape
         spread = self._gram - torch.outer(self._sum, self._sum) / max(self._count, 1)
-        penalty = self._ridge * _mean_diagonal(spread)
+        mean, varying = _mean_diagonal(self._gram), float(spread.diagonal().mean())
+        # of inputs that do not vary, what rounding leaves must not decide: the intercept says all that can be said
+        penalty = _penalty(self._ridge, varying if varying > CONSTANT * mean else mean, mean, unknowns)
         known = torch.cat([self._sum[:, None], self._right.view(unknowns, -1)], dim=1)
         solved = _solve(self._gram, penalty, known)
         of_sum, differences = solved[:, 0], solved[:, 1:].view(unknowns, targets, outputs)
@@ -102,11 +121,19 @@ class InterceptRegression:
 
 
 def _mean_diagonal(gram: torch.Tensor) -> float:
-    """1 where inputs do not vary at all: then any penalty keeps the given weights."""
+    """1 where all inputs are zero: then any penalty keeps the given weights."""
     return float(gram.diagonal().mean()) or 1.0
+
+
+def _penalty(ridge: float, varying: float, mean: float, unknowns: int) -> float:
+    """``lambda``; ``varying``, ``mean``: the mean diagonal of the Gram matrix of centred inputs, and of the one to solve."""
+    return max(ridge * varying, RESOLVED * unknowns * mean)
 
 
 def _solve(matrix: torch.Tensor, penalty: float, right: torch.Tensor) -> torch.Tensor:
     """Reads the lower triangle of ``matrix``, whose diagonal it changes."""
     matrix.diagonal().add_(penalty)
-    return torch.cholesky_solve(right, torch.linalg.cholesky(matrix))
+    factor, failed = torch.linalg.cholesky_ex(matrix)
+    if int(failed):
+        raise NoSolution("the matrix of a regression is not positive definite")
+    return torch.cholesky_solve(right, factor)

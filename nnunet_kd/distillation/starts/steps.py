@@ -6,7 +6,8 @@ what the channels of a value stand for: values that are added without a convolut
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import contextlib
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -168,3 +169,16 @@ def after_sum(network: nn.Module, step: Join, total: torch.Tensor) -> torch.Tens
     activation: Any = getattr(network.get_submodule(parent), name)  # a module, or a function where there is none
     result: torch.Tensor = activation(total)
     return result
+
+
+@contextlib.contextmanager
+def evaluated(*networks: nn.Module) -> Iterator[None]:
+    """Within, networks are in evaluation mode."""
+    training = [network.training for network in networks]
+    for network in networks:
+        network.eval()
+    try:
+        yield
+    finally:
+        for network, before in zip(networks, training, strict=True):
+            network.train(before)

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.distillation.starts.finite import not_finite
 from nnunet_kd.distillation.starts.pretrained import shape_of
 from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
@@ -27,7 +28,7 @@ def pin_start(start: str, fold: int | str) -> tuple[str, str]:
         fold: of the training; of a model with several folds its own is taken.
 
     Raises:
-        SettingsError: there is no such student.
+        SettingsError: there is no such student, or its weights are not finite.
     """
     _, digest, _ = _read_student(start, fold)
     return str(Path(start).expanduser().resolve()), digest
@@ -47,7 +48,7 @@ def start_from_student(
         As :func:`pin_start`, and the fold that the student was made for.
 
     Raises:
-        SettingsError: it is not there, not the one meant, or another network.
+        SettingsError: it is not there, not the one meant, another network, or its weights are not finite.
     """
     weights, digest, own_fold = _read_student(start, fold)
     if wanted_sha256 is not None and digest != wanted_sha256:
@@ -81,6 +82,11 @@ def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor],
                     f"{path} has the folds {', '.join(model.folds)}, but not {fold}; name one of its fold_X folders."
                 )
             checkpoint = model.checkpoint_path(folds[0])
-            return read_checkpoint(checkpoint)[WEIGHTS], sha256(checkpoint), folds[0]
+            weights = read_checkpoint(checkpoint)[WEIGHTS]
+            if broken := not_finite(weights.items()):
+                raise CheckpointError(
+                    f"{path} holds weights that are not finite ({broken}): its training diverged, so nothing can start from it."
+                )
+            return weights, sha256(checkpoint), folds[0]
     except (ModelError, CheckpointError) as error:
         raise SettingsError(f"start: {error} Give {RANDOM}, {TEACHER}, or the path of a student.") from error

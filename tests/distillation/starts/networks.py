@@ -48,7 +48,7 @@ def network(
     )
     made.apply(made.initialize)
     for module in made.modules():
-        if isinstance(module, norm):
+        if isinstance(module, norm) and module.affine:
             nn.init.normal_(module.weight, 1, 0.3)
             nn.init.normal_(module.bias, 0, 0.3)
         elif getattr(module, "bias", None) is not None:

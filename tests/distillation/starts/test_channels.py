@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from nnunet_kd.distillation.starts.channels import Covariance, choose_channels
+from nnunet_kd.distillation.starts.channels import RELATIVE_FLOOR, Covariance, choose_channels, interpolation, selection
 
 
 def _greedy(values: np.ndarray, count: int) -> list[int]:
@@ -62,3 +62,39 @@ def test_choices_that_do_not_look() -> None:
     drawn = {tuple(choose_channels(covariance, 3, "random", seed).tolist()) for seed in range(10)}
     assert len(drawn) > 3
     assert all(list(one) == sorted(set(one)) for one in drawn)
+
+
+def test_interpolation_is_least_squares_from_the_kept_channels() -> None:
+    random = np.random.default_rng(0)
+    values = random.standard_normal((60, 7)) @ random.standard_normal((7, 7)) + 3
+    covariance, kept = Covariance(7), torch.tensor([1, 2, 5])
+    covariance.add(torch.from_numpy(values))
+    matrix = interpolation(covariance.matrix(), kept).numpy()
+    centred = (values - values.mean(0)) / np.sqrt(60)
+    floor = RELATIVE_FLOOR * np.square(centred[:, kept]).sum() / 3
+    augmented = np.concatenate([centred[:, kept], np.sqrt(floor) * np.eye(3)])
+    expected = np.linalg.lstsq(augmented, np.concatenate([centred, np.zeros((3, 7))]), rcond=None)[0].T
+    others = [0, 3, 4, 6]
+    np.testing.assert_allclose(matrix[others], expected[others], rtol=1e-8)
+    np.testing.assert_array_equal(matrix[kept], np.eye(3))
+    np.testing.assert_array_equal(selection(7, kept).numpy(), np.eye(7)[:, kept])
+
+
+def test_channels_that_depend_on_kept_ones_are_interpolated_exactly() -> None:
+    kept = torch.randn(50, 2, dtype=torch.float64)
+    covariance = Covariance(4)
+    covariance.add(torch.stack([kept[:, 0], 2 * kept[:, 0] - 3 * kept[:, 1], kept[:, 1], torch.full((50,), 0.7)], 1))
+    said = interpolation(covariance.matrix(), torch.tensor([0, 2]))
+    expected = torch.tensor([[1, 0], [2, -3], [0, 1], [0, 0]], dtype=torch.float64)
+    torch.testing.assert_close(said, expected, rtol=1e-6, atol=1e-6)
+
+
+def test_constant_channels_have_no_variance_left_by_rounding() -> None:
+    for seed in range(20):
+        constants = torch.randn(6, generator=torch.Generator().manual_seed(seed), dtype=torch.float64)
+        covariance = Covariance(6)
+        for rows in (37, 101):
+            covariance.add(constants.expand(rows, 6))
+        matrix = covariance.matrix()
+        assert not matrix.any()
+        assert interpolation(matrix, torch.tensor([0, 4])).isfinite().all()

@@ -60,3 +60,24 @@ def test_inputs_that_do_not_vary_keep_the_prior() -> None:
     differences, shift = shared.solve()
     assert torch.isfinite(differences).all()
     torch.testing.assert_close(differences.sum(0).flatten() + shift, torch.ones(2, dtype=torch.float64))
+
+
+def test_inputs_that_are_constant_but_for_rounding_keep_the_given_weights() -> None:
+    for seed in range(20):
+        random = torch.Generator().manual_seed(seed)
+        constants, targets = (torch.randn(size, generator=random, dtype=torch.float64) for size in (5, 2))
+        regression = InterceptRegression((5, 1, 2), 1e-3, intercept=True)
+        for rows in (37, 101):
+            regression.add(constants.expand(rows, 5), targets.expand(rows, 1, 2))
+        differences, shift = regression.solve()
+        assert float(differences.abs().max()) < 1e-8
+        torch.testing.assert_close(shift, targets, rtol=1e-8, atol=1e-8)
+
+
+@pytest.mark.parametrize("rows", [200, 20], ids=["more rows than unknowns", "fewer"])
+def test_a_ridge_that_is_lost_in_rounding_is_raised(rows: int) -> None:
+    inputs = _random(rows, 1) * _random(1, 60)  # of rank 1
+    regression = CentredRegression(60, 1, rows, 1e-18)
+    regression.add(inputs, inputs @ torch.ones(60, 1, dtype=torch.float64), 1.0)
+    solved = regression.solve()
+    torch.testing.assert_close(inputs @ solved, inputs.sum(1, keepdim=True), rtol=1e-6, atol=1e-6)
