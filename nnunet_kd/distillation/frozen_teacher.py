@@ -140,7 +140,8 @@ class Teachers:
 
     Args:
         members: at least one.
-        feature_teacher: ``first``: features are always the first one's; ``in_turn``: of one per iteration.
+        feature_teacher: ``first``: features are always the first one's; ``in_turn``: of one after the other, see
+            :class:`~nnunet_kd.distillation.turns.Turns`.
         has_regions: whether logits are independent per channel (sigmoid) instead of exclusive (softmax).
 
     Raises:
@@ -164,24 +165,24 @@ class Teachers:
         """Spatial axes that every teacher's training mirrored."""
         return shared_axes([member.mirror_axes for member in self.members])
 
-    def feature_teacher(self, iteration: int) -> FrozenTeacher:
-        """The one that features come from in an iteration (counted from 0)."""
-        return self.members[iteration % len(self.members)] if self._in_turn else self.members[0]
+    def feature_teacher(self, place: int) -> FrozenTeacher:
+        """The one that features come from if it is the turn of ``place`` (from 0)."""
+        return self.members[place] if self._in_turn else self.members[0]
 
     def outputs(
-        self, image: torch.Tensor, iteration: int, features: bool, logits: bool
+        self, image: torch.Tensor, place: int, features: bool, logits: bool
     ) -> tuple[list[torch.Tensor], torch.Tensor | None]:
         """What objectives need of the teachers, and no more.
 
         Args:
             image: ``(B, C, *spatial)``.
-            iteration: since the start of training, counted from 0.
+            place: whose turn it is, from 0.
             features, logits: whether anything needs them.
 
         Returns:
             The feature teacher's stage features, or an empty list; logits as :meth:`combine` makes them, or ``None``.
         """
-        chosen = self.feature_teacher(iteration)
+        chosen = self.feature_teacher(place)
         if not logits:
             return (chosen.features(image) if features else []), None
         stages: list[torch.Tensor] = []

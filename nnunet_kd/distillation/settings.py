@@ -78,7 +78,8 @@ class Settings(SettingsModel):
     )
     feature_teacher: FeatureTeacher = Field(
         "first",
-        description="of several teachers, whose features are distilled: those of the first one, or of one per iteration",
+        description="of several teachers, whose features are distilled: those of the first one, or of one "
+        "after the other, a new one in every iteration that reads features",
     )
     reduction: float = Field(4.0, ge=1, description="r: channels of every stage are divided by it and rounded down")
     start: str = Field(

@@ -16,6 +16,7 @@ from nnunet_kd.distillation.features import EncoderCapture
 from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import Objective, StepOutputs
 from nnunet_kd.distillation.targets import TargetsOnDemand, read_targets
+from nnunet_kd.distillation.turns import Turns
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.nnunet.training import loss_of_one_output, scale_weights
 
@@ -46,6 +47,7 @@ class TeacherSupervision:
     ) -> None:
         self.distillation = distillation
         self.teachers = teachers
+        self._turns = Turns(1 if teachers is None else len(teachers.members), distillation.feature_periods())
         self._called: Distillation | DistributedDataParallel = distillation
         self._capture = EncoderCapture(network)
         self._task_loss = loss_of_one_output(segmentation)
@@ -110,10 +112,11 @@ class TeacherSupervision:
         logits, finest = scales[0], targets[0]
         features: list[torch.Tensor] = []
         teacher_logits = None
+        turn = self._turns.place(self._iteration)
         if self.teachers is not None:
             features, teacher_logits = self.teachers.outputs(
                 image,
-                self._iteration,
+                turn,
                 features=any(objective.needs_teacher_features for objective in objectives),
                 logits=any(objective.needs_teacher_logits for objective in objectives),
             )
@@ -126,7 +129,7 @@ class TeacherSupervision:
             targets=TargetsOnDemand(
                 lambda: read_targets(finest, self._labels.has_regions, self._labels.ignore_label, logits.shape[1])
             ),
-            teacher=None if self.teachers is None else self.teachers.feature_teacher(self._iteration),
+            teacher=None if self.teachers is None else self.teachers.feature_teacher(turn),
             task_loss=lambda own: self._task_loss(own, finest),
             epoch=self._epoch,
             iteration=self._iteration,

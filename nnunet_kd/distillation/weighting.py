@@ -75,6 +75,15 @@ class Distillation(nn.Module):
             if self.weight(name, epoch) > 0 and iteration % self._settings[name].every == 0
         }
 
+    def feature_periods(self) -> set[int]:
+        """In every how many iterations somebody reads the features of the teacher whose turn it is."""
+        return {
+            period
+            for name, objective in self.all_objectives().items()
+            if objective.needs_teacher_features or objective.explores
+            for period in self._settings[name].periods
+        }
+
     def all_objectives(self) -> dict[str, Objective]:
         """The objectives by name, whatever their weight."""
         objectives = {}

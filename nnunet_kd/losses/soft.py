@@ -126,7 +126,7 @@ def _sharpened_binary(probabilities: torch.Tensor, temperature: float) -> torch.
     return inside / (inside + outside)
 
 
-def at_scale(probabilities: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+def at_scale(probabilities: torch.Tensor, size: Sequence[int], valid: torch.Tensor | None = None) -> torch.Tensor:
     """Probabilities of a coarser grid: their mean over the voxels that each coarse one covers.
 
     A mean keeps every class's share of the volume, so that a structure thinner than the coarse voxel is still asked for. nnU-Net
@@ -135,18 +135,39 @@ def at_scale(probabilities: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     Args:
         probabilities: ``(B, K, *spatial)``.
         size: the coarse grid's.
+        valid: ``(B, 1, *spatial)``, bool: the mean is over voxels where it is true; ``None``: over all. Where a coarse voxel
+            covers none of them, every channel is ``1 / K``; see :func:`valid_at_scale`.
     """
     if tuple(probabilities.shape[2:]) == tuple(size):
         return probabilities
+    if valid is None:
+        return _pooled(probabilities, size)
+    share = _pooled(valid.to(probabilities.dtype), size)
+    mean = _pooled(probabilities.where(valid, 0.0), size) / share.clamp(min=torch.finfo(share.dtype).tiny)
+    return mean.where(share > 0, 1 / probabilities.shape[1])
+
+
+def valid_at_scale(valid: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
+    """Whether each voxel of a coarser grid covers any that is valid, ``(B, 1, *size)``, bool.
+
+    Args:
+        valid: ``(B, 1, *spatial)``, bool.
+        size: the coarse grid's.
+    """
+    return valid if tuple(valid.shape[2:]) == tuple(size) else _pooled(valid.float(), size) > 0
+
+
+def _pooled(values: torch.Tensor, size: Sequence[int]) -> torch.Tensor:
     pool: Any = functional.adaptive_avg_pool2d if len(size) == 2 else functional.adaptive_avg_pool3d
-    coarse: torch.Tensor = pool(probabilities, tuple(size))
+    coarse: torch.Tensor = pool(values, tuple(size))
     return coarse
 
 
 def with_background(foreground: torch.Tensor) -> torch.Tensor:
     """Probabilities of all classes ``(B, K, *spatial)`` from those of the foreground ``(B, K - 1, *spatial)``.
 
-    The background has what is left to 1. Where rounding makes the foreground's sum larger, it is divided by it.
+    The background has what is left to 1. Where rounding makes the foreground's sum larger, it is divided by it. If every
+    foreground class is at most ``e`` away from what it was, the background is at most ``(K - 1) e`` away.
     """
     total = foreground.sum(1, keepdim=True)
     return torch.cat([(1 - total).clamp(min=0), foreground / total.clamp(min=1)], dim=1)

@@ -1,4 +1,4 @@
-"""What this package needs of nnU-Net, and what of it an installation lacks.
+"""What this package needs of nnU-Net and of the libraries that load its patches, and what of it an installation lacks.
 
 ``python -m nnunet_kd.nnunet.contract`` prints nnU-Net's version and everything that is missing, and exits with 1 if anything is.
 Names are looked up and signatures bound; nothing is trained.
@@ -20,6 +20,9 @@ TRAINER = "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetTrainer"
 PREDICTOR = "nnunetv2.inference.predict_from_raw_data:nnUNetPredictor"
 PLANS = "nnunetv2.utilities.plans_handling.plans_handler"
 LABELS = "nnunetv2.utilities.label_handling.label_handling"
+LOADER = "nnunetv2.training.dataloading.data_loader:nnUNetDataLoader"
+DATASETS = "nnunetv2.training.dataloading.nnunet_dataset"
+TRANSFORMS = "batchgeneratorsv2.transforms"
 
 CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     (
@@ -59,18 +62,24 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     ("nnunetv2.evaluation.evaluate_predictions:region_or_label_to_mask", 2, ()),
     ("nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder", 8, ("chill",)),
     ("nnunetv2.evaluation.evaluate_predictions:compute_metrics_on_folder_simple", 5, ("chill",)),
-    ("nnunetv2.training.dataloading.data_loader:nnUNetDataLoader.get_bbox", 4, ()),
-    ("nnunetv2.training.dataloading.data_loader:nnUNetDataLoader.generate_train_batch", 1, ()),
+    (f"{LOADER}.get_indices", 1, ()),
+    (f"{LOADER}.get_bbox", 4, ()),
+    (f"{LOADER}.generate_train_batch", 1, ()),
+    (f"{DATASETS}:comp_blosc2_params", 3, ()),
+    (f"{DATASETS}:nnUNetDatasetBlosc2.save_case", 4, ("blocks", "chunks", "blocks_seg", "chunks_seg")),
+    ("acvl_utils.cropping_and_padding.bounding_boxes:crop_and_pad_nd", 3, ()),
     ("nnunetv2.imageio.reader_writer_registry:determine_reader_writer_from_dataset_json", 2, ("verbose",)),
     ("nnunetv2.imageio.reader_writer_registry:recursive_find_reader_writer_by_name", 1, ()),
     (
-        "nnunetv2.training.dataloading.data_loader:nnUNetDataLoader",
+        LOADER,
         5,
         ("oversample_foreground_percent", "probabilistic_oversampling", "transforms"),
     ),
     (f"{LABELS}:convert_labelmap_to_one_hot", 2, ("output_dtype",)),
     (f"{LABELS}:determine_num_input_channels", 3, ()),
     (f"{LABELS}:LabelManager", 2, ()),
+    (f"{LABELS}:LabelManager.apply_inference_nonlin", 2, ()),
+    (f"{LABELS}:LabelManager.convert_probabilities_to_segmentation", 2, ()),
     (f"{PLANS}:PlansManager", 1, ()),
     (f"{PLANS}:PlansManager.get_configuration", 2, ()),
     (f"{PLANS}:PlansManager.get_label_manager", 2, ()),
@@ -128,8 +137,8 @@ ATTRIBUTES = (
     "nnunetv2.run.run_training:load_pretrained_weights",
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:DDP",
     "nnunetv2.training.nnUNetTrainer.nnUNetTrainer:nnUNetDataLoader",
-    "nnunetv2.training.dataloading.nnunet_dataset:nnUNetBaseDataset",
-    "nnunetv2.training.dataloading.nnunet_dataset:infer_dataset_class",
+    f"{DATASETS}:nnUNetBaseDataset",
+    f"{DATASETS}:infer_dataset_class",
     "nnunetv2.utilities.ddp_allgather:AllGatherGrad",
     "nnunetv2.utilities.default_n_proc_DA:get_allowed_n_proc_DA",
     "nnunetv2.training.loss.deep_supervision:DeepSupervisionWrapper",
@@ -166,13 +175,20 @@ WRITTEN: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (f"{TRAINER}.initialize", ("DDP(", "self._build_loss()", "device_ids")),
+    # maps of soft labels are batchgeneratorsv2's regression target
+    (f"{LOADER}.generate_train_batch", ("self.get_indices()", "self.get_bbox(", "self.transforms(**")),
+    (f"{TRANSFORMS}.base.basic_transform:BasicTransform.apply", ("self._apply_to_regr_target(data_dict['regression_target']",)),
+    (f"{TRANSFORMS}.spatial.spatial:SpatialTransform._apply_to_regr_target", ("self._apply_to_image(",)),
+    (f"{TRANSFORMS}.spatial.mirroring:MirrorTransform._apply_to_regr_target", ("torch.flip(",)),
+    (f"{TRANSFORMS}.utils.pseudo2d:Convert3DTo2DTransform._apply_to_regr_target", ("self._apply_to_image(",)),
+    (f"{TRANSFORMS}.utils.pseudo2d:Convert2DTo3DTransform._apply_to_regr_target", ("reshape(",)),
     (f"{TRAINER}.run_training", ("on_train_start", "on_epoch_end", "on_train_end", "current_epoch")),
 )  # fmt: skip
 """Function, and what its source must still say: checkpoint keys, attributes, calls of what is overridden."""
 
 
 def missing_parts() -> list[str]:
-    """What the installed nnU-Net lacks of what this package needs, in words; empty if nothing."""
+    """What the installed nnU-Net and its libraries lack of what this package needs, in words; empty if nothing."""
     return [*_missing_calls(), *_missing_attributes(), *_missing_words()]
 
 

@@ -114,17 +114,12 @@ class SoftLabelTrainer(StartedTrainer):
         return training, validation
 
     def _check_memory(self, channels: int) -> None:
+        """In every loader process a cropped map in bytes and float32, the batch's samples, and these together; and what waits."""
         _, _, patch, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         workers, cached = loader_processes()
-        final = math.prod(self.configuration_manager.patch_size)
-        needed = (
-            4
-            * channels
-            * (
-                math.prod(patch) * max(1, workers)
-                + final * self.configuration_manager.batch_size * (cached + workers + 1)
-            )
-        )
+        loading = max(1, workers)
+        batch = math.prod(self.configuration_manager.patch_size) * self.configuration_manager.batch_size
+        needed = channels * ((1 + 4) * math.prod(patch) * loading + 4 * batch * (2 * loading + cached + 1))
         available = available_bytes()
         if available is not None and needed > available:
             raise MissingRequirement(

@@ -208,10 +208,15 @@ def _images(trainer: DistillationTrainer, without_labels: frozenset[str]) -> Cal
 
 
 def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:
-    """Logits of the largest case, twice while one is written, its probabilities and bytes."""
+    """Of the largest case, in bytes by voxel and class.
+
+    While it is written: its logits (2), the same in float32 (4), its probabilities (4), then these rounded (1) and compressed
+    (1), which the allocator may still keep. Beside them the next case's logits (2) and, of several teachers, those that are
+    added (2).
+    """
     largest = max(shapes, key=lambda case: int(np.prod(shapes[case][1:])))
     voxels = int(np.prod(shapes[largest][1:]))
-    needed = voxels * trainer.label_manager.num_segmentation_heads * (2 * 4 + 4 + 1)
+    needed = voxels * trainer.label_manager.num_segmentation_heads * (2 + 4 + 4 + 1 + 1 + 2 + 2)
     available = available_bytes()
     if available is not None and needed > available:
         raise MissingRequirement(

@@ -5,15 +5,19 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import math
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 import torch
 
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
+from nnunet_kd.distillation.objectives.base import StepOutputs
 from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE, SETTINGS_FILE
+from nnunet_kd.distillation.turns import Turns
 from nnunet_kd.errors import SettingsError, TeacherError
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
 from tests.conftest import make_plans
@@ -51,16 +55,31 @@ def test_teachers_that_agree_give_back_their_own_logits(regions: bool) -> None:
 def test_features_are_the_firsts_or_in_turn() -> None:
     each = members(3)
     image = torch.randn(1, 1, 6, 6, 6)
-    for kind, expected in (("first", [0, 0, 0, 0]), ("in_turn", [0, 1, 2, 0])):
+    for kind, expected in (("first", [0, 0, 0]), ("in_turn", [0, 1, 2])):
         teachers = Teachers(each, kind, False)
-        for iteration, place in enumerate(expected):
+        for turn, place in enumerate(expected):
             for logits in (False, True):
-                features, _ = teachers.outputs(image, iteration, features=True, logits=logits)
+                features, _ = teachers.outputs(image, turn, features=True, logits=logits)
                 assert torch.equal(features[1], each[place].features(image)[1])
     each[1].channels = (4, 8)
     Teachers(each, "first", False)
     with pytest.raises(TeacherError, match="take turns must have the same channels"):
         Teachers(each, "in_turn", False)
+
+
+@pytest.mark.parametrize("every", [1, 2, 5])
+def test_one_reader_takes_them_one_after_the_other(every: int) -> None:
+    turns = Turns(5, [every])
+    assert [turns.place(every * run) for run in range(12)] == [run % 5 for run in range(12)]
+
+
+@pytest.mark.parametrize("teachers", [2, 3, 4, 5])
+@pytest.mark.parametrize("periods", [(1, 5), (2, 3), (2, 10), (4, 6, 10), (1, 2, 3, 4, 5)])
+def test_every_reader_meets_every_teacher_equally_often(teachers: int, periods: tuple[int, ...]) -> None:
+    turns, iterations = Turns(teachers, periods), teachers * math.lcm(*periods)
+    for period in periods:
+        met = [turns.place(iteration) for iteration in range(0, iterations, period)]
+        assert {met.count(place) for place in range(teachers)} == {len(met) // teachers}
 
 
 @pytest.fixture
@@ -115,3 +134,37 @@ def test_a_list_of_paths(two_folds: dict, folders: Path) -> None:
     )
     steps(made, 2)
     assert [one.fold for one in made.settings.teachers()] == [1, 0]
+
+
+@pytest.mark.parametrize(
+    ("assignments", "wanted"),
+    [
+        (["objectives.dcd.every=2"], {"dcd": [0, 1, 0]}),
+        (["objectives.dcd.every=2", "objectives.fitnet.weight=1"], {"dcd": [0, 1, 0], "fitnet": [0, 1, 1, 0, 0, 1]}),
+        (["objectives.fopro.weight=1", "objectives.fopro.explore_every=2"], {"fopro": [0, 1, 1, 0, 0, 1]}),
+    ],
+)
+def test_turns_count_what_runs(two_folds: dict, assignments: list[str], wanted: dict[str, list[int]]) -> None:
+    """Every second of two teachers' iterations would always be the first one's."""
+    made = ready("nnUNetTrainerKD", two_folds, "teacher.folds=[0, 1]", "feature_teacher=in_turn", *assignments)
+    assert made.supervision is not None
+    members = made.supervision.teachers.members
+    read: dict[str, list[int]] = {}
+    explored: list[int] = []
+    for name, objective in made.supervision.distillation.all_objectives().items():
+        objective.register_forward_pre_hook(
+            lambda _, given, name=name: read.setdefault(name, []).append(members.index(given[0].teacher))
+        )
+        explore = objective.explore
+
+        def watched(step: StepOutputs, explore: Callable[..., dict] = explore) -> dict:
+            found = explore(step)
+            explored.extend([members.index(step.teacher)] if found else [])
+            return found
+
+        objective.explore = watched
+    made.num_iterations_per_epoch = 6
+    steps(made, 6)
+    assert read == wanted
+    if "fopro" in wanted:
+        assert explored == [0, 1, 0]

@@ -14,6 +14,8 @@ from typing import Any
 
 import pytest
 import torch
+from batchgenerators.dataloading.data_loader import DataLoader
+from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
 from nnunetv2.training.nnUNetTrainer import nnUNetTrainer as trainer_module
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
@@ -43,7 +45,11 @@ def test_what_is_missing_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
         torch.save({"weights": self.network.state_dict()}, filename)
 
     monkeypatch.setattr(nnUNetTrainer, "save_checkpoint", save_checkpoint)
+    monkeypatch.delattr(DataLoader, "get_indices")
+    monkeypatch.delattr(SpatialTransform, "_apply_to_regr_target")  # the one that it inherits drops the target
     found = "\n".join(missing_parts())
+    assert "nnUNetDataLoader.get_indices is not there" in found
+    assert "SpatialTransform._apply_to_regr_target no longer says self._apply_to_image(" in found
     assert f"{TRAINER}._do_i_compile is not there" in found
     assert "nnUNetTrainer:DDP is not there" in found
     assert f"{TRAINER}.train_step(self) does not take 2 positional arguments" in found

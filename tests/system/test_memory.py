@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
+from nnunet_kd.system import memory
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 
 MANY = 64 << 20
@@ -23,3 +25,54 @@ def test_the_peak_stays_when_memory_is_given_back_until_it_is_forgotten() -> Non
         pytest.skip("only Linux forgets a peak")
     assert forget_peak()
     assert peak_resident_bytes() < peak - MANY / 2
+
+
+UNLIMITED = "9223372036854771712\n"
+VERSION_1 = {
+    "memory/memory.limit_in_bytes": "1000\n",
+    "memory/memory.usage_in_bytes": "400\n",
+    "memory/memory.stat": "inactive_file 7\ntotal_inactive_file 100\n",
+}
+VERSION_2 = {"memory.max": "1000\n", "memory.current": "400\n", "memory.stat": "anon 1\ninactive_file 100\n"}
+
+
+def within(group: str, files: dict[str, str], root: str = "") -> dict[str, str]:
+    return {f"{root}{group}/{name.removeprefix(root)}": content for name, content in files.items()}
+
+
+@pytest.mark.parametrize(
+    ("own", "files", "wanted"),
+    [
+        ("", {}, 4096),
+        ("0::/\n", VERSION_2, 700),
+        ("0::/\n", {**VERSION_2, "memory.max": "max\n"}, 4096),
+        ("0::/\n", {**VERSION_2, "memory.max": "9999\n"}, 4096),
+        ("0::/\n", {**VERSION_2, "memory.current": "2000\n"}, 0),
+        ("0::/\n", {**VERSION_2, "memory.max": "not a number"}, 4096),
+        ("0::/\n", {name: VERSION_2[name] for name in ("memory.max", "memory.current")}, 600),
+        ("0::/job/step\n", within("job", VERSION_2), 700),
+        ("0::/job/step\n", {**VERSION_2, **within("job/step", {**VERSION_2, "memory.max": "800"})}, 500),
+        ("4:memory:/\n", VERSION_1, 700),
+        ("4:memory:/\n", {**VERSION_1, "memory/memory.limit_in_bytes": UNLIMITED}, 4096),
+        ("5:cpu,cpuacct:/elsewhere\n4:hugetlb,memory:/job/step\n0::/\n", within("job", VERSION_1, "memory/"), 700),
+        ("4:memory:/docker/named outside\n", VERSION_1, 700),
+    ],
+)
+def test_what_a_container_or_a_job_leaves(
+    own: str, files: dict[str, str], wanted: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups = tmp_path / "groups"
+    for name, content in files.items():
+        (groups / name).parent.mkdir(exist_ok=True, parents=True)
+        (groups / name).write_text(content)
+    (tmp_path / "own").write_text(own)
+    (tmp_path / "meminfo").write_text("MemTotal: 9 kB\nMemAvailable: 4 kB\n")
+    for name, path in (("CONTROL_GROUPS", groups), ("OWN_GROUPS", tmp_path / "own")):
+        monkeypatch.setattr(memory, name, path)
+    monkeypatch.setattr(memory, "SYSTEM_MEMORY", tmp_path / "meminfo")
+    assert memory.available_bytes() == wanted
+    monkeypatch.setattr(memory, "SYSTEM_MEMORY", tmp_path / "not there")
+    if not files:
+        assert memory.available_bytes() is None
+    elif wanted < 4096:
+        assert memory.available_bytes() == wanted

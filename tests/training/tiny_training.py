@@ -15,8 +15,9 @@ import pytest
 import SimpleITK as sitk
 import torch
 from nnunetv2.run.run_training import get_trainer_from_args, maybe_load_checkpoint
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2
+from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from nnunetv2.training.logging.nnunet_logger import LocalLogger
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.training.history import LossHistory
@@ -31,7 +32,12 @@ SIZE = 12
 
 
 def write_tiny_dataset(
-    batch_size: int = 2, plans: dict[str, Any] | None = None, dataset_json: Mapping[str, Any] = DATASET_JSON
+    batch_size: int = 2,
+    plans: dict[str, Any] | None = None,
+    dataset_json: Mapping[str, Any] = DATASET_JSON,
+    kind: type[nnUNetDatasetBlosc2 | nnUNetDatasetNumpy] = nnUNetDatasetBlosc2,
+    draw: Callable[..., np.ndarray] = np.random.Generator.standard_normal,
+    size: int = SIZE,
 ) -> dict[str, Any]:
     """Six random cases in nnU-Net's preprocessed format, their split, and an untrained teacher; returns the plan.
 
@@ -39,6 +45,9 @@ def write_tiny_dataset(
         batch_size: of the plan.
         plans: whose first configuration is trained; default: a small ``3d_fullres``.
         dataset_json: with the labels of :data:`DATASET_JSON`, regions of them, or ``ignore`` as a further one.
+        kind: of the files.
+        draw: a generator's method that makes the images.
+        size: voxels along every axis.
     """
     plans = make_plans(features=(8, 16, 16), patch=(8, 8, 8)) if plans is None else plans
     configuration, described = next(iter(plans["configurations"].items()))
@@ -46,36 +55,36 @@ def write_tiny_dataset(
     teacher = write_untrained_teacher(plans, configuration, dataset_json)
     folder = Path(os.environ["nnUNet_preprocessed"]) / NAME
     cases, reference = folder / described["data_identifier"], folder / "gt_segmentations"
-    labels = 4 if "ignore" in dataset_json["labels"] else 3
     reference.mkdir()
     for leftover in cases.glob("case.*"):
         leftover.unlink()
+    labels = PlansManager(plans).get_label_manager(dict(dataset_json))
+    sampled: list[Any] = list(labels.foreground_regions if labels.has_regions else labels.foreground_labels)
+    sampled += [(-1, *labels.all_labels)] if labels.has_ignore_label else []
+    highest = max(labels.all_labels) + int(labels.has_ignore_label)
     random = np.random.default_rng(0)
-    shape = (SIZE, SIZE, SIZE)
+    shape = (size, size, size)
     for name in CASES:
-        data = random.standard_normal((1, *shape), dtype=np.float32)
-        segmentation = random.integers(0, labels, (1, *shape)).astype(np.int8)
+        data = draw(random, (1, *shape), dtype=np.float32)
+        segmentation = random.integers(0, highest + 1, (1, *shape)).astype(np.int8)
         image = sitk.GetImageFromArray(segmentation[0].astype(np.uint8))
         sitk.WriteImage(image, str(reference / f"{name}.nii.gz"))
         geometry = {"spacing": image.GetSpacing(), "origin": image.GetOrigin(), "direction": image.GetDirection()}
         properties = {
-            "class_locations": {
-                **{label: np.argwhere(segmentation == label) for label in (1, 2)},
-                **({(-1, 0, 1, 2): np.argwhere(segmentation < 3)} if labels == 4 else {}),  # what is annotated
-            },
+            "class_locations": {label: np.argwhere(np.isin(segmentation, label)) for label in sampled},
             "sitk_stuff": geometry,
             "spacing": [1.0, 1.0, 1.0],
             "shape_before_cropping": shape,
             "shape_after_cropping_and_before_resampling": shape,
-            "bbox_used_for_cropping": [[0, SIZE]] * 3,
+            "bbox_used_for_cropping": [[0, size]] * 3,
         }
-        nnUNetDatasetBlosc2.save_case(data, segmentation, properties, str(cases / name))
+        kind.save_case(data, segmentation, properties, str(cases / name))
         if (first := described.get("previous_stage")) is not None:
             handed_on = (
                 teacher.with_name(f"nnUNetTrainer__nnUNetPlans__{first}") / "predicted_next_stage" / configuration
             )
             handed_on.mkdir(parents=True, exist_ok=True)
-            nnUNetDatasetBlosc2.save_seg(segmentation[0], str(handed_on / name))
+            kind.save_seg(segmentation[0], str(handed_on / name))
     (folder / "splits_final.json").write_text(json.dumps([{"train": CASES[:4], "val": CASES[4:]}]))
     (folder / "dataset_fingerprint.json").write_text("{}")
     return plans

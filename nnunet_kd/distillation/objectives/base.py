@@ -41,6 +41,11 @@ class ObjectiveSettings(SettingsModel):
         return self.weight
 
     @property
+    def periods(self) -> tuple[int, ...]:
+        """In every how many iterations the objective does something, for each thing that it does."""
+        return (self.every,)
+
+    @property
     def runs_teacher(self) -> bool:
         """Whether the teacher's network is needed in training."""
         return True

@@ -20,13 +20,22 @@ class FoProSettings(ProjectingSettings):
     """The papers' values are for 2D classification; all are ours (docs/reference-methods.md)."""
 
     weight: float = Field(0.05, ge=0, description="lambda_f, factor of EKD in the student's loss")
-    explore_every: int = Field(5, ge=1, description="k: iterations between two exploration steps")
+    explore_every: int = Field(
+        5,
+        ge=1,
+        description="k: one exploration step in every so many iterations in which the objective counts (`every`)",
+    )
     gamma: float = Field(0.1, ge=0, description="how strongly exploration seeks what the student does not follow")
     mu: float = Field(1.0, ge=0, description="how strongly exploration keeps the teacher's reading of the image")
     learning_rate: float = Field(1e-3, gt=0, description="of the prompt generator (Adam)")
     latent: int = Field(64, ge=1, description="length of the latent vector z")
     grid: int = Field(8, ge=2, description="gains per axis, from frequency zero to Nyquist")
     max_gain: float = Field(2.0, gt=1, description="gains stay between 1 / max_gain and max_gain")
+
+    @property
+    def periods(self) -> tuple[int, ...]:
+        """Of the loss, and of exploration."""
+        return self.every, self.every * self.explore_every
 
 
 class FourierPromptGenerator(nn.Module):
@@ -71,9 +80,10 @@ class FoPro(Objective):
     """EKD: ``sum_i || norm(phi_i(S_i(x))) - norm(T_i(x')) ||^2``, with ``x'`` the prompted image (FoPro-KD).
 
     ``norm`` divides by the length over channels; squared lengths are averaged over voxels, so a stage's term lies between
-    0 and 4. The prompts are explored every ``explore_every`` iterations (AKD): the generator goes up ``gamma L_ekd`` and down
-    ``mu (L_seg(T(x'), y) + distance of stage statistics)``. nnU-Net has no batch norm, so the means and standard deviations
-    of the teacher's stages on ``x`` stand in for its running statistics (ours). Exploration runs in float32 (ours).
+    0 and 4. The prompts are explored in every ``explore_every``-th of its iterations (AKD): the generator goes up
+    ``gamma L_ekd`` and down ``mu (L_seg(T(x'), y) + distance of stage statistics)``. nnU-Net has no batch norm, so the means and
+    standard deviations of the teacher's stages on ``x`` stand in for its running statistics (ours). Exploration runs in float32
+    (ours).
 
     Terms: ``stage0`` (finest), ... Logged by exploration: ``challenge`` (L_ekd), ``reading`` (L_seg), ``statistics``, and
     ``diversity``, the root mean square distance of log gains between latents, which falls to zero if the prompts collapse.
@@ -102,8 +112,8 @@ class FoPro(Objective):
         return self._agreement(step.student_features, step.teacher.features(prompted))
 
     def explore(self, step: StepOutputs) -> dict[str, torch.Tensor]:
-        """One step of the generator's own, every ``explore_every`` iterations."""
-        if step.iteration % self.settings.explore_every:
+        """One step of the generator's own, in every ``explore_every``-th of the iterations in which the objective counts."""
+        if step.iteration // self.settings.every % self.settings.explore_every:
             return {}
         image, teacher = step.image.float(), step.teacher
         assert teacher is not None

@@ -8,7 +8,8 @@ import torch
 from pydantic import Field
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.losses.logits import LogitsLoss
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.losses.logits import MOST_REGIONS, LogitsLoss
 
 
 class LogitsSettings(ObjectiveSettings):
@@ -34,6 +35,9 @@ class Logits(Objective):
     The factor ``tau^2`` keeps the size of the gradient as ``tau`` grows. The divergence sums over classes and is averaged over
     voxels that are not ignored. With regions every head is a Bernoulli variable of its own, and theirs are summed (ours).
     Term: ``kl``.
+
+    Raises:
+        SettingsError: ``balance: classes`` with more regions than it takes.
     """
 
     Settings: ClassVar[type[ObjectiveSettings]] = LogitsSettings
@@ -42,6 +46,11 @@ class Logits(Objective):
 
     def __init__(self, settings: LogitsSettings, networks: NetworkPair) -> None:
         super().__init__(settings, networks)
+        if settings.balance == "classes" and networks.has_regions and networks.heads > MOST_REGIONS:
+            raise SettingsError(
+                f"objectives.logits.balance=classes takes up to {MOST_REGIONS} regions, and this dataset has {networks.heads}. "
+                f"Set objectives.logits.balance=voxels."
+            )
         self.loss = LogitsLoss(settings.temperature, independent=networks.has_regions, balance=settings.balance)
 
     def forward(self, step: StepOutputs) -> dict[str, torch.Tensor]:

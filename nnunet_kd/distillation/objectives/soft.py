@@ -8,7 +8,7 @@ import torch
 from pydantic import Field, model_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
-from nnunet_kd.losses.soft import SoftLabelLoss, at_scale, with_background
+from nnunet_kd.losses.soft import SoftLabelLoss, at_scale, valid_at_scale, with_background
 
 
 class SoftSettings(ObjectiveSettings):
@@ -81,7 +81,8 @@ class SoftSettings(ObjectiveSettings):
 class Soft(Objective):
     """:class:`~nnunet_kd.losses.soft.SoftLabelLoss` on every deep-supervision scale, with nnU-Net's own weights of the scales.
 
-    Coarser scales are asked for the mean probability of the voxels that they cover (:func:`~nnunet_kd.losses.soft.at_scale`).
+    Coarser scales are asked for the mean probability of the voxels that they cover (:func:`~nnunet_kd.losses.soft.at_scale`);
+    without ``where_ignored``, of those among them that are not ignored, and not at all where all are.
     Term: ``scale0``, ... (the finest first), weighted.
     """
 
@@ -108,8 +109,8 @@ class Soft(Objective):
         for place, (logits, weight) in enumerate(zip(step.all_logits, step.scale_weights, strict=True)):
             if weight:
                 size = logits.shape[2:]
-                mask = None if valid is None else at_scale(valid.float(), size) > 0.5
-                terms[f"scale{place}"] = weight * self.loss(logits, at_scale(probabilities, size), mask)
+                mask = None if valid is None else valid_at_scale(valid, size)
+                terms[f"scale{place}"] = weight * self.loss(logits, at_scale(probabilities, size, valid), mask)
         return terms
 
     def _probabilities(self, step: StepOutputs) -> torch.Tensor:

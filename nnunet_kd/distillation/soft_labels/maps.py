@@ -17,7 +17,11 @@ from nnunet_kd.nnunet.datasets import block_sizes
 from nnunet_kd.system.files import write_atomically
 
 STEPS = 255
-"""Probabilities are stored as ``round(255 q)``: at most 1/510 away."""
+"""Probabilities are stored as ``round(255 q)``: each channel at most 1/510 away.
+
+The background is not stored and has what is left to 1, so with ``K`` foreground classes it is at most ``K/510`` away. That far
+it is only where all classes are rounded in the same direction, such as 99 classes of a probability just below 1/510 each.
+"""
 
 
 def map_path(folder: Path, case: str) -> Path:
@@ -37,16 +41,23 @@ def write_map(folder: Path, case: str, probabilities: np.ndarray, patch_size: Se
     Raises:
         MissingRequirement: the disk refused.
     """
-    stored = np.rint(probabilities * STEPS).astype(np.uint8)
-    blocks, chunks = block_sizes(stored.shape, patch_size, stored.itemsize)
+    blocks, chunks = block_sizes(probabilities.shape, patch_size, np.dtype(np.uint8).itemsize)
     compressed = blosc2.asarray(
-        np.ascontiguousarray(stored),
+        _rounded(probabilities),
         chunks=chunks,
         blocks=blocks,
         cparams={"codec": blosc2.Codec.ZSTD, "clevel": 5, "nthreads": 1},
     )
     content = compressed.to_cframe()
     write_atomically(map_path(folder, case), lambda file: file.write(content))
+
+
+def _rounded(probabilities: np.ndarray) -> np.ndarray:
+    """``round(255 q)``, uint8; beside it one channel at a time is in memory."""
+    stored = np.empty(probabilities.shape, np.uint8)
+    for channel, values in zip(stored, probabilities, strict=True):
+        np.rint(values * STEPS, out=channel, casting="unsafe")
+    return stored
 
 
 def open_map(folder: Path, case: str) -> blosc2.NDArray:
@@ -82,7 +93,7 @@ def crop(stored: blosc2.NDArray, box: Sequence[Sequence[int]]) -> torch.Tensor:
         box: lower and upper bound by axis, which may lie outside.
     """
     cropped = crop_and_pad_nd(stored, [list(bounds) for bounds in box], 0)
-    return torch.from_numpy(np.asarray(cropped)).float() / STEPS
+    return torch.from_numpy(np.asarray(cropped)).float().div_(STEPS)
 
 
 def finds_nothing(stored: blosc2.NDArray, has_regions: bool) -> bool:

@@ -94,6 +94,12 @@ def test_exploration_trains_the_prompts_alone_and_only_when_due() -> None:
     assert all(torch.equal(value, teacher[name]) for name, value in step.teacher.network.state_dict().items())
 
 
+def test_exploration_counts_the_iterations_in_which_the_objective_does() -> None:
+    objective, step = make("fopro", explore_every=5, every=5).float(), make_step()
+    explored = [iteration for iteration in range(0, 55, 5) if objective.explore(replace(step, iteration=iteration))]
+    assert explored == [0, 25, 50]
+
+
 def test_exploration_finds_what_challenges_the_student() -> None:
     step = make_step()
     found = {}

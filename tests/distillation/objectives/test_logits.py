@@ -11,6 +11,7 @@ from scipy.special import expit, rel_entr, softmax
 
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.targets import Targets
+from nnunet_kd.errors import SettingsError
 from tests.distillation.objectives.steps import (
     HEADS,
     SHAPE,
@@ -97,3 +98,12 @@ def test_balanced_over_the_teachers_classes(ignored: bool, regions: bool) -> Non
     )
     wanted = 4 * np.mean([np.mean(values) for values in by_class.values()])
     assert total(objective, step).item() == pytest.approx(wanted, rel=1e-10)
+
+
+def test_too_many_regions_to_balance_are_refused_before_the_first_step() -> None:
+    networks = [NetworkPair((4, 6), (2, 3), 3, 1, count, has_regions=True) for count in (20, 21)]
+    make("logits", networks[0], balance="classes")
+    make("logits", networks[1])
+    make("logits", replace(networks[1], has_regions=False), balance="classes")
+    with pytest.raises(SettingsError, match=r"up to 20 regions, and this dataset has 21\. Set .*balance=voxels"):
+        make("logits", networks[1], balance="classes")
