@@ -32,7 +32,7 @@ DATASET = {
     "labels": {"background": 0} | {f"organ {number}": number for number in range(1, CLASSES + 1)},
 }
 VOXELS = SIZE**3
-BYTES = 16
+BYTES = 17
 """By voxel and class."""
 
 
