@@ -210,13 +210,13 @@ def _images(trainer: DistillationTrainer, without_labels: frozenset[str]) -> Cal
 def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:
     """Of the largest case, in bytes by voxel and class.
 
-    While it is written: its logits (2), the same in float32 (4), its probabilities (4), then these rounded (1) and compressed
-    (1), which the allocator may still keep. Beside them the next case's logits (2) and, of several teachers, those that are
-    added (2).
+    While it is written: its logits (2), the same in float32 (4), its probabilities (4). Of the case before, what the allocator
+    may still keep: the rounded map (1), compressed (1) and as a file's content (1). Beside them the next case's logits (2) and,
+    of several teachers, those that are added (2).
     """
     largest = max(shapes, key=lambda case: int(np.prod(shapes[case][1:])))
     voxels = int(np.prod(shapes[largest][1:]))
-    needed = voxels * trainer.label_manager.num_segmentation_heads * (2 + 4 + 4 + 1 + 1 + 2 + 2)
+    needed = voxels * trainer.label_manager.num_segmentation_heads * (2 + 4 + 4 + 1 + 1 + 1 + 2 + 2)
     available = available_bytes()
     if available is not None and needed > available:
         raise MissingRequirement(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import os
 import re
 import shutil
@@ -25,7 +24,7 @@ from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders
 from tests.conftest import make_plans
 from tests.training.test_soft_labels import ready, soften
 from tests.training.tiny_trainer import trainer
-from tests.training.tiny_training import CASES, NAME, SIZE, write_tiny_dataset
+from tests.training.tiny_training import NAME, SIZE, write_tiny_dataset
 
 CLASSES = 100
 DATASET = {
@@ -33,7 +32,7 @@ DATASET = {
     "labels": {"background": 0} | {f"organ {number}": number for number in range(1, CLASSES + 1)},
 }
 VOXELS = SIZE**3
-BYTES = 16
+BYTES = 17
 """By voxel and class."""
 
 
@@ -101,8 +100,6 @@ def test_a_case_takes_no_more_than_it_is_said_to(
     told: list[int] = []
     with nnunet_folders(tmp_path):
         write_tiny_dataset(dataset_json=DATASET, size=size)
-        splits = tmp_path / "nnUNet_preprocessed" / NAME / "splits_final.json"
-        splits.write_text(json.dumps([{"train": CASES[:2], "val": CASES[4:]}]))
         model = next((tmp_path / "nnUNet_results" / NAME).iterdir())
         if teachers == 2:
             shutil.copytree(model / "fold_0", model / "fold_1")
