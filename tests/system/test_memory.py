@@ -6,6 +6,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from nnunet_kd_runtime import control_groups
 
 from nnunet_kd.system import memory
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
@@ -71,6 +72,10 @@ def test_what_a_container_or_a_job_leaves(
         monkeypatch.setattr(memory, name, path)
     monkeypatch.setattr(memory, "SYSTEM_MEMORY", tmp_path / "meminfo")
     assert memory.available_bytes() == wanted
+    for name, path in (("ROOT", groups), ("OWN", tmp_path / "own")):
+        monkeypatch.setattr(control_groups, name, path)
+    free = control_groups.free_in_groups()  # the runtime, which has a reading of its own
+    assert min(4096, 4096 if free is None else free) == wanted
     monkeypatch.setattr(memory, "SYSTEM_MEMORY", tmp_path / "not there")
     if not files:
         assert memory.available_bytes() is None

@@ -14,6 +14,7 @@ from typing import IO, Any
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from nnunet_kd_runtime.control_groups import free_in_groups
 from nnunet_kd_runtime.errors import MissingRequirement, SettingsError
 
 GIB = 1 << 30
@@ -23,7 +24,7 @@ ZEROS_AT_ONCE = 1 << 24
 
 def available() -> int | None:
     """Bytes that can still be used, by the system and by the container this runs in; ``None`` where it does not say."""
-    limits = [limit for limit in (_system(), _container()) if limit is not None]
+    limits = [limit for limit in (_system(), free_in_groups()) if limit is not None]
     return min(limits) if limits else None
 
 
@@ -162,18 +163,3 @@ def _windows() -> int | None:
     if not ctypes.windll.kernel32.GlobalMemoryStatusEx(ctypes.byref(status)):  # type: ignore[attr-defined]
         return None
     return int(status.available)
-
-
-def _container() -> int | None:
-    """Control groups of version 2, then 1."""
-    for limit, used in (
-        ("/sys/fs/cgroup/memory.max", "/sys/fs/cgroup/memory.current"),
-        ("/sys/fs/cgroup/memory/memory.limit_in_bytes", "/sys/fs/cgroup/memory/memory.usage_in_bytes"),
-    ):
-        try:
-            allowed = Path(limit).read_text().strip()
-            if allowed.isdigit():
-                return max(0, int(allowed) - int(Path(used).read_text()))
-        except (OSError, ValueError):
-            continue
-    return None
