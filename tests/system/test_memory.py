@@ -6,10 +6,10 @@ import sys
 from pathlib import Path
 
 import pytest
-from nnunet_kd_runtime import control_groups
 
 from nnunet_kd.system import memory
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nnunet_kd_runtime import control_groups
 
 MANY = 64 << 20
 
