@@ -21,6 +21,9 @@ from numpy.typing import NDArray
 
 from nnunet_kd.system.files import write_atomically
 
+Dataset = nnUNetBaseDataset
+"""nnU-Net's preprocessed cases, in whichever of its formats."""
+
 
 def default_processes() -> int:
     """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores."""

@@ -14,10 +14,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 
 from nnunet_kd.errors import MissingRequirement
-from nnunet_kd.nnunet.datasets import case_shape, image_file
+from nnunet_kd.nnunet.datasets import Dataset, case_shape, image_file
 from nnunet_kd.system.files import write_atomically
 
 
@@ -39,7 +38,7 @@ class PreprocessedImage:
         case: its name.
     """
 
-    dataset: nnUNetBaseDataset
+    dataset: Dataset
     case: str
 
     @property
