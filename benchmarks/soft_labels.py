@@ -50,7 +50,9 @@ def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", default=HIPPOCAMPUS, help="as of nnunet-kd bench step")
     parser.add_argument("--cases", type=int, default=4, help="made-up training cases; one more validates")
-    parser.add_argument("--repeats", type=int, default=25, help="epochs of each row; few say little, as augmentation is drawn")
+    parser.add_argument(
+        "--repeats", type=int, default=25, help="epochs of each row; few say little, as augmentation is drawn"
+    )
     parser.add_argument("--rows", default=";".join(ROWS), help="separated by semicolons; plain is always there")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--json", type=Path)

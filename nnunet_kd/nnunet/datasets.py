@@ -176,8 +176,9 @@ def write_segmentation(
     compressed = blosc2.asarray(
         merged, chunks=chunks, blocks=blocks, cparams={"codec": blosc2.Codec.LZ4HC, "clevel": 5, "nthreads": 1}
     ).to_cframe()
-    write_atomically(path, lambda file: file.write(compressed))
-    write_atomically(properties_file, lambda file: file.write(pickle.dumps(properties)))
+    beside = folder.resolve().parent  # nnU-Net refuses a folder of cases that holds any other file
+    write_atomically(path, lambda file: file.write(compressed), temporary_in=beside)
+    write_atomically(properties_file, lambda file: file.write(pickle.dumps(properties)), temporary_in=beside)
 
 
 def datasets_of_number(number: int) -> list[str]:

@@ -24,18 +24,21 @@ SECONDS_KEPT = 24 * 3600.0
 _TEMPORARY = re.compile(r"(?:\.(?P<computer>[0-9a-f]{8}))?\.(?P<process>[0-9]+)\.tmp$")
 
 
-def write_atomically(path: Path, write: Callable[[BinaryIO], object], keep_as: Path | None = None) -> None:
+def write_atomically(
+    path: Path, write: Callable[[BinaryIO], object], keep_as: Path | None = None, temporary_in: Path | None = None
+) -> None:
     """Let ``write`` fill a temporary file beside ``path``, force it to disk, then rename it to ``path``.
 
     Args:
         path: the file; at every moment either the old one or the new one, whole.
         write: gets the open temporary file.
         keep_as: what was at ``path`` stays under this name.
+        temporary_in: folder on the same disk for the temporary file; default: that of ``path``.
 
     Raises:
         MissingRequirement: the disk refused (full, read-only); what was at ``path`` is untouched.
     """
-    temporary = _temporary(path)
+    temporary = _temporary(path if temporary_in is None else temporary_in / path.name)
     try:
         with temporary.open("wb") as file:
             write(file)

@@ -23,6 +23,7 @@ from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
+from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
@@ -130,6 +131,8 @@ def soften(
         if images is not None:
             add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
+        for place in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
+            remove_leftovers(place)  # nnU-Net reads no folder of cases that holds other files
         cases, dataset = _cases(trainer)
         without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)

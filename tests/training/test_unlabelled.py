@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
@@ -202,6 +204,33 @@ def test_a_written_segmentation_keeps_what_is_outside(dataset: Path) -> None:
     assert np.array_equal(after[:] == -1, before == -1)
     assert len(properties["class_locations"][1]) == 0
     assert len(properties["class_locations"][2]) == int((before != -1).sum())
+
+
+def test_the_folder_of_cases_holds_nothing_else_at_any_moment(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """nnU-Net tells its format by the names of the files, and refuses the folder if there is one of another kind."""
+    made = ready()
+    folder = unlabelled_folder(made)
+    seen, replace = [], os.replace
+
+    def look(source: Path, target: Path) -> None:
+        seen.append({path.suffix for path in folder.iterdir()})
+        replace(source, target)
+
+    monkeypatch.setattr(os, "replace", look)
+    shape = np.asarray(preprocessed_cases(folder).load_case("extra_0")[1][:]).shape[1:]
+    write_segmentation(folder, "extra_0", np.ones(shape), made.plans_manager.plans, "3d_fullres", DATASET_JSON)
+    assert seen == [{".b2nd", ".pkl"}] * 2
+
+
+def test_what_a_killed_process_left_there_is_removed(dataset: Path) -> None:
+    folder = unlabelled_folder(ready())
+    dead = subprocess.Popen([sys.executable, "-c", ""])
+    dead.wait()
+    for place in (folder, folder.parent):
+        (place / f"extra_0_seg.b2nd.{dead.pid}.tmp").write_bytes(b"half")
+    result = soften()
+    assert result.exit_code == 0, (result.output, result.exception)
+    assert not [*folder.glob("*.tmp"), *folder.parent.glob("*.tmp")]
 
 
 def test_batches_of_all_kinds_of_loss(tiny: dict[str, Any]) -> None:
