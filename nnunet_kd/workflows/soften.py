@@ -131,8 +131,8 @@ def soften(
         if images is not None:
             add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
-        for place in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
-            remove_leftovers(place)  # nnU-Net reads no folder of cases that holds other files
+        for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
+            remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
         cases, dataset = _cases(trainer)
         without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)
