@@ -117,8 +117,9 @@ def place_of(teacher: SoftTeacher, results: Path | None, dataset: str) -> Path |
         dataset: the student's.
     """
     if teacher.path is None:
-        own = teacher.trained_on is not None and results is not None
-        return (results / dataset / teacher.model).absolute() if own and results is not None else None
+        if results is None or teacher.trained_on is None:
+            return None
+        return (results / dataset / teacher.model).absolute()
     path = Path(teacher.path)
     if path.is_absolute():
         return path
