@@ -26,8 +26,7 @@ $(INSTALLED): pyproject.toml constraints.txt
 	touch $(INSTALLED)
 
 $(STAMP): $(INSTALLED) runtime/pyproject.toml
-	$(INSTALL) -e ./runtime
-	$(INSTALL) -e '.[dev]'
+	$(INSTALL) -e ./runtime -e '.[dev]'
 	touch $(STAMP)
 
 test: lint

@@ -57,6 +57,7 @@ def test_this_environment_parent_and_spawned_workers(tmp_path: Path) -> None:
     assert look(Path(sys.executable), tmp_path).endswith("_ext")
 
 
+@pytest.mark.nightly
 def test_a_users_own_folder_is_kept(tmp_path: Path) -> None:
     own = tmp_path / "own"
     own.mkdir()

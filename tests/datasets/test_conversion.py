@@ -128,6 +128,7 @@ def test_several_processes_give_the_same(source: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_script_without_a_main_guard_is_told_so(source: Path, tmp_path: Path) -> None:
     download(source)
     script = tmp_path / "script.py"

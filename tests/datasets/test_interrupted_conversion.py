@@ -112,6 +112,7 @@ def test_record_that_cannot_be_written(source: Path, monkeypatch: pytest.MonkeyP
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_interrupted_by_ctrl_c(source: Path, nnunet: Path) -> None:
     """As in a terminal: the signal goes to the command and to its workers. No traceback, and the next run goes on."""
     for patient in range(8):

@@ -93,6 +93,7 @@ def test_spacing_is_read_in_the_order_of_the_arrays(tmp_path):
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_processes_give_the_same_as_one(tmp_path, dataset):
     with worker_pool(2) as pool:
         together = evaluated(tmp_path, dataset, pool=pool)

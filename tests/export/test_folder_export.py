@@ -51,6 +51,7 @@ if __name__ == '__main__':
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_archive_installs_and_predicts_where_this_package_is_not(
     student: Path, cases: tuple[Path, Path], tmp_path: Path
 ) -> None:

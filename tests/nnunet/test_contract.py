@@ -137,7 +137,8 @@ def test_everything_named_is_looked_up() -> None:
     assert find("nnunetv2.no_such_module:x") is None
 
 
-@pytest.mark.parametrize("release", ["==2.8.0", pytest.param("", marks=pytest.mark.nightly)])
+@pytest.mark.nightly
+@pytest.mark.parametrize("release", ["==2.8.0", ""])
 def test_other_releases_beside_this_one(release: str, tmp_path: Path) -> None:
     """The oldest that we say we run with must fit; what the newest lacks is told, and stops nobody."""
     install = [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--target", str(tmp_path)]

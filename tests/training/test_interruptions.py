@@ -21,7 +21,7 @@ from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, nnunet_fo
 from tests.training.tiny_training import NAME, SHORT, train, without_pictures, write_tiny_dataset
 
 TRAINER = "nnUNetTrainerDCD"
-FEW, MANY = 5, 20
+FEW, MANY = 3, 20
 ENDLESS = (*SHORT, "epochs=100000", "save_every=2")
 
 

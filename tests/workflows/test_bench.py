@@ -25,6 +25,7 @@ def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.nightly
 def test_memory_stays_below_three_times_the_features() -> None:
     result = measure_memory()
     assert result["features"] == 2 * 40 * 128**3 * 4

@@ -73,34 +73,38 @@ def command(methods: str, seeds: str, *options: str) -> list[str]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("seeds", [(1,), pytest.param((0, 1), marks=pytest.mark.nightly)])
-def test_two_methods(folders: Path, seeds: tuple[int, ...]) -> None:
+@pytest.mark.parametrize(
+    ("methods", "seeds"),
+    [(("logits",), (1,)), pytest.param(("student", "logits"), (0, 1), marks=pytest.mark.nightly)],
+)
+def test_a_sweep_and_its_comparison(folders: Path, methods: tuple[str, ...], seeds: tuple[int, ...]) -> None:
     teacher = write_everything()
-    listed = ",".join(map(str, seeds))
-    run(*command("student,logits", listed))
+    names, listed = ",".join(methods), ",".join(map(str, seeds))
+    runs = len(methods) * len(seeds)
+    run(*command(names, listed))
     sweep = folders / "nnUNet_results" / DATASET / "sweeps" / "3d_fullres"
     records = [RunRecord.model_validate_json(file.read_bytes()) for file in sweep.rglob("sweep_run.json")]
     assert {(record.variant, record.seed) for record in records} == {
-        (variant, seed) for variant in ("student", "logits") for seed in seeds
+        (variant, seed) for variant in methods for seed in seeds
     }
     assert all(record.state == "done" and record.epochs_trained == 1 for record in records)
     assert all(record.training_seconds > 0 for record in records)
-    assert len({record.checkpoint_sha256 for record in records}) == 2 * len(seeds)
+    assert len({record.checkpoint_sha256 for record in records}) == runs
     logits = sweep / "logits" / "seed_1" / DATASET / "nnUNetTrainerLogits__nnUNetPlans__3d_fullres" / "fold_0"
     saved = torch.load(logits / "checkpoint_final.pth", weights_only=False)["nnunet_kd"]["settings"]
     assert saved["seed"] == 1
     assert saved["teacher"]["path"] == str(teacher.resolve())
 
-    again = run(*command("student,logits", listed, "--dry-run"))
-    assert f"{2 * len(seeds)} done" in again
+    again = run(*command(names, listed, "--dry-run"))
+    assert f"{runs} done" in again
     assert "1/1" in again
 
     output = folders / "comparison"
-    compared = run("compare", "--sweep", str(sweep), "--reference", "student", "-np", "1", "-o", str(output))
+    compared = run("compare", "--sweep", str(sweep), "--reference", methods[0], "-np", "1", "-o", str(output))
     assert f"Seeds: {', '.join(map(str, seeds))}" in compared
     with (output / "cases.csv").open() as file:
         rows = list(csv.DictReader(file))
-    assert [row["method"] for row in rows if row["class"] == "rim"] == ["teacher", "student", "logits"]
+    assert [row["method"] for row in rows if row["class"] == "rim"] == ["teacher", *methods]
     assert {row["dice"] for row in rows if row["method"] == "teacher"} == {"1"}
     page = (output / "report.html").read_text()
     assert "Training time" in page
