@@ -31,7 +31,7 @@ run() { # method, its trainer, further arguments
   shift 2
   [ "$wanted" != "  " ] && [[ "$wanted" != *" $method "* ]] && return
   [ -f "$out/done" ] && return
-  nnunet-kd train 4 3d_fullres 0 -m "$method" -t "$teacher" -device "$device" --c --set seed=1 --set epochs=10 \
+  nnunet-kd train 4 3d_fullres 0 -m "$method" -t "$teacher" -device "$device" --c --set seed=1 --set start=random --set epochs=10 \
     --set iterations_per_epoch=20 --set validation_iterations=5 "$@"
   nnUNetv2_predict -i "$RESULTS/two_images" -o "$out" -d 4 -c 3d_fullres -f 0 -tr "$trainer" -device "$device" -npp 1 -nps 1
   touch "$out/done"

@@ -4,7 +4,7 @@ Kept free of imports: this module runs whenever Python starts in an environment 
 names are loaded when they are first asked for.
 """
 
-__version__ = "0.1.0"
+__version__ = "0.2.0.dev0"
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:  # for type checkers and editors; the same names as in _PUBLIC

@@ -16,7 +16,7 @@ def combine(
         list[Path], typer.Argument(help="cases_by_seed.csv that `nnunet-kd compare --sweep` wrote, one or several.")
     ],
     reference: Annotated[
-        str, option("reference", "The method that others are compared with: the undistilled student.")
+        str, option("reference", "The method that others are compared with, for example inherited or student.")
     ],
     methods: Annotated[
         str | None, option("methods", "Only these, in this order, such as teacher,student,dcd; default: all.")

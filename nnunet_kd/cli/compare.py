@@ -23,7 +23,7 @@ from nnunet_kd.nnunet.folds import parse_fold
 
 def compare(
     reference: Annotated[
-        str, option("reference", "The method that others are compared with: the undistilled student.")
+        str, option("reference", "The method that others are compared with, for example inherited or student.")
     ],
     methods: Annotated[
         Optional[list[str]],  # noqa: UP045  typer on Python 3.10

@@ -1,4 +1,4 @@
-"""Settings, frozen teachers, features and targets, and the objectives with their weights.
+"""Settings, frozen teachers, objectives with their weights, stored soft labels, and a student's first weights.
 
-Must not know the trainer, data on disk and the command line.
+Must not know the trainer and the command line.
 """

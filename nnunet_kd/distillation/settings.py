@@ -119,7 +119,7 @@ class Settings(SettingsModel):
         gt=0,
         lt=1,
         description="decay per iteration of an averaged student; the average is what is validated and saved. In iteration n "
-        "(from 0) at most (1 + n) / (10 + n), so that the start is forgotten",
+        "(from 0) at most (1 + n) / (10 + n), so that the first iterations soon count little",
     )
     patience: int | None = Field(
         None, ge=1, description="stop after so many epochs without a better validation (nnU-Net's EMA pseudo Dice)"

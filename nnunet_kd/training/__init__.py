@@ -1,4 +1,4 @@
-"""The trainer: weight average, resuming, skipped steps, history, gradient shares.
+"""The trainer: resuming, weight average, start, soft labels, smaller network, distillation; history and skipped steps.
 
 Must not know inference, evaluation and workflows.
 """

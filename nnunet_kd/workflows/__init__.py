@@ -1,4 +1,4 @@
-"""Many steps as one: sweeps, comparisons, benchmarks, the demonstration.
+"""Many steps as one: shrink, soften, inherit, sweeps, comparisons, benchmarks, the demonstration.
 
 Must not know the command line.
 """

@@ -26,7 +26,7 @@ pytestmark = [
     pytest.mark.nightly,
     pytest.mark.skipif(
         not (REAL_TEACHER.is_dir() and HIPPOCAMPUS.is_dir() and ACDC_RAW.is_dir()),
-        reason="needs the images in ../shared, which are not part of the repository",
+        reason="needs the real images of docs/results.md, which are not part of the repository",
     ),
 ]
 LEAST, CASES = 0.9999, 3
