@@ -1,21 +1,22 @@
 """Draw the proof: Dice against minutes, and every single training (docs/explanation-proof.md).
 
-    python benchmarks/draw_proof.py
+    python benchmarks/draw_proof.py [--kept FOLDER] [--images FOLDER]
 
-Writes ``docs/images/proof-minutes.png`` and ``proof-trainings.png`` from what ``proof.py`` and ``proof_minutes.py`` kept.
+Writes ``proof-minutes.png`` and ``proof-trainings.png`` (default: into ``docs/images``) from what ``proof.py`` and
+``proof_minutes.py`` kept.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.figure import Figure
-from proof_values import CURVES, DATASETS, INHERITED, LONGER, PLAIN, ROOT, Proof, read_proof
+from proof_values import DATASETS, INHERITED, KEPT, LONGER, PLAIN, ROOT, Proof, read_proof
 
-IMAGES = ROOT / "docs" / "images"
 COLOURS = {
     PLAIN: "#999999", "random-dcd": "#E69F00", INHERITED: "#0072B2", "inherited-soft": "#009E73",
     "inherited-dcd": "#D55E00", "inherited-soft-dcd": "#CC79A7", LONGER: "#000000",
@@ -30,8 +31,8 @@ def draw_minutes(proofs: Sequence[Proof], path: Path) -> None:
         place = axis.get_yaxis_transform()
         axis.text(0.99, proof.teacher, "teacher", transform=place, ha="right", va="bottom", fontsize=8)
         for row in (PLAIN, INHERITED):
-            draw_points(axis, row, curve(proof, row), "D-")
-        for row in (row for row in proof.trained if row not in (PLAIN, INHERITED)):
+            draw_points(axis, row, proof.curve(row), "D-")
+        for row in (row for row in proof.trained if row not in (PLAIN, INHERITED, LONGER)):
             draw_points(axis, row, {proof.minutes_of(row): proof.values(row)}, "D")
         axis.set_xlabel("minutes on two CPU cores, everything included")
         axis.set_ylabel("Dice (%), validation cases")
@@ -39,16 +40,6 @@ def draw_minutes(proofs: Sequence[Proof], path: Path) -> None:
         axis.legend(fontsize=8, loc="lower right")
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
-
-
-def curve(proof: Proof, row: str) -> dict[float, list[float]]:
-    """Values of all trainings by minutes, at every share of the budget that was trained."""
-    found = {}
-    for share in CURVES[proof.name]:
-        name = row if share == 1 else f"{row}-{share:g}x"
-        if name in proof.rows:
-            found[proof.minutes_of(row, share)] = proof.values(name)
-    return found
 
 
 def draw_points(axis: Any, row: str, points: Mapping[float, Sequence[float]], style: str) -> None:
@@ -77,12 +68,16 @@ def draw_trainings(proofs: Sequence[Proof], path: Path) -> None:
 
 
 def main() -> None:
-    """See the module."""
-    trained = [proof for name in DATASETS if (proof := read_proof(name)).trained]
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="what proof.py --keep and proof_minutes.py wrote")
+    parser.add_argument("--images", type=Path, default=ROOT / "docs" / "images", help="where the pictures are written")
+    options = parser.parse_args()
+    trained = [proof for name in DATASETS if (proof := read_proof(name, options.kept)).trained]
     if trained:
-        draw_trainings(trained, IMAGES / "proof-trainings.png")
+        draw_trainings(trained, options.images / "proof-trainings.png")
     if measured := [proof for proof in trained if proof.minutes]:
-        draw_minutes(measured, IMAGES / "proof-minutes.png")
+        draw_minutes(measured, options.images / "proof-minutes.png")
 
 
 if __name__ == "__main__":

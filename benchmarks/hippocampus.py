@@ -36,13 +36,13 @@ import os
 import shlex
 import shutil
 import statistics
-import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from long_commands import code_of, run
 
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.models.checkpoint import read_checkpoint
@@ -70,8 +70,6 @@ SEARCH_FOLD = "5"
 SEARCH_SHARE = 5
 """Every so manieth training case of fold 0 is a validation case of the search for weights."""
 
-INTERRUPTED = 130
-"""A sweep's exit code after Ctrl-C."""
 SOFTWARE = ("nnunetv2", "torch")
 """Whose versions are kept with every training."""
 
@@ -83,22 +81,10 @@ def folder_of(variable: str) -> Path:
     return Path(os.environ[variable]) / DATASET
 
 
-def run(*command: str | Path) -> None:
-    """Run a command as a user types it; end where it fails."""
-    if code := code_of(*command):
-        sys.exit(code)
-
-
-def code_of(*command: str | Path) -> int:
-    """Run a command as a user types it; returns its exit code."""
-    print("$", *command, flush=True)
-    return subprocess.run([str(part) for part in command], check=False).returncode
-
-
 def prepare(data: Path, teacher: Path, device: str) -> None:
     """Dataset, plan, split, teacher and its predictions; what is there already is kept."""
     preprocessed, results = folder_of("nnUNet_preprocessed"), folder_of("nnUNet_results")
-    if not (preprocessed / "nnUNetPlans_3d_fullres").is_dir():
+    if not is_preprocessed(preprocessed / "nnUNetPlans_3d_fullres", folder_of("nnUNet_raw")):
         run("nnUNetv2_convert_MSD_dataset", "-i", data)
         run("nnUNetv2_extract_fingerprint", "-d", "4")
         run("nnUNetv2_plan_experiment", "-d", "4")
@@ -109,9 +95,16 @@ def prepare(data: Path, teacher: Path, device: str) -> None:
         run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_fullres")
     if not (results / TEACHER).is_dir():
         shutil.copytree(teacher / TEACHER, results / TEACHER)
-    if not any((results / TEACHER / "fold_0" / "validation").glob("*.nii.gz")):  # for the table's first row
+    validation = json.loads((preprocessed / "splits_final.json").read_text())[0]["val"]
+    predicted = results / TEACHER / "fold_0" / "validation"
+    if not all((predicted / f"{case}.nii.gz").is_file() for case in validation):  # for the table's first row
         run("nnUNetv2_train", "4", "3d_fullres", "0", "-tr", TEACHER.split("__")[0], "--val", "-device", device)
     add_search_fold(preprocessed / "splits_final.json")
+
+
+def is_preprocessed(folder: Path, raw: Path) -> bool:
+    """Whether nnU-Net's preprocessing has come to its end: it writes a case's properties last."""
+    return len(list(folder.glob("*.pkl"))) == len(list((raw / "labelsTr").glob("*"))) > 0
 
 
 def add_search_fold(path: Path) -> None:
@@ -164,10 +157,7 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
     run(*command, "--methods", reference)
     trained = [reference]
     for variant in (name for name in variants if name != reference):
-        code = code_of(*command, "--methods", variant)
-        if code == INTERRUPTED:
-            sys.exit(code)
-        if code:
+        if code_of(*command, "--methods", variant):
             continue  # the other rows do not need it
         trained.append(variant)
         if options.keep is not None:  # a comparison needs two
@@ -212,7 +202,9 @@ def add_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]
     before: list[tuple[str, ...]] = []
     if path.is_file():
         with path.open(newline="") as file:
-            before = [tuple(row) for row in csv.reader(file)][1:]
+            header, *before = (tuple(row) for row in csv.reader(file))
+        if header != tuple(columns):
+            sys.exit(f"{path} has other columns than are written now: {', '.join(header)}.")
     write_csv(path, columns, [*(row for row in before if row[:2] not in new), *rows])
 
 

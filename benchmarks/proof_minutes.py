@@ -1,12 +1,16 @@
-"""Minutes of every core row of the proof: all that a user waits for (docs/explanation-proof.md). Nothing else may run.
+"""Minutes of the proof's rows: all that a user waits for before and in the iterations (docs/explanation-proof.md).
 
-    python benchmarks/proof_minutes.py --keep benchmarks/results [--only hippocampus,acdc]
+    python benchmarks/proof_minutes.py --keep benchmarks/results [--only hippocampus,acdc,hippocampus-objectives]
 
-Through the real data, teachers, loaders and commands: what is done once before the first iteration, what ``nnunet-kd soften``
-takes for all training cases, and three times 100 iterations of every row in turn. Minutes = once + iterations x median. Written
-to ``proof-SWEEP/minutes.json``, which also says how many iterations the best row's minutes buy the plain student.
+Nothing else may run. Through the real data, teachers, loaders and commands: what is done once before the first iteration (median
+of three times), what ``nnunet-kd soften`` takes for all training cases, and three times 100 iterations of every row in turn.
+Minutes = once + iterations x median. Written to ``proof-SWEEP/minutes.json``, which also says how many iterations of the plain
+student take as long as each row.
 
-Needs what ``proof.py prepare`` made, and nnU-Net's three variables. About an hour on two cores.
+The other objectives are measured in turn with ``plain`` and ``inherited``. FreeKD tunes its prompts in its first iterations; what
+these take longer than its later ones counts as done once.
+
+Needs what ``proof.py prepare`` made, and nnU-Net's three variables. About two hours on two cores.
 """
 
 from __future__ import annotations
@@ -16,37 +20,50 @@ import contextlib
 import io
 import json
 import os
+import statistics
 import sys
 import tempfile
 import time
+from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import torch
-from proof import FOLD, HERE, QUEUE, Dataset, git, needs_soft_labels, soften
-from proof_values import LONGER, PLAIN, SHARING
+from proof import described, soft_label_choices, soften
+from proof_datasets import FOLD, QUEUE, Dataset, check_teacher
+from proof_origin import check_origin, origins_kept, prepare_environment, present_origin
+from proof_values import INHERITED, LONGER, PLAIN
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge
 from nnunet_kd.distillation.soft_labels.student import sets_folder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
-from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.files import write_atomically
-from nnunet_kd.system.processor import processor_name
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
+from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.runs import assignments
 
-CORE = ("hippocampus", "acdc")
-ITERATIONS, ROUNDS = 100, 3
+MEASURED = ("hippocampus", "acdc", "hippocampus-objectives")
+ITERATIONS, ROUNDS, STARTS = 100, 3, 3
+TUNED = {"freekd": "prompt_iterations"}
+"""Methods whose first iterations are others than the rest, with the setting that says how many."""
 
 
-def ready_trainer(dataset: Dataset, description: SweepDescription, row: Variant, results: Path) -> tuple[Any, float]:
-    """A row's trainer before its first iteration, and the seconds that this took."""
+def ready_trainer(
+    dataset: Dataset, shared: Mapping[str, Any], row: Variant, results: Path
+) -> tuple[DistillationTrainer, float]:
+    """A row's trainer before its first iteration, and the seconds that this took.
+
+    Args:
+        dataset: of the sweep.
+        shared: settings of all rows.
+        row: method, recipe and settings.
+        results: its ``nnUNet_results``.
+    """
     pinned = {"teacher": {"path": str(dataset.teacher)}} if row.method != "student" else {}
-    told = merge(merge(description.settings, row.settings), {"seed": 0, **pinned})
+    told = merge(merge(shared, row.settings), {"seed": 0, **pinned})
     variables = {
         SET_VARIABLE: json.dumps(assignments(told)),
         CONFIG_VARIABLE: row.recipe,
@@ -63,15 +80,30 @@ def ready_trainer(dataset: Dataset, description: SweepDescription, row: Variant,
         return made, time.perf_counter() - began
 
 
-def iterate(made: DistillationTrainer) -> None:
-    """100 iterations with their loader."""
-    for _ in range(ITERATIONS):
+def started_thrice(
+    dataset: Dataset, shared: Mapping[str, Any], row: Variant, results: Path
+) -> tuple[DistillationTrainer, float]:
+    """The last of several trainers of a row, and the median of their seconds."""
+    made, first = ready_trainer(dataset, shared, row, results / "0")
+    seconds = [first]
+    for number in range(1, STARTS):
+        made.on_train_end()
+        made, one = ready_trainer(dataset, shared, row, results / str(number))
+        seconds.append(one)
+    return made, statistics.median(seconds)
+
+
+def iterate(made: DistillationTrainer, iterations: int = ITERATIONS) -> float:
+    """Iterations with their loader; returns their seconds."""
+    began = time.perf_counter()
+    for _ in range(iterations):
         made.train_step(next(made.dataloader_train))
+    return time.perf_counter() - began
 
 
-def soften_seconds(dataset: Dataset, no_mirroring: bool) -> float:
+def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
     """Of ``nnunet-kd soften`` for all cases of the fold, beside the maps that the rows then read."""
-    end_if_failed(soften(dataset, no_mirroring, "cpu"))
+    end_if_failed(soften(dataset, mirroring, "cpu"))
     preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
     with tempfile.TemporaryDirectory(dir=preprocessed.parent.parent) as folder:
         beside = Path(folder, dataset.name)
@@ -81,7 +113,7 @@ def soften_seconds(dataset: Dataset, no_mirroring: bool) -> float:
                 (beside / path.name).symlink_to(path)
         with variables_set_to({"nnUNet_preprocessed": folder}):
             began = time.perf_counter()
-            end_if_failed(soften(dataset, no_mirroring, "cpu"))
+            end_if_failed(soften(dataset, mirroring, "cpu"))
             return time.perf_counter() - began
 
 
@@ -91,62 +123,73 @@ def end_if_failed(code: int) -> None:
         sys.exit(code)
 
 
-def reads_soft_labels(row: Variant) -> bool:
-    """Whether this row needs what ``soften`` makes."""
-    return needs_soft_labels({"variants": {"row": row.model_dump()}})
-
-
-def measure(name: str, no_mirroring: bool, descriptions: Path) -> dict[str, Any]:
-    """All core rows of one dataset."""
-    dataset, description = QUEUE[name], describe_sweep(descriptions / f"proof-{name}.yaml", {})
+def rows_of(name: str, description: SweepDescription) -> dict[str, Variant]:
+    """What is measured in turn: the sweep's rows; of other sweeps than the core's, also plain and inherited."""
     rows = {row: variant for row, variant in description.rows().items() if row != LONGER}
-    softened = soften_seconds(dataset, no_mirroring) if any(map(reads_soft_labels, rows.values())) else 0.0
+    core = described(name.split("-")[0])
+    assert core is not None  # it lies in the repository
+    return {row: one for row, one in core.rows().items() if row in (PLAIN, INHERITED)} | rows
+
+
+def starts_inside(row: Variant) -> bool:
+    """Whether this row computes its first weights from the teacher's."""
+    return bool(row.settings.get("start") == "teacher")
+
+
+def measure(name: str, description: SweepDescription) -> dict[str, Any]:
+    """All rows of one sweep."""
+    dataset, rows, shared = QUEUE[name], rows_of(name, description), description.settings
+    softened = {choice: soften_seconds(dataset, choice) for choice in soft_label_choices(list(rows.values()))}
     trainers: dict[str, DistillationTrainer] = {}
-    once: dict[str, float] = {}
+    setup: dict[str, float] = {}
+    tuning: dict[str, tuple[int, float]] = {}
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+        # nnU-Net's search for trainers and cold files would otherwise count for the first row
+        ready_trainer(dataset, shared, rows[PLAIN], Path(folder, "first"))[0].on_train_end()
         for row, variant in rows.items():
-            trainers[row], once[row] = ready_trainer(dataset, description, variant, Path(folder, row))
-            once[row] += softened if reads_soft_labels(variant) else 0.0
+            trainers[row], setup[row] = started_thrice(dataset, shared, variant, Path(folder, row))
+            if variant.method in TUNED:
+                count = variant.settings["objectives"][variant.method][TUNED[variant.method]]
+                tuning[row] = (count, iterate(trainers[row], count))
         timings = time_in_turn({row: partial(iterate, one) for row, one in trainers.items()}, ROUNDS, title=name)
         for one in trainers.values():
             one.on_train_end()
-    iterations = description.settings["epochs"] * description.settings["iterations_per_epoch"]
+    iterations = shared["epochs"] * shared["iterations_per_epoch"]
     each = {row: timing.median / ITERATIONS for row, timing in timings.items()}
+    start = setup[INHERITED] - setup[PLAIN] if INHERITED in setup else 0.0
     found: dict[str, Any] = {}
-    for row in rows:
-        seconds = once[row] + iterations * each[row]
+    for row, variant in rows.items():
+        made = sum(softened[choice] for choice in soft_label_choices([variant]))
+        count, tuned = tuning.get(row, (0, 0.0))
+        once = setup[row] + made + max(0.0, tuned - count * each[row])
+        seconds = once + iterations * each[row]
         found[row] = {
-            "once_seconds": once[row],
+            "once_seconds": once,
+            "shareable_seconds": made + (start if starts_inside(variant) else 0.0),
             "seconds_per_100": timings[row].seconds,
             "minutes": seconds / 60,
-            "minutes_shared_by_five": (once[row] / SHARING + iterations * each[row]) / 60,
-            "plain_iterations": round((seconds - once[PLAIN]) / each[PLAIN]),
+            "plain_iterations": round((seconds - setup[PLAIN]) / each[PLAIN]),
         }
-    return {
-        "commit": git("rev-parse", "HEAD"),
-        "processor": processor_name(),
-        "threads": computing_threads(),
-        "workers": os.environ["nnUNet_n_proc_DA"],
-        "torch": torch.__version__,
-        "iterations": iterations,
-        "soften_seconds": softened,
-        "rows": found,
-    }
+    return {"iterations": iterations, "soften_seconds": sum(softened.values()), "start_seconds": start, "rows": found}
 
 
 def main() -> None:
     """Read the command line."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--only", default=",".join(CORE), help="datasets, with commas")
-    parser.add_argument("--no-mirroring", action="store_true", help="soft labels without mirrored passes")
-    parser.add_argument("--descriptions", type=Path, default=HERE, help="the folder with proof-*.yaml")
+    parser.add_argument("--only", default=",".join(MEASURED), help="sweeps, with commas")
     parser.add_argument("--keep", type=Path, required=True, help="where proof-SWEEP/minutes.json is written")
     options = parser.parse_args()
-    if unknown := [name for name in options.only.split(",") if name not in CORE]:
-        sys.exit(f"--only: there is no dataset {unknown[0]!r}; there are {', '.join(CORE)}")
-    os.environ.setdefault("nnUNet_n_proc_DA", "0")
+    if unknown := [name for name in options.only.split(",") if name not in MEASURED]:
+        sys.exit(f"--only: there is no sweep {unknown[0]!r}; there are {', '.join(MEASURED)}")
+    prepare_environment(jobs=1)
+    origin = present_origin(jobs=1, device="cpu")
+    check_origin(origin, origins_kept(options.keep))
     for name in options.only.split(","):
-        found = measure(name, options.no_mirroring, options.descriptions)
+        if (description := described(name)) is None:
+            print(f"{name}: not described yet (proof-{name}.yaml), so not measured")
+            continue
+        check_teacher(QUEUE[name])
+        found = {**origin, **measure(name, description)}
         path = options.keep / f"proof-{name}" / "minutes.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(found, indent=1)

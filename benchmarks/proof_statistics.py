@@ -30,7 +30,8 @@ class Difference:
         interval: Welch's 95% interval.
         p: Welch's t test, two-sided.
         holm_p: the same with Holm's correction within its family.
-        detectable: the smallest true difference that the test finds with a power of 80%, were the spread as it was.
+        detectable: the smallest true difference that the test finds with a power of 80% at the family's strictest level (Holm's
+            first step, 5% over its size), were the spread as it was.
     """
 
     row: str
@@ -65,14 +66,14 @@ def family(values: Mapping[str, Sequence[float]], pairs: Sequence[tuple[str, str
                 (float(interval.low), float(interval.high)),
                 float(test.pvalue),
                 holm_p,
-                detectable_difference(values[row], values[baseline]),
+                detectable_difference(values[row], values[baseline], LEVEL / size),
             )
         )
     return found
 
 
-def detectable_difference(first: Sequence[float], second: Sequence[float]) -> float:
-    """The smallest true difference that Welch's test, two-sided at 5%, finds with a power of 80%; NaN without any spread.
+def detectable_difference(first: Sequence[float], second: Sequence[float], level: float = LEVEL) -> float:
+    """The smallest true difference that Welch's test, two-sided at ``level``, finds with a power of 80%; NaN without any spread.
 
     Solves ``P(T > t) = 0.8`` for the noncentrality of Student's noncentral t, with Welch's degrees of freedom.
     """
@@ -82,7 +83,7 @@ def detectable_difference(first: Sequence[float], second: Sequence[float]) -> fl
         return float("nan")
     parts = sum(variance**2 / (len(each) - 1) for variance, each in zip(variances, (first, second), strict=True))
     freedom = sum(variances) ** 2 / parts
-    limit = stats.t.ppf(1 - LEVEL / 2, freedom)
+    limit = stats.t.ppf(1 - level / 2, freedom)
 
     def missing_power(noncentrality: float) -> float:
         # the other tail has less than a thousandth where the power is anywhere near
@@ -112,13 +113,15 @@ def recovered_share(
     """Share of the gap between the plain student and the teacher that a row closes, from means over trainings.
 
     Returns:
-        The share, and its 95% interval: percentiles of a bootstrap over trainings, rows apart.
+        The share, and its 95% interval: percentiles of a bootstrap over trainings, rows apart. Means of ``n`` drawn trainings
+        vary too little by ``sqrt((n - 1) / n)``, which is made good. Of four or six normal trainings a row, the interval then
+        holds the true share in nine of ten cases, not in 95%.
     """
     generator = np.random.default_rng(seed)
 
     def means(of: Sequence[float]) -> np.ndarray:
-        drawn = generator.choice(np.asarray(of), size=(RESAMPLES, len(of)))
-        return np.asarray(drawn.mean(axis=1))
+        drawn = generator.choice(np.asarray(of), size=(RESAMPLES, len(of))).mean(axis=1)
+        return np.asarray(np.mean(of) + (drawn - np.mean(of)) * math.sqrt(len(of) / (len(of) - 1)))
 
     own, base = means(values), means(plain)
     low, high = np.percentile((own - base) / (teacher - base), [100 * LEVEL / 2, 100 * (1 - LEVEL / 2)])

@@ -1,13 +1,15 @@
 """Tables of the proof, from what ``proof.py --keep`` and ``proof_minutes.py`` kept (docs/explanation-proof.md).
 
-    python benchmarks/proof_tables.py
+    python benchmarks/proof_tables.py [--kept FOLDER]
 
-Writes ``table.md`` and ``tests.csv`` into ``benchmarks/results/proof-DATASET``. ``draw_proof.py`` draws the same values. What was
+Writes ``table.md`` and ``tests.csv`` into ``FOLDER/proof-DATASET`` (default: ``benchmarks/results``). ``draw_proof.py`` draws the
+same values. What was
 not run is left out, and named below the table.
 """
 
 from __future__ import annotations
 
+import argparse
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -15,6 +17,7 @@ import numpy as np
 from proof_statistics import Difference, family, not_inferior, recovered_share
 from proof_values import (
     CORE,
+    CURVES,
     DATASETS,
     INHERITED,
     KEPT,
@@ -37,6 +40,7 @@ SHOWN = (DICE, HD95, NSD)
 BASELINES = {INHERITED: PLAIN, "inherited-soft": INHERITED, "inherited-dcd": INHERITED, "inherited-soft-dcd": INHERITED}
 FAMILY = len(BASELINES) + 1
 """Tests of one dataset: those of :data:`BASELINES`, and the best row against plain at its minutes."""
+TARGETS = {"hippocampus": "85% of the gap", "acdc": "within 1 Dice of the teacher"}
 MARGIN = 0.5
 """Dice below the teacher that still counts as not inferior."""
 
@@ -57,9 +61,11 @@ def core_table(proof: Proof) -> Table:
             "Dice: difference",
             "95% interval",
             "p (Welch, Holm)",
+            "found at 80% power",
             "Share of the gap",
             "Minutes",
             "Minutes, shared by five",
+            "Plain at these minutes",
         ),
     )
     found = differences(proof)
@@ -73,19 +79,59 @@ def core_table(proof: Proof) -> Table:
                 str(len(proof.rows[row])),
                 *(mean(proof, row, metric) for metric in SHOWN),
                 interval_text(interval_over_cases(proof, row)),
-                *(difference_cells(own) if own is not None else [DASH] * 3),
+                *(difference_cells(own) if own is not None else [DASH] * 4),
                 share_text(proof, row),
                 *(DASH if np.isnan(one) else f"{one:.1f}" for one in minutes),
+                DASH if row in (PLAIN, LONGER) or np.isnan(other := proof.plain_at(minutes[0])) else fixed(other),
             )
         )
     return Table(DATASETS[proof.name], header, tuple(rows), notes(proof, found))
 
 
+def curves_table(proof: Proof) -> Table | None:
+    """Plain and inherited at every share of the budget; ``None`` if no share but 1 was trained."""
+    rows = []
+    for row in (PLAIN, INHERITED):
+        for share in CURVES[proof.name]:
+            name = row if share == 1 else f"{row}-{share:g}x"
+            if name in proof.rows:
+                minutes = proof.minutes_of(row, share)
+                told = (mean(proof, name, DICE), DASH if np.isnan(minutes) else f"{minutes:.1f}")
+                rows.append((row, f"{share:g}", str(len(proof.rows[name])), *told))
+    header = ("Row", "Share of the budget", "Trainings", DICE.heading, "Minutes")
+    trained = any(share != "1" for _, share, *_ in rows)
+    return Table(f"{DATASETS[proof.name]}: other lengths", header, tuple(rows)) if trained else None
+
+
+def targets(proof: Proof) -> list[str]:
+    """What the protocol aims at, beside what was measured; sentences."""
+    told = []
+    if proof.best is not None and proof.best in proof.rows and PLAIN in proof.rows:
+        best = float(np.mean(proof.values(proof.best)))
+        plain = float(np.mean(proof.values(PLAIN)))
+        told.append(
+            f"{proof.best} recovers {100 * (best - plain) / (proof.teacher - plain):.0f}% of the gap and ends "
+            f"{fixed(proof.teacher - best)} Dice below the teacher (target: {TARGETS[proof.name]})."
+        )
+    longest = f"{PLAIN}-4x"
+    if longest in proof.rows and INHERITED in proof.rows:
+        own, other = (float(np.mean(proof.values(row))) for row in (INHERITED, longest))
+        minutes = proof.minutes_of(INHERITED), proof.minutes_of(PLAIN, 4)
+        told.append(
+            f"inherited at 1x has {fixed(own)} Dice after {minutes[0]:.1f} minutes, plain at 4x {fixed(other)} after "
+            f"{minutes[1]:.1f} (target: plain's Dice in a third of the minutes)."
+        )
+    return told
+
+
 def single_table(proof: Proof) -> Table | None:
     """Rows that are trained once, without p values; ``None`` if there is none."""
     shown = [row for row in (*OBJECTIVES, *LONG) if row in proof.rows]
-    header = ("Row", *(metric.heading for metric in SHOWN))
-    rows = tuple((row, *(mean(proof, row, metric) for metric in SHOWN)) for row in shown)
+    header = ("Row", *(metric.heading for metric in SHOWN), "Minutes")
+    rows = tuple(
+        (row, *(mean(proof, row, metric) for metric in SHOWN), DASH if np.isnan(took) else f"{took:.1f}")
+        for row, took in ((row, proof.minutes_of(row)) for row in shown)
+    )
     return Table(f"{DATASETS[proof.name]}: one training each", header, rows) if rows else None
 
 
@@ -97,8 +143,9 @@ def interval_over_cases(proof: Proof, row: str) -> tuple[float, float]:
 
 
 def difference_cells(one: Difference) -> tuple[str, ...]:
-    """Difference with its baseline, interval, p."""
-    return f"{signed(one.difference)} to {one.baseline}", interval_text(one.interval), p_value(one.holm_p)
+    """Difference with its baseline, interval, p, and the smallest difference that would be found."""
+    told = f"{signed(one.difference)} to {one.baseline}", interval_text(one.interval), p_value(one.holm_p)
+    return *told, DASH if np.isnan(one.detectable) else fixed(one.detectable)
 
 
 def share_text(proof: Proof, row: str) -> str:
@@ -122,17 +169,29 @@ def notes(proof: Proof, found: Mapping[tuple[str, str], Difference]) -> str:
     if proof.best is not None and (best := found.get((proof.best, LONGER))) is not None:
         told.append(
             f"The best row against plain at its minutes: {signed(best.difference)} Dice, 95% interval "
-            f"{interval_text(best.interval)}, p {p_value(best.holm_p)} with Holm."
+            f"{interval_text(best.interval)}, p {p_value(best.holm_p)} with Holm. At 80% power the test finds "
+            f"{fixed(best.detectable)} Dice."
         )
     if proof.best is not None and len(proof.rows.get(proof.best, ())) > 1:
         p, low = not_inferior(proof.values(proof.best), proof.teacher, MARGIN)
         told.append(f"Not inferior to the teacher by {MARGIN} Dice: p {p_value(p)}, lower end {signed(low)}.")
-    if found:
-        largest = max(one.detectable for one in found.values())
-        told.append(f"Every test finds a true difference of {fixed(largest)} Dice in four of five cases.")
+    told += targets(proof)
+    if empty := missed(proof):
+        told.append(f"HD95 leaves out structures that were missed altogether, a training on average: {empty}.")
+    if proof.name == "acdc":
+        told.append("Millimetres are nominal: the data's spacings are lost.")
     if proof.not_run:
         told.append(f"Not run: {', '.join(proof.not_run)}.")
     return " ".join(told)
+
+
+def missed(proof: Proof) -> str:
+    """Rows with structures that HD95 is not defined for because nothing was predicted, with how many a training has."""
+    counts = {}
+    for row in proof.trained:
+        every = [one.values[HD95.name][one.values[DICE.name] == 0] for one in proof.rows[row].values()]
+        counts[row] = float(np.mean([np.isnan(values).sum() for values in every]))
+    return ", ".join(f"{row} {count:.1f}" for row, count in counts.items() if count)
 
 
 def write_tests(path: Path, proof: Proof) -> None:
@@ -149,19 +208,21 @@ def write_tests(path: Path, proof: Proof) -> None:
 
 def write_tables(proof: Proof, folder: Path) -> None:
     """``table.md`` and ``tests.csv``."""
-    single = single_table(proof)
-    tables = [core_table(proof), *([single] if single is not None else [])]
+    tables = [table for table in (core_table(proof), curves_table(proof), single_table(proof)) if table is not None]
     text = "\n".join(table.markdown() for table in tables).encode()
     write_atomically(folder / "table.md", lambda file: file.write(text))
     write_tests(folder / "tests.csv", proof)
 
 
 def main() -> None:
-    """See the module."""
+    """Read the command line."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--kept", type=Path, default=KEPT, help="what proof.py --keep and proof_minutes.py wrote")
+    kept = parser.parse_args().kept
     for name in DATASETS:
-        proof = read_proof(name)
+        proof = read_proof(name, kept)
         if any(row in proof.rows for row in CORE):
-            write_tables(proof, KEPT / f"proof-{name}")
+            write_tables(proof, kept / f"proof-{name}")
 
 
 if __name__ == "__main__":

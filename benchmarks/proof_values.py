@@ -10,6 +10,8 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import yaml
+from proof_origin import HERE, origins_kept
 
 from nnunet_kd.evaluation.kept import read_kept
 from nnunet_kd.evaluation.metrics import DICE, Metric
@@ -43,12 +45,14 @@ class Proof:
         rows: every training by row and seed, of all sweeps; the teacher's key is ``None``.
         minutes: of ``proof_minutes.py``; empty before it ran.
         best: see :data:`BEST`.
+        longer: iterations of ``plain-longer`` as described; ``None`` before they are known.
     """
 
     name: str
     rows: Mapping[str, BySeed]
     minutes: Mapping[str, Any]
     best: str | None
+    longer: int | None = None
 
     def values(self, row: str, metric: Metric = DICE) -> list[float]:
         """One mean per training, in the metric's unit of the tables (per cent, mm)."""
@@ -83,22 +87,62 @@ class Proof:
         """What a user waits for; NaN before it was measured.
 
         Args:
-            row: of the core.
-            share: of the budget's iterations; ``plain-longer`` has as many as the best row's minutes buy.
-            sharing: how many students the one-off costs are for.
+            row: of the core, or one of the other objectives.
+            share: of the budget's iterations.
+            sharing: how many students the start and the soft labels are for.
         """
         known = self.minutes.get("rows", {})
-        if row == LONGER and self.best in known:
-            share, row = known[self.best]["plain_iterations"] / self.minutes["iterations"], PLAIN
+        if row == LONGER and self.longer is not None:
+            share, row = self.longer / self.minutes.get("iterations", float("nan")), PLAIN
         if row not in known:
             return float("nan")
-        once, each = known[row]["once_seconds"] / sharing, float(np.median(known[row]["seconds_per_100"])) / 100
+        once = known[row]["once_seconds"] - known[row]["shareable_seconds"] * (1 - 1 / sharing)
+        each = float(np.median(known[row]["seconds_per_100"])) / 100
         return float(once + share * self.minutes["iterations"] * each) / 60
 
+    def curve(self, row: str) -> dict[float, list[float]]:
+        """Dice of all trainings by minutes, at every share of the budget that was trained; plain's also at ``plain-longer``."""
+        found = {}
+        for share in CURVES[self.name]:
+            name = row if share == 1 else f"{row}-{share:g}x"
+            if name in self.rows:
+                found[self.minutes_of(row, share)] = self.values(name)
+        if row == PLAIN and LONGER in self.rows:
+            found[self.minutes_of(LONGER)] = self.values(LONGER)
+        return dict(sorted(found.items()))
 
-def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST) -> Proof:
-    """What lies in ``kept/proof-NAME`` and in ``kept/proof-NAME-*``."""
-    paths = sorted(folder / CASES_BY_SEED for folder in kept.glob(f"proof-{name}*"))
-    minutes = kept / f"proof-{name}" / "minutes.json"
-    found = read_kept([path for path in paths if path.is_file()])
-    return Proof(name, found, json.loads(minutes.read_text()) if minutes.is_file() else {}, best)
+    def plain_at(self, minutes: float) -> float:
+        """Mean Dice of the plain student at these minutes, between the lengths that were trained; NaN outside of them."""
+        points = self.curve(PLAIN)
+        if len(points) < 2 or np.isnan([minutes, *points]).any():
+            return float("nan")
+        means = [float(np.mean(values)) for values in points.values()]
+        return float(np.interp(minutes, list(points), means, left=float("nan"), right=float("nan")))
+
+
+def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptions: Path = HERE) -> Proof:
+    """What lies in ``kept/proof-NAME`` and in ``kept/proof-NAME-*``.
+
+    Raises:
+        ValueError: the minutes were measured with other code than the trainings.
+    """
+    folders = sorted(kept.glob(f"proof-{name}*"))
+    found = read_kept([folder / CASES_BY_SEED for folder in folders if (folder / CASES_BY_SEED).is_file()])
+    core = kept / f"proof-{name}"
+    measured = [
+        json.loads(path.read_text()) for folder in [*folders, core] if (path := folder / "minutes.json").is_file()
+    ]
+    codes = {one["code"] for one in measured} | {origin["code"] for path, origin in origins_kept(kept)}
+    if len(codes) > 1:
+        raise ValueError(f"trainings and minutes below {kept} come from different code: {', '.join(sorted(codes))}")
+    minutes: dict[str, Any] = {}
+    if measured:  # the core's come last, and count where rows are measured twice
+        minutes = {**measured[-1], "rows": {row: one for each in measured for row, one in each["rows"].items()}}
+    return Proof(name, found, minutes, best, longer_iterations(descriptions / f"proof-{name}.yaml"))
+
+
+def longer_iterations(path: Path) -> int | None:
+    """Of the row ``plain-longer`` in a sweep's file; ``None`` where it is not described."""
+    described = yaml.safe_load(path.read_text()) if path.is_file() else {}
+    row = described.get("variants", {}).get(LONGER)
+    return None if row is None else int(row["settings"]["epochs"] * described["settings"]["iterations_per_epoch"])

@@ -18,7 +18,8 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 SHARED = Path(__file__).resolve().parents[2] / "shared"
 REAL_TEACHER = SHARED / "teacher" / "Dataset004_Hippocampus" / "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
 needs_real_teacher = pytest.mark.skipif(
-    not REAL_TEACHER.is_dir(), reason="needs the hippocampus teacher of docs/results.md, which is not part of the repository"
+    not REAL_TEACHER.is_dir(),
+    reason="needs the hippocampus teacher of docs/results.md, which is not part of the repository",
 )
 
 ARCHITECTURES = "dynamic_network_architectures.architectures.unet"

@@ -6,11 +6,22 @@ import contextlib
 import platform
 from pathlib import Path
 
+CPUINFO = Path("/proc/cpuinfo")
+
 
 def processor_name() -> str:
-    """As Linux tells it, else as Python does; ``CPU`` where neither knows."""
+    """As Linux tells it, with family, model and stepping, since virtual machines shorten names; else as Python does.
+
+    ``CPU`` where neither knows.
+    """
     with contextlib.suppress(OSError):
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return line.split(":", 1)[1].strip()
+        first = CPUINFO.read_text().split("\n\n", 1)[0]
+        pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
+        told = {name.strip(): value.strip() for name, value in pairs}
+        numbers = [f"{name} {told[entry]}" for name, entry in _NUMBERS.items() if entry in told]
+        if "model name" in told:
+            return f"{told['model name']} ({', '.join(numbers)})" if numbers else told["model name"]
     return platform.processor() or "CPU"
+
+
+_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}

@@ -1,31 +1,27 @@
-"""The proof's statistics against slow, obvious forms; its rows against what the protocol names; what it keeps of a sweep."""
+"""The proof's statistics against slow, obvious forms; its tables and pictures of made-up values."""
 
 from __future__ import annotations
 
 import csv
 import json
 import math
-import re
-import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import proof
 import pytest
-from draw_proof import curve, draw_minutes, draw_trainings
+import yaml
+from draw_proof import draw_minutes, draw_trainings
 from proof_statistics import detectable_difference, family, not_inferior, recovered_share
-from proof_tables import core_table, differences, write_tables
-from proof_values import CORE, Proof, read_proof
+from proof_tables import core_table, curves_table, differences, targets, write_tables
+from proof_values import Proof, read_proof
 from scipy import stats
 
-from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.evaluation.kept import write_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
-from nnunet_kd.workflows.sweep.description import describe_sweep
 
-PROTOCOL = Path(__file__).resolve().parents[2] / "docs" / "explanation-proof.md"
 PLAIN, INHERITED, BETTER = (84.1, 84.7, 85.1, 84.9), (86.9, 87.1, 86.8, 87.3), (87.2, 87.4, 87.1, 87.6)
 
 
@@ -55,6 +51,10 @@ def test_the_detectable_difference_is_found_four_times_in_five() -> None:
     found = stats.ttest_ind(*drawn, axis=1, equal_var=False).pvalue < 0.05
     assert found.mean() == pytest.approx(0.8, abs=0.03)  # Welch's degrees of freedom are drawn, too
     assert math.isnan(detectable_difference([1, 1], [2, 2]))
+    strict = detectable_difference(first, second, 0.01)
+    assert strict > wanted
+    (only,) = family({"a": list(first), "b": list(second)}, [("a", "b")], size=5)
+    assert only.detectable == pytest.approx(strict)
 
 
 def test_not_inferior_by_hand() -> None:
@@ -72,95 +72,19 @@ def test_the_share_of_the_gap_by_hand() -> None:
     assert recovered_share((86.0, 86.0), (84.0, 84.0), 88.0) == (0.5, (0.5, 0.5))
 
 
-@pytest.mark.parametrize(("name", "seeds", "iterations"), [("hippocampus", 6, 2000), ("acdc", 4, 3000)])
-def test_core_rows_are_those_of_the_protocol(name: str, seeds: int, iterations: int) -> None:
-    named = re.findall(r"^\| `([a-z-]+)` \|", PROTOCOL.read_text(), re.MULTILINE)
-    assert tuple(named) == CORE
-    description = describe_sweep(proof.HERE / f"proof-{name}.yaml", {})
-    rows = description.rows()
-    assert [row for row in CORE if row in rows] == list(rows)
-    assert {"plain", "random-dcd"} <= set(rows)
-    assert description.seeds == list(range(seeds))
-    assert description.settings["epochs"] * description.settings["iterations_per_epoch"] == iterations
-    assert rows["random-dcd"].recipe == "paper"
-
-
-@pytest.mark.parametrize("name", ["hippocampus", "acdc"])
-def test_rows_set_their_choices_themselves(name: str) -> None:
-    for row, variant in describe_sweep(proof.HERE / f"proof-{name}.yaml", {}).rows().items():
-        if not row.startswith("inherited"):
-            continue
-        assert set(variant.settings["inheritance"]) == set(InheritanceSettings.model_fields), row
-        objectives = variant.settings.get("objectives", {})
-        assert {"weight", "every", "projection_start"} <= set(
-            objectives.get("dcd", {"weight": 0, "every": 1, "projection_start": 0})
-        )
-        assert {"alpha", "temperature", "maps"} <= set(
-            objectives.get("soft", {"alpha": 0, "temperature": 1, "maps": ""})
-        )
-
-
-def test_other_rows_are_the_same_on_both_datasets() -> None:
-    one, other = (describe_sweep(proof.HERE / f"proof-{name}.yaml", {}).rows() for name in ("hippocampus", "acdc"))
-    for name, variant in one.items():
-        if name != "plain-longer":  # whose iterations are the minutes of the best row
-            assert other[name].model_dump() == variant.model_dump()
-
-
-@pytest.mark.parametrize(
-    ("variant", "needs"),
-    [
-        ({"method": "student"}, False),
-        ({"method": "soft"}, True),
-        ({"method": "kd", "settings": {"objectives": {"soft": {}, "dcd": {}}}}, True),
-        ({"method": "dcd", "settings": {"objectives": {"dcd": {}}}}, False),
-    ],
-)
-def test_soft_labels_are_made_where_a_row_reads_them(variant: dict, needs: bool) -> None:
-    assert proof.needs_soft_labels({"variants": {"plain": {"method": "student"}, "row": variant}}) == needs
-
-
-def test_trainings_of_two_commits_are_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    told = {"status": "", "rev-parse": "a" * 40}
-    monkeypatch.setattr(proof, "git", lambda command, *rest: told[command])
-    monkeypatch.setenv("nnUNet_n_proc_DA", "0")
-    proof.note_origin(tmp_path, jobs=2)
-    proof.note_origin(tmp_path, jobs=2)
-    origin = json.loads((tmp_path / proof.ORIGIN).read_text())
-    assert origin["commit"] == "a" * 40
-    assert origin["workers"] == "0"
-    told["rev-parse"] = "b" * 40
-    with pytest.raises(SystemExit, match="come from one commit"):
-        proof.note_origin(tmp_path, jobs=2)
-    told["status"] = " M nnunet_kd/cli/main.py"
-    with pytest.raises(SystemExit, match="not committed"):
-        proof.note_origin(tmp_path, jobs=2)
-
-
-def test_the_commit_is_this_repositorys() -> None:
-    told = subprocess.run(["git", "rev-parse", "HEAD"], cwd=proof.HERE, capture_output=True, text=True, check=False)
-    if told.returncode:
-        pytest.skip("not a git repository")
-    assert proof.git("rev-parse", "HEAD") == told.stdout.strip()
-
-
-def test_rows_are_added_and_replaced(tmp_path: Path) -> None:
-    path = tmp_path / "runs.csv"
-    proof.add_rows(path, ("variant", "seed", "commit"), [("plain", "0", "a"), ("plain", "1", "a")])
-    proof.add_rows(path, ("variant", "seed", "commit"), [("plain", "1", "b"), ("inherited", "0", "b")])
-    with path.open(newline="") as file:
-        assert [tuple(row.values()) for row in csv.DictReader(file)] == [
-            ("plain", "0", "a"),
-            ("plain", "1", "b"),
-            ("inherited", "0", "b"),
-        ]
+def test_the_bootstrap_varies_as_means_of_trainings_do() -> None:
+    values = np.array([83.0, 84.0, 85.0, 86.0])
+    _, (low, high) = recovered_share(values, (80.0, 80.0), 90.0)
+    error = values.std(ddof=1) / 2  # of the mean
+    assert (high - low) / 2 * 10 == pytest.approx(1.96 * error, rel=0.1)
 
 
 MINUTES = {
+    "code": "a",
     "iterations": 3000,
     "rows": {
-        "plain": {"once_seconds": 10, "seconds_per_100": [20, 18, 19], "plain_iterations": 3000},
-        "inherited": {"once_seconds": 70, "seconds_per_100": [21, 20, 19], "plain_iterations": 3474},
+        "plain": {"once_seconds": 10, "shareable_seconds": 0, "seconds_per_100": [20, 18, 19]},
+        "inherited": {"once_seconds": 70, "shareable_seconds": 50, "seconds_per_100": [21, 20, 19]},
     },
 }
 
@@ -187,15 +111,31 @@ def kept(tmp_path: Path) -> Proof:
     (tmp_path / "proof-acdc-curves").mkdir()
     write_kept({"plain-2x": {0: evaluation(0.86)}}, tmp_path / "proof-acdc-curves" / CASES_BY_SEED)
     (folder / "minutes.json").write_text(json.dumps(MINUTES))
-    return read_proof("acdc", tmp_path, best="inherited")
+    described = {"variants": {"plain-longer": {"settings": {"epochs": 35}}}, "settings": {"iterations_per_epoch": 100}}
+    (tmp_path / "proof-acdc.yaml").write_text(yaml.safe_dump(described))
+    return read_proof("acdc", tmp_path, best="inherited", descriptions=tmp_path)
 
 
 def test_minutes_are_all_that_a_user_waits_for(kept: Proof) -> None:
     assert kept.minutes_of("inherited") == pytest.approx((70 + 30 * 20) / 60)
-    assert kept.minutes_of("inherited", share=2, sharing=5) == pytest.approx((14 + 60 * 20) / 60)
-    assert kept.minutes_of("plain-longer") == pytest.approx((10 + 34.74 * 19) / 60)
-    assert kept.minutes_of("plain-longer") == pytest.approx(kept.minutes_of("inherited"), abs=0.01)
+    assert kept.minutes_of("inherited", share=2, sharing=5) == pytest.approx((20 + 10 + 60 * 20) / 60)
+    assert kept.minutes_of("plain-longer") == pytest.approx((10 + 35 * 19) / 60)
     assert math.isnan(kept.minutes_of("inherited-soft"))
+
+
+def test_plain_at_other_minutes(kept: Proof) -> None:
+    points = {10 + 30 * 19: np.mean(PLAIN), 10 + 35 * 19: np.mean(INHERITED) - 1, 10 + 60 * 19: 86.0}
+    assert list(kept.curve("plain")) == pytest.approx([seconds / 60 for seconds in points])
+    between = np.interp(70 + 30 * 20, list(points), list(points.values()))
+    assert kept.plain_at(kept.minutes_of("inherited")) == pytest.approx(between)
+    assert math.isnan(kept.plain_at(1))
+    assert math.isnan(kept.plain_at(100))
+
+
+def test_minutes_of_other_code_are_refused(kept: Proof, tmp_path: Path) -> None:
+    (tmp_path / "proof-acdc-curves" / "minutes.json").write_text(json.dumps({**MINUTES, "code": "b"}))
+    with pytest.raises(ValueError, match="different code"):
+        read_proof("acdc", tmp_path)
 
 
 def test_a_patients_volumes_count_once(kept: Proof) -> None:
@@ -209,7 +149,10 @@ def test_the_table_says_what_was_found_and_what_was_not_run(kept: Proof, tmp_pat
     assert list(rows) == ["teacher", "plain", "inherited", "plain-longer"]
     found = differences(kept)["inherited", "plain"]
     assert rows["inherited"][6] == f"+{found.difference:.2f} to plain"
-    assert rows["inherited"][-2:] == ("11.2", "10.2")
+    assert rows["inherited"][-3:] == ("11.2", "10.5", f"{kept.plain_at(670 / 60):.2f}")
+    assert rows["inherited"][9] == f"{found.detectable:.2f}"
+    assert "HD95 leaves out" not in table.note
+    assert "nominal" in table.note
     assert "The best row against plain at its minutes: +1.00 Dice" in table.note
     assert "Not inferior to the teacher" in table.note
     for name in ("random-dcd", "inherited-soft-dcd", "inherited-2x"):
@@ -223,8 +166,32 @@ def test_the_table_says_what_was_found_and_what_was_not_run(kept: Proof, tmp_pat
         ]
 
 
+def test_other_lengths_and_targets_are_told(kept: Proof, tmp_path: Path) -> None:
+    curves = curves_table(kept)
+    assert curves is not None
+    assert [row[:3] for row in curves.rows] == [
+        ("plain", "1", "4"),
+        ("plain", "2", "1"),
+        ("inherited", "1", "4"),
+    ]
+    assert curves_table(replace(kept, rows={"plain": kept.rows["plain"]})) is None
+    (told,) = targets(kept)
+    share = (np.mean(INHERITED) - np.mean(PLAIN)) / (84 - np.mean(PLAIN))
+    assert told.startswith(f"inherited recovers {100 * share:.0f}% of the gap")
+    assert "within 1 Dice" in told
+    longer = replace(kept, rows={**kept.rows, "plain-4x": kept.rows["plain-2x"]}, best=None)
+    (told,) = targets(longer)
+    assert "plain at 4x 86.00 after" in told
+
+
+def test_structures_that_were_missed_are_counted(kept: Proof) -> None:
+    one = evaluation(0.84)
+    one.values["dice"][1], one.values["hd95"][1] = 0.0, np.nan
+    missing = replace(kept, rows={**kept.rows, "plain": {0: one, 1: evaluation(0.8)}})
+    assert "a training on average: plain 0.5" in core_table(missing).note
+
+
 def test_pictures_show_every_row(kept: Proof, tmp_path: Path) -> None:
-    assert list(curve(kept, "plain")) == pytest.approx([kept.minutes_of("plain"), kept.minutes_of("plain", 2)])
     for name, draw in (("minutes", draw_minutes), ("trainings", draw_trainings)):
         draw([kept], tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000

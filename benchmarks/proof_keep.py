@@ -1,0 +1,196 @@
+"""What is kept of the proof's trainings with the code: values by case, origin, epochs, settings, students. No machine's paths."""
+
+from __future__ import annotations
+
+import json
+import os
+import shlex
+import statistics
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+from hippocampus import add_rows
+from proof_datasets import FOLD, QUEUE, Dataset
+from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
+
+from nnunet_kd.errors import NnunetKdError
+from nnunet_kd.evaluation.folders import evaluate_folder
+from nnunet_kd.evaluation.kept import read_kept, write_kept
+from nnunet_kd.evaluation.metrics import MetricOptions
+from nnunet_kd.evaluation.results import Evaluation
+from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
+from nnunet_kd.models.folder import open_model
+from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.system.files import sha256, write_atomically
+from nnunet_kd.workflows.comparison import CASES_BY_SEED
+from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
+
+SHOWN_SEED = 0
+"""The students of this seed are kept as archives: named beforehand, so that nobody chooses a good one."""
+LICENCE = "CC BY-SA 4.0, as the Medical Segmentation Decathlon's hippocampus data"
+RUN_COLUMNS = (
+    *("variant", "seed", *COLUMNS, "checkpoint_sha256", "teacher_sha256", "soft_labels", "starts"),
+    *("training_seconds", "command_seconds", "median_epoch_seconds", "clipped_share", "command"),
+)
+EPOCH_COLUMNS = ("variant", "seed", "epoch", "training_loss", "pseudo_dice", "clipped_share", "losses")
+ROOTS = ("nnUNet_results", "nnUNet_preprocessed", "nnUNet_raw")
+
+
+@dataclass(frozen=True)
+class Training:
+    """A finished training of a sweep.
+
+    Attributes:
+        row, seed: of the sweep.
+        folder: nnU-Net's, of the fold.
+    """
+
+    row: str
+    seed: int
+    folder: Path
+
+
+def sweep_folder(name: str) -> Path:
+    """Where a sweep's trainings lie."""
+    return Path(os.environ["nnUNet_results"], QUEUE[name].name, "sweeps", f"proof-{name}")
+
+
+def finished_trainings(name: str) -> Iterator[Training]:
+    """Trained, validated, and not in anybody's hands."""
+    for folder in sorted(sweep_folder(name).glob(f"*/seed_*/Dataset*/*__*__*/fold_{FOLD}")):
+        if not (folder / FINAL).is_file() or not (folder / "validation" / "summary.json").is_file():
+            continue
+        results = folder.parents[2]
+        try:
+            with FileLock(results / f".fold_{FOLD}.lock", timeout=0):
+                pass
+        except Timeout:
+            continue
+        yield Training(results.parent.name, int(results.name.removeprefix("seed_")), folder)
+
+
+def kept_seeds(name: str, target: Path | None) -> dict[str, set[int]]:
+    """Seeds by row that are kept already, wherever they were trained."""
+    path = target / f"proof-{name}" / CASES_BY_SEED if target is not None else None
+    values = read_kept([path]) if path is not None and path.is_file() else {}
+    return {row: {seed for seed in by_seed if seed is not None} for row, by_seed in values.items()}
+
+
+def name_origins(name: str) -> None:
+    """Give every finished training the origin of its sweep where it has none yet; before the sweep's own is replaced."""
+    if (origin := read_origin(sweep_folder(name))) is not None:
+        for one in finished_trainings(name):
+            if read_origin(one.folder) is None:
+                write_origin(one.folder, origin)
+
+
+def keep(name: str, target: Path) -> list[str]:
+    """Add what is finished and not yet kept to ``target/proof-NAME``, one training after another.
+
+    Returns:
+        What could not be kept, in words.
+    """
+    name_origins(name)
+    seeds = kept_seeds(name, target)
+    failed = []
+    for one in finished_trainings(name):
+        if one.seed in seeds.get(one.row, ()):
+            continue
+        try:
+            keep_training(name, one, target)
+        except (NnunetKdError, OSError, SystemExit) as error:
+            failed.append(f"{name}, {one.row}, seed {one.seed}: {error}")
+        else:
+            print(f"kept: {name}, {one.row}, seed {one.seed}", flush=True)
+    return failed
+
+
+def keep_training(name: str, one: Training, target: Path) -> None:
+    """Everything of one training; its values come last, since what is in them is not looked at again."""
+    dataset, place = QUEUE[name], target / f"proof-{name}"
+    origin = read_origin(one.folder)
+    assert origin is not None  # see name_origins
+    check_origin(origin, origins_kept(target))
+    path = place / CASES_BY_SEED
+    values = read_kept([path]) if path.is_file() else {}
+    values.setdefault("teacher", {None: teacher_values(dataset, target)})
+    values.setdefault(one.row, {})[one.seed] = evaluate(dataset, one.folder / "validation")
+    place.mkdir(parents=True, exist_ok=True)
+    checkpoint = read_checkpoint(one.folder / FINAL, in_memory=False)
+    add_rows(place / "epochs.csv", EPOCH_COLUMNS, epoch_rows(one, checkpoint))
+    add_rows(place / "runs.csv", RUN_COLUMNS, [run_row(one, checkpoint, origin)])
+    keep_settings(one, checkpoint, place)
+    if name == "hippocampus" and one.seed == SHOWN_SEED:
+        with open_model(one.folder.parent, (FOLD,)) as model:
+            options = FolderOptions(licence=LICENCE, overwrite=True)
+            (target / "students").mkdir(exist_ok=True)
+            export_folder(model, target / "students" / f"{one.row}.zip", options)
+    write_kept(values, path)
+
+
+def run_row(one: Training, checkpoint: dict[str, Any], origin: dict[str, str]) -> tuple[str, ...]:
+    """See :data:`RUN_COLUMNS`."""
+    record, settings = read_record(one.folder), checkpoint[ENTRY]["settings"]
+    assert record is not None  # the sweep has written one
+    seconds = epoch_seconds(one.folder)
+    soft = (settings["objectives"] or {}).get("soft") or {}
+    return (
+        *(one.row, str(one.seed), *(origin[column] for column in COLUMNS), sha256(one.folder / FINAL)),
+        *(teacher_hash(settings), str(soft.get("maps") or ""), str(record.starts)),
+        *(f"{sum(seconds):.0f}", f"{record.command_seconds:.0f}", f"{statistics.median(seconds):.3g}"),
+        *(f"{mean_share(checkpoint[ENTRY].get(CLIPPED) or []):.4f}", without_paths(shlex.join(record.command))),
+    )
+
+
+def teacher_hash(settings: dict[str, Any]) -> str:
+    """SHA-256 of the teachers' checkpoints that a training's settings name."""
+    teacher = settings.get("teacher") or []
+    return " ".join(
+        str(each.get("sha256") or "") for each in (teacher if isinstance(teacher, list) else [teacher])
+    ).strip()
+
+
+def epoch_rows(one: Training, checkpoint: dict[str, Any]) -> list[tuple[str, ...]]:
+    """See :data:`EPOCH_COLUMNS`; ``losses`` is JSON, every objective's mean losses of that epoch."""
+    logged, entry = checkpoint["logging"], checkpoint[ENTRY]
+    shares = entry.get(CLIPPED) or []
+    found: list[tuple[str, ...]] = []
+    for n, (loss, dice) in enumerate(zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)):
+        losses = {name: float(f"{value:.5g}") for name, value in (entry["history"][n : n + 1] or [{}])[0].items()}
+        share = f"{shares[n]:.4f}" if n < len(shares) else ""
+        found.append((one.row, str(one.seed), str(n + 1), f"{loss:.6f}", f"{dice:.6f}", share, json.dumps(losses)))
+    return found
+
+
+def keep_settings(one: Training, checkpoint: dict[str, Any], place: Path) -> None:
+    """All settings of a row, once; its trainings differ by their seed."""
+    path = place / "settings" / f"{one.row}.yaml"
+    path.parent.mkdir(exist_ok=True)
+    text = without_paths(yaml.safe_dump(checkpoint[ENTRY]["settings"], sort_keys=False)).encode()
+    write_atomically(path, lambda file: file.write(text))
+
+
+def without_paths(text: str) -> str:
+    """nnU-Net's folders by the names of their variables."""
+    for name in ROOTS:
+        text = text.replace(str(Path(os.environ[name])), f"${name}")
+    return text
+
+
+def teacher_values(dataset: Dataset, target: Path) -> Evaluation:
+    """As kept with another sweep of the dataset, else measured: once for all tables."""
+    for path in sorted(target.glob(f"proof-*/{CASES_BY_SEED}")):
+        if QUEUE.get(path.parent.name.removeprefix("proof-")) is dataset and "teacher" in (kept := read_kept([path])):
+            return kept["teacher"][None]
+    return evaluate(dataset, dataset.teacher_predictions)
+
+
+def evaluate(dataset: Dataset, predictions: Path) -> Evaluation:
+    """Of segmentations of the fold's validation cases."""
+    raw, options = Path(os.environ["nnUNet_raw"], dataset.name), MetricOptions(nsd_tolerance=dataset.nsd_tolerance)
+    return evaluate_folder(predictions, raw / "labelsTr", raw / "dataset.json", options, dataset.validation_cases)

@@ -1,0 +1,123 @@
+"""Which code, packages and machine a training of the proof comes from; rows of one table must not mix the first two."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping
+from importlib.metadata import version
+from pathlib import Path
+
+import nnunet_kd
+from nnunet_kd.system.cores import usable_cores
+from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.processor import processor_name
+
+HERE = Path(__file__).resolve().parent
+ORIGIN = "origin.json"
+"""In a sweep's folder: of the trainings that run; in a fold's folder: of that training."""
+CODE = ("nnunet_kd", "trainers", "plans")
+"""What decides a training's numbers."""
+COMPARED = ("code", "workers", "nnunetv2", "torch")
+"""What all rows of the proof have in common. The other columns are written down only."""
+COLUMNS = (*COMPARED, "commit", "processor", "threads", "device", "numpy", "python")
+LOADERS, THREADS = "nnUNet_n_proc_DA", "OMP_NUM_THREADS"
+
+
+def prepare_environment(jobs: int) -> None:
+    """Set what trainings take from the environment; end where the caller's contradicts the protocol.
+
+    No loader processes, so that a seed's batches are always the same. Few processes that write segmentations. This Python's
+    commands before others.
+    """
+    if os.environ.setdefault(LOADERS, "0") != "0":
+        sys.exit(f"{LOADERS}={os.environ[LOADERS]}: the proof's trainings have no loader processes. Unset it.")
+    share = max(1, usable_cores() // jobs)
+    if (threads := os.environ.get(THREADS, "")) and int(threads) > share:
+        sys.exit(f"{THREADS}={threads}: {jobs} trainings at once have {share} each on this machine. Unset it.")
+    os.environ.setdefault("nnUNet_def_n_proc", "2")
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every process would compile all packages anew
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
+def present_origin(jobs: int, device: str) -> dict[str, str]:
+    """Of trainings that start now; ends if the code is not that of this clone, or is not committed."""
+    installed = Path(nnunet_kd.__file__).resolve()
+    if not installed.is_relative_to(HERE.parent):
+        sys.exit(f"the installed package is {installed}, not that of this clone, whose commit is written down.")
+    if changed := git("status", "--porcelain", "--", *CODE):
+        sys.exit(f"not committed:\n{changed}\nTrain from a clean clone, so that every run's commit can be recorded.")
+    trees = git("rev-parse", *(f"HEAD:{name}" for name in CODE))
+    return {
+        "code": hashlib.sha256(trees.encode()).hexdigest()[:16],
+        "workers": os.environ[LOADERS],
+        **{name: version(name) for name in ("nnunetv2", "torch")},
+        "commit": git("rev-parse", "HEAD"),
+        "processor": processor_name(),
+        "threads": os.environ.get(THREADS) or str(max(1, usable_cores() // jobs)),
+        "device": device_name(device),
+        "numpy": version("numpy"),
+        "python": sys.version.split()[0],
+    }
+
+
+def device_name(device: str) -> str:
+    """The processor is named apart; a GPU by what CUDA calls it."""
+    if device != "cuda":
+        return device
+    import torch
+
+    return torch.cuda.get_device_name()
+
+
+def git(*arguments: str) -> str:
+    """Output of git, of the repository that this file lies in."""
+    return subprocess.run(
+        ["git", *arguments], cwd=HERE.parent, check=True, capture_output=True, text=True
+    ).stdout.strip()
+
+
+def check_origin(origin: Mapping[str, str], others: Iterable[tuple[str, Mapping[str, str]]]) -> None:
+    """End if one of the others has other code, packages or workers; they come with the place they were read from."""
+    for place, other in others:
+        if unlike := [name for name in COMPARED if other.get(name) != origin[name]]:
+            told = "; ".join(f"{name}: {other.get(name)} there, {origin[name]} now" for name in unlike)
+            sys.exit(
+                f"{place} has trainings of another origin ({told}). Rows of the proof come from one. Keep them apart."
+            )
+
+
+def origins_on_disk(sweeps: Iterable[Path]) -> list[tuple[str, dict[str, str]]]:
+    """Of sweeps' folders; ends at one with trainings and no origin."""
+    found = []
+    for folder in sweeps:
+        if (folder / ORIGIN).is_file():
+            found.append((str(folder), json.loads((folder / ORIGIN).read_text())))
+        elif next(folder.glob("*/seed_*"), None) is not None:
+            sys.exit(f"{folder} has trainings, and nothing says which code they come from. Move it away.")
+    return found
+
+
+def origins_kept(target: Path) -> list[tuple[str, dict[str, str]]]:
+    """Of every training in the ``runs.csv`` files below a folder of results."""
+    found = []
+    for path in sorted(target.glob("proof-*/runs.csv")):
+        with path.open(newline="") as file:
+            found += [(str(path), {name: row[name] for name in COLUMNS}) for row in csv.DictReader(file)]
+    return found
+
+
+def write_origin(folder: Path, origin: Mapping[str, str]) -> None:
+    """Into a sweep's or a fold's folder."""
+    folder.mkdir(parents=True, exist_ok=True)
+    write_atomically(folder / ORIGIN, lambda file: file.write(json.dumps(origin, indent=1).encode()))
+
+
+def read_origin(folder: Path) -> dict[str, str] | None:
+    """What :func:`write_origin` wrote; ``None`` if there is nothing."""
+    path = folder / ORIGIN
+    return json.loads(path.read_text()) if path.is_file() else None
