@@ -154,6 +154,8 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         if options.keep is not None:
             keep(sweep, folder / CASES_BY_SEED, options.keep / sweep.name, fold, chosen)
 
+    if options.jobs > 1:  # every row at once; those that fail are tried again below
+        code_of(*command, "--methods", ",".join(variants), "--jobs", str(options.jobs))
     run(*command, "--methods", reference)
     trained = [reference]
     for variant in (name for name in variants if name != reference):
@@ -216,6 +218,7 @@ def main() -> None:
     parser.add_argument("--teacher", type=Path, help="prepare: the folder with the teacher's model folder and split")
     parser.add_argument("--methods", help="only these of the description, such as student,dcd")
     parser.add_argument("--seeds", help="such as 0,12345; default: the description's")
+    parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dry-run", action="store_true", help="show the rows; train nothing")
     parser.add_argument("--keep", type=Path, help="add every training's values to this folder")
