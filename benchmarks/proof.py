@@ -24,7 +24,15 @@ from pathlib import Path
 from long_commands import code_of
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher, prepare
 from proof_keep import keep, kept_seeds, name_origins, sweep_folder
-from proof_origin import check_origin, origins_kept, origins_on_disk, prepare_environment, present_origin, write_origin
+from proof_origin import (
+    check_origin,
+    origins_kept,
+    origins_on_disk,
+    prepare_environment,
+    present_origin,
+    use_this_python,
+    write_origin,
+)
 
 from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
@@ -134,10 +142,11 @@ def main() -> None:
 
 def work(names: list[str], options: argparse.Namespace) -> list[str]:
     """Do what the command line asks for; returns what failed, in words."""
-    prepare_environment(options.jobs)
     if options.what == "prepare":
+        use_this_python()
         prepare(options.data, options.teacher, options.acdc, options.device)
         return []
+    prepare_environment(options.jobs)
     failed: list[str] = []
     for name in names:
         if options.what == "keep":

@@ -28,20 +28,25 @@ COLUMNS = (*COMPARED, "commit", "processor", "threads", "device", "numpy", "pyth
 LOADERS, THREADS = "nnUNet_n_proc_DA", "OMP_NUM_THREADS"
 
 
+def use_this_python() -> None:
+    """This environment's commands before others, with bytecode: without it every process compiles all packages anew."""
+    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
+
+
 def prepare_environment(jobs: int) -> None:
     """Set what trainings take from the environment; end where the caller's contradicts the protocol.
 
-    No loader processes, so that a seed's batches are always the same. Few processes that write segmentations. This Python's
-    commands before others.
+    No loader processes, so that a seed's batches are always the same; nnU-Net's planning refuses that number. Few processes that
+    write segmentations.
     """
+    use_this_python()
     if os.environ.setdefault(LOADERS, "0") != "0":
         sys.exit(f"{LOADERS}={os.environ[LOADERS]}: the proof's trainings have no loader processes. Unset it.")
     share = max(1, usable_cores() // jobs)
     if (threads := os.environ.get(THREADS, "")) and int(threads) > share:
         sys.exit(f"{THREADS}={threads}: {jobs} trainings at once have {share} each on this machine. Unset it.")
     os.environ.setdefault("nnUNet_def_n_proc", "2")
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # every process would compile all packages anew
-    os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def present_origin(jobs: int, device: str) -> dict[str, str]:
