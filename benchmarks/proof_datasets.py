@@ -128,4 +128,16 @@ def prepare_acdc(source: Path, device: str) -> None:
             name = f"{case}_0000.nii.gz"
             Path(images, name).symlink_to((raw / "imagesTr" / name).resolve())
         told = ("-d", ACDC.number, "-c", "3d_fullres", "-p", ACDC.plans, "-tr", ACDC.teacher.name.split("__")[0])
-        run("nnUNetv2_predict", "-i", images, "-o", ACDC.teacher_predictions, *told, "-f", FOLD, "-device", device)
+        run(
+            "nnUNetv2_predict",
+            "-i",
+            images,
+            "-o",
+            ACDC.teacher_predictions,
+            *told,
+            "-f",
+            FOLD,
+            "-device",
+            device,
+            "--continue_prediction",
+        )
