@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -153,6 +154,26 @@ def test_doctor(tiny: dict) -> None:
         assert missing.returncode == 6
         assert f"missing  {variable}: the environment variable {variable} is not set" in missing.stdout
     assert run("doctor", "998", "-f", "3").returncode == 6
+
+
+def test_doctor_names_packages_that_are_not_installed(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package in ("ptwt", "nnunet-kd"):
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr("nnunet_kd.cli.doctor.version", version)
+    monkeypatch.setattr("nnunet_kd.cli.doctor.trainer_names", list)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    finished = run("doctor")
+    assert finished.returncode == 6
+    for part in (
+        "ptwt: not installed; run `pip install ptwt`",
+        "`pip install -e .` in its clone",
+        "device: import of torch",
+    ):
+        assert part in finished.stdout
+    assert "3 checks failed: nnunet-kd, ptwt, device" in error_of(finished)
 
 
 @pytest.mark.parametrize(
