@@ -176,8 +176,8 @@ def test_split_takes_its_old_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(folds)
         raise SettingsError("enough")
 
-    monkeypatch.setattr("nnunet_kd.cli.split.training_cases", lambda dataset: (dataset, []))
-    monkeypatch.setattr("nnunet_kd.cli.split.grouped_folds", grouped)
+    monkeypatch.setattr("nnunet_kd.datasets.splits.training_cases", lambda dataset: (dataset, []))
+    monkeypatch.setattr("nnunet_kd.datasets.splits.grouped_folds", grouped)
     dict(commands())
     for given in ((), ("--number-of-folds", "3"), ("--folds", "4")):
         CliRunner().invoke(cli.app, ["split", "998", "--group-regex", "x", *given])
