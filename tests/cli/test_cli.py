@@ -196,9 +196,10 @@ def test_train_refuses_before_anything_is_written(tiny: dict, arguments: list[st
 
 
 def test_weighing_a_student_without_a_teacher_is_refused(tiny: dict) -> None:
-    finished = run("weigh", "998", "3d_fullres", "0", "-m", "student", "-device", "cpu")
-    assert finished.returncode == 3
-    assert "nothing to weigh" in error_of(finished)
+    for options in (("-m", "student"), ("-m", "dcd", "--set", "objectives.dcd.weight=0")):
+        finished = run("weigh", "998", "3d_fullres", "0", "-device", "cpu", *options)
+        assert finished.returncode == 3
+        assert "nothing to weigh" in error_of(finished)
 
 
 def test_unknown_datasets_and_configurations(tiny: dict) -> None:
