@@ -140,6 +140,28 @@ def test_card_and_results_travel_without_folders_of_this_machine(student: Path, 
     assert not any(str(student.parents[2]).encode() in text for text in texts)
 
 
+def test_what_was_there_comes_back_if_the_exchange_fails(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = export(student, tmp_path / "model", ("0",))
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(source).name == "model" and Path(target) == output:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "replace", fail)
+        with pytest.raises(MissingRequirement, match="No space left on device"):
+            export(student, output, ("1",), overwrite=True)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert list(tmp_path.iterdir()) == [output]
+    export(student, output, ("1",), overwrite=True)
+    assert list(tmp_path.iterdir()) == [output]
+
+
 def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: Path) -> None:
     """Several teachers, first weights and soft labels; in `shrink`, all of them lie in its output folder."""
     model = shutil.copytree(student, tmp_path / FOLDER_NAME)
