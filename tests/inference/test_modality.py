@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import os
 from pathlib import Path
 from typing import Any
 
@@ -14,16 +12,17 @@ import SimpleITK as sitk
 from nnunet_kd.errors import DataError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.models.folder import open_model
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
+from tests.conftest import make_plans
 from tests.inference.predicting import run
 
 
 @pytest.fixture
-def model(tiny: dict[str, Any]) -> Path:
-    folder = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
-    dataset = json.loads((folder / "dataset.json").read_text())
-    dataset["modality"] = dataset.pop("channel_names")
-    (folder / "dataset.json").write_text(json.dumps(dataset))
-    return folder
+def model(folders: Path) -> Path:
+    dataset: dict[str, Any] = {**DATASET_JSON, "modality": DATASET_JSON["channel_names"]}
+    del dataset["channel_names"]
+    plans = {**make_plans(), "foreground_intensity_properties_per_channel": {"0": {}}}
+    return write_untrained_teacher(plans, "3d_fullres", dataset)
 
 
 def write_images(folder: Path, channels: int) -> Path:

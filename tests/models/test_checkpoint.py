@@ -259,6 +259,7 @@ def _encrypted(path: Path) -> None:
         (lambda path: torch.save([1, 2], path), "holds a list, but nnU-Net's hold named entries"),
     ],
 )
+@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
 def test_other_files_of_that_name(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:
     write(tmp_path / "checkpoint_final.pth")
     with pytest.raises(CheckpointError, match=rf"the checkpoint .*checkpoint_final\.pth .*{said}"):
