@@ -69,6 +69,15 @@ print(came)
 
 
 @pytest.fixture
+def survives() -> Iterator[None]:
+    """Signals that nobody forwards do not end this process, whatever it was told of them before."""
+    before = {number: signal.signal(number, lambda number, frame: None) for number in (signal.SIGHUP, signal.SIGTERM)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.fixture
 def own_group() -> Iterator[None]:
     """This process leads a group, as a command in a terminal does, so that a signal to all of it reaches no other."""
     before = os.getpgrp()
@@ -96,19 +105,16 @@ def test_stopped_together(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGHUP])
-@pytest.mark.usefixtures("own_group")
+@pytest.mark.usefixtures("own_group", "survives")
 def test_what_a_terminal_sends_reaches_every_job_once(tmp_path: Path, number: signal.Signals) -> None:
     """A terminal tells its whole foreground group; a second Ctrl-C would kill trainings that are about to end."""
-    before = signal.signal(signal.SIGHUP, lambda number, frame: None)  # whatever it was, also ignored
     when_both_run(tmp_path, lambda: os.killpg(os.getpid(), number))
     lines: list[str] = []
-    try:
-        assert run_side_by_side([str(tmp_path)], 2, lines.append, [sys.executable, "-c", COUNTING]) == 0
-    finally:
-        signal.signal(signal.SIGHUP, before)
+    assert run_side_by_side([str(tmp_path)], 2, lines.append, [sys.executable, "-c", COUNTING]) == 0
     assert sorted(lines) == [f"1: [{int(number)}]", f"2: [{int(number)}]"]
 
 
+@pytest.mark.usefixtures("survives")
 def test_a_job_that_was_started_while_a_signal_came_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start_and_stop(*arguments: Any, **options: Any) -> Any:
         process = start(*arguments, **options)
