@@ -8,7 +8,6 @@ import json
 import os
 import shutil
 import zipfile
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -236,34 +235,6 @@ def test_checkpoints_written_with_numpy_1_are_data(tmp_path: Path) -> None:
             assert not name.endswith("data.pkl") or b"numpy._core.multiarray" in content
             old.writestr(name, content.replace(b"numpy._core.multiarray", b"numpy.core.multiarray"))
     assert read_checkpoint(tmp_path / "old.pth") == {"a": 1.5}
-
-
-def _no_pickle(path: Path) -> None:
-    with zipfile.ZipFile(path, "w") as archive:
-        archive.writestr("archive/thesis.txt", "mine")
-
-
-def _encrypted(path: Path) -> None:
-    _no_pickle(path)
-    content = bytearray(path.read_bytes())
-    content[6] = content[content.index(b"PK\x01\x02") + 8] = 1
-    path.write_bytes(content)
-
-
-@pytest.mark.parametrize(
-    ("write", "said"),
-    [
-        (_no_pickle, "cannot be read: .* Is it a checkpoint that nnU-Net wrote"),
-        (lambda path: torch.jit.save(torch.jit.script(torch.nn.ReLU()), path), "Is it a checkpoint that nnU-Net wrote"),
-        (_encrypted, "cannot be read: .* is encrypted"),
-        (lambda path: torch.save([1, 2], path), "holds a list, but nnU-Net's hold named entries"),
-    ],
-)
-@pytest.mark.filterwarnings("ignore:.torch.jit:FutureWarning")
-def test_other_files_of_that_name(tmp_path: Path, write: Callable[[Path], None], said: str) -> None:
-    write(tmp_path / "checkpoint_final.pth")
-    with pytest.raises(CheckpointError, match=rf"the checkpoint .*checkpoint_final\.pth .*{said}"):
-        read_checkpoint(tmp_path / "checkpoint_final.pth")
 
 
 def test_a_checkpoint_that_is_code_is_refused(tiny: dict) -> None:
