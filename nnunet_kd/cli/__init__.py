@@ -14,7 +14,7 @@ from rich.console import Console
 from rich.markup import escape
 
 from nnunet_kd import __version__
-from nnunet_kd.errors import DataError, NnunetKdError, NnunetKdWarning
+from nnunet_kd.errors import DataError, MissingRequirement, NnunetKdError, NnunetKdWarning
 from nnunet_kd.system.names import name_as_text, name_problem
 
 app = typer.Typer(
@@ -24,6 +24,9 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
+
+REQUIRED = ("nnunetv2", "torch", "dynamic_network_architectures", "sklearn")
+"""Imported by commands when they run, so that those which need none of it work without."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -102,6 +105,10 @@ def main() -> None:
         app()
     except NnunetKdError as error:
         _stop(error)
+    except ModuleNotFoundError as error:
+        if str(error.name).partition(".")[0] not in REQUIRED:
+            raise
+        _stop(MissingRequirement(f"{error}. `nnunet-kd doctor` says which packages are missing and how to get them."))
     except UnicodeEncodeError as error:
         problem = name_problem(str(error.object))
         if problem is None:

@@ -43,7 +43,7 @@ def doctor(
     def check(label: str, look: Callable[[], str]) -> None:
         try:
             console.print(f"[green]ok[/]       {label}: {escape(look())}", soft_wrap=True)
-        except NnunetKdError as error:
+        except (NnunetKdError, ImportError, OSError) as error:  # a package that is missing, or a part of it that is
             problems.append(label)
             console.print(f"[bold red]missing[/]  {label}: {escape(str(error))}", soft_wrap=True)
 

@@ -8,15 +8,7 @@ import typer
 from rich.console import Console
 
 from nnunet_kd.cli.options import option
-from nnunet_kd.datasets.splits import (
-    FOLDS,
-    SEED,
-    grouped_folds,
-    grouped_holdout,
-    groups_by_regex,
-    training_cases,
-    write_splits,
-)
+from nnunet_kd.datasets.case import FOLDS, SEED
 from nnunet_kd.system.counts import counted
 
 
@@ -36,6 +28,14 @@ def split(
     overwrite: Annotated[bool, option("overwrite", "replace other splits that are there")] = False,
 ) -> None:
     """Write splits_final.json so that all cases of a patient are on one side."""
+    from nnunet_kd.datasets.splits import (
+        grouped_folds,
+        grouped_holdout,
+        groups_by_regex,
+        training_cases,
+        write_splits,
+    )
+
     name, cases = training_cases(dataset)
     groups = groups_by_regex(cases, group_regex)
     count = number if former_number is None else former_number

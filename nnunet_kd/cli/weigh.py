@@ -37,7 +37,8 @@ def weigh(
     options.check_device(device)
     own_fold = parse_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
-    if not options.check_settings(trainer, dataset, configuration, plans_name)[0].active_objectives():
+    settings, _ = options.check_settings(trainer, dataset, configuration, plans_name)
+    if not any(objective.full_weight() > 0 for objective in settings.active_objectives().values()):
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 
     import torch
@@ -61,10 +62,12 @@ def weigh(
 
 
 def _table(shares: list[GradientShare], batches: int) -> Table:
+    used = max(len(share.ratios) for share in shares)
+    without = f" {batches - used} batches without labels are left out." if used < batches else ""
     table = Table(
         *("objective", "weight", "gradient", "least to most", "cosine", "weight for an equal gradient"),
-        title=f"Gradient to a new student's encoder, {batches} batches",
-        caption="Gradient: norm of the weighted objective's gradient over that of the labels', median over batches.",
+        title=f"Gradient to a new student's encoder, {used} batches",
+        caption=f"Gradient: norm of the weighted objective's gradient over that of the labels', median over batches.{without}",
     )
     for share in shares:
         table.add_row(
@@ -73,7 +76,7 @@ def _table(shares: list[GradientShare], batches: int) -> Table:
             f"{share.ratio:.3g}",
             f"{min(share.ratios):.3g} to {max(share.ratios):.3g}",
             f"{share.cosine:+.2f}",
-            f"{share.equal_weight:.2g}",
+            f"{share.equal_weight:.2g}" if share.has_equal_weight else "none",
         )
     return table
 
@@ -84,6 +87,9 @@ def _what_to_do(shares: list[GradientShare]) -> Iterator[str]:
 
     for share in shares:
         if share.objective == "soft":  # it takes its share from the labels, so that no weight makes the two equal
+            continue
+        if not share.has_equal_weight:
+            yield f"{share.objective}: has no gradient to the encoder on these batches, so no weight makes it count."
             continue
         setting = f"--set objectives.{share.objective}.weight={share.equal_weight:.2g}"
         if share.ratio > HIDES_LABELS:

@@ -14,6 +14,10 @@ BRATS2024_ID, ISLES2022_ID = 501, 502
 """nnU-Net's numbers of the datasets, where users choose no other."""
 SKIPPED = "skipped.csv"
 """In the dataset's folder: bad cases that were left out."""
+FOLDS = 5
+"""Of a cross-validation, where users choose no other number."""
+SEED = 12345
+"""Of the shuffle before splits are made, likewise."""
 LABEL = "label"
 FILE_ENDING = ".nii.gz"
 
@@ -120,7 +124,7 @@ class ConversionOptions:
     """Leave bad cases out (``skipped.csv``) instead of stopping."""
     holdout: float | None = None
     """One split with this share of the patients in validation, instead of five folds."""
-    seed: int = 12345
+    seed: int = SEED
     """Of the shuffle before splitting."""
 
 

@@ -13,18 +13,16 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
-from nnunetv2.paths import nnUNet_preprocessed, nnUNet_raw
 from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 
+from nnunet_kd.datasets.case import FOLDS, SEED
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
-from nnunet_kd.nnunet.environment import dataset_name, required_folder
+from nnunet_kd.nnunet.environment import dataset_name, optional_folder, required_folder
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.naming import images_in, segmentations_in
 
 SPLITS_FILE = "splits_final.json"
-FOLDS = 5
-SEED = 12345
 
 Splits = list[dict[str, list[str]]]
 
@@ -132,8 +130,9 @@ def training_cases(dataset: str) -> tuple[str, list[str]]:
         DataError: there is no such dataset, more than one, its dataset.json does not hold, or it has no cases.
     """
     name = dataset_name(dataset)
-    for variable, images in ((nnUNet_raw, "imagesTr"), (nnUNet_preprocessed, "gt_segmentations")):
-        if not variable or not (folder := Path(variable) / name).joinpath("dataset.json").is_file():
+    for variable, images in (("nnUNet_raw", "imagesTr"), ("nnUNet_preprocessed", "gt_segmentations")):
+        place = optional_folder(variable)
+        if place is None or not (folder := place / name).joinpath("dataset.json").is_file():
             continue
         try:
             description = json.loads((folder / "dataset.json").read_text())
@@ -162,13 +161,13 @@ def splits_files(name: str) -> list[Path]:
     Raises:
         MissingRequirement: neither ``nnUNet_raw`` nor ``nnUNet_preprocessed`` is set.
     """
-    if not nnUNet_preprocessed:
+    place, raw = optional_folder("nnUNet_preprocessed"), optional_folder("nnUNet_raw")
+    if place is None:
         return [required_folder("nnUNet_raw") / name / SPLITS_FILE]
-    preprocessed = required_folder("nnUNet_preprocessed") / name
-    without_raw = not nnUNet_raw or (
-        (preprocessed / "dataset.json").is_file() and not (Path(nnUNet_raw) / name).is_dir()
-    )
-    return [folder / SPLITS_FILE for folder in (() if without_raw else (Path(nnUNet_raw) / name,)) + (preprocessed,)]
+    preprocessed = place / name
+    if raw is None or ((preprocessed / "dataset.json").is_file() and not (raw / name).is_dir()):
+        return [preprocessed / SPLITS_FILE]
+    return [folder / SPLITS_FILE for folder in (raw / name, preprocessed)]
 
 
 def refuse_other_splits(name: str, splits: Splits) -> None:

@@ -12,6 +12,7 @@ from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.resampling import resampling_defaults
 
 TOLERANCE = 1e-6
@@ -41,8 +42,8 @@ class DataDescription:
     @property
     def channels(self) -> tuple[str, ...]:
         """Names of the image's channels, in the order of their files."""
-        named = self.dataset.get("modality", self.dataset.get("channel_names", {}))
-        return tuple(str(named[key]) for key in sorted(named, key=int))
+        named = self.dataset.get("modality") or self.dataset.get("channel_names")
+        return tuple(channel_names(self.dataset)) if named else ()
 
     @property
     def schemes(self) -> tuple[str, ...]:

@@ -67,6 +67,8 @@ def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
 def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     """``["objectives.dcd.weight=0.1", ...]`` as nested dictionaries; values are read as YAML.
 
+    A value may be a mapping, which is laid over what stands there; of two values of one key, the later one holds.
+
     Raises:
         SettingsError: an assignment without ``=``, or two that contradict each other.
     """
@@ -76,12 +78,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
         if not equals or not key.strip():
             raise SettingsError(f"--set {assignment!r} must have the form key=value, for example epochs=300.")
         *parents, last = key.strip().split(".")
-        place = result
+        place: Any = result
+        nested: dict[str, Any] = {last: _yaml_value(value, assignment)}
         for parent in parents:
-            place = place.setdefault(parent, {})
-            if not isinstance(place, dict):
+            place = place.get(parent, {})
+            if not isinstance(place, Mapping):
                 raise SettingsError(f"--set {assignment!r} goes below {parent!r}, which another --set gave a value.")
-        place[last] = _yaml_value(value, assignment)
+        for parent in reversed(parents):
+            nested = {parent: nested}
+        result = merge(result, nested)
     return result
 
 

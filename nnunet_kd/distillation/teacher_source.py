@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,7 +69,7 @@ def locate_teacher(
     student_plans: Mapping[str, Any],
     configuration: str,
     fold: int | str,
-    unpack_to: Path | None = None,
+    unpack_to: Path,
 ) -> TeacherSource:
     """Find the teacher that the settings mean.
 
@@ -140,9 +139,7 @@ def _why_untrained(folder: Path, fold: str, checkpoint: str) -> str | None:
     return f"no fold_{fold}/{checkpoint}" + (f", only {', '.join(folds)}, see `teacher.fold`" if folds else "")
 
 
-def _from_path(
-    path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path | None
-) -> TeacherSource:
+def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path) -> TeacherSource:
     if not path.exists():
         raise TeacherError(f"the teacher {path} does not exist. {HOW_TO_POINT}")
     if is_archive(path):
@@ -165,13 +162,10 @@ def _from_path(
     return _of_folder(path, fold, settings)
 
 
-def _from_zip(
-    path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path | None
-) -> TeacherSource:
-    target = unpack_to or Path(tempfile.mkdtemp(prefix="nnunet_kd_teacher_"))
+def _from_zip(path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path) -> TeacherSource:
     needed = ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}")
     with errors_of_a_teacher():
-        folder = unpack_model(path, target, configuration, needed)
+        folder = unpack_model(path, unpack_to, configuration, needed)
     return _of_folder(folder, fold, settings, path)
 
 
@@ -190,8 +184,14 @@ def previous_stage_segmentations(source: TeacherSource, previous: str, configura
         previous, configuration: the two stages.
 
     Raises:
-        TeacherError: there is no such folder.
+        TeacherError: there is no such folder, or the teacher is an archive, beside which there is none.
     """
+    if source.origin is not None:
+        raise TeacherError(
+            f"{configuration} is the second stage of a cascade and needs the first stage's segmentations, which lie beside its "
+            f"teacher's model folder, but the teacher is the archive {source.origin}. Unpack it beside the folder of its first "
+            f"stage ({previous}), and give the unpacked folder."
+        )
     second = source.model_folder.resolve()  # a link may have any name
     model = f"{second.name.removesuffix(f'__{source.configuration}')}__{previous}"
     folder = second.with_name(model) / "predicted_next_stage" / configuration

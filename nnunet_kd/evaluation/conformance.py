@@ -23,6 +23,7 @@ from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically, write_csv
 from nnunet_kd.system.requirements import require
@@ -154,7 +155,7 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     if not given.overwrite:
         record.refuse_others(cases, origin, model.plans())
     reader = dataset_reader(model.dataset_json(), model.plans())
-    channels = list(model.dataset_json()["channel_names"].values())
+    channels = channel_names(model.dataset_json())
     for case in cases:
         check_headers(case, channels, reader)
         for path in case.images:

@@ -47,7 +47,9 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
     """Write ``output``, a folder, or with the ending ``.zip`` an archive for ``nnUNetv2_install_pretrained_model_from_zip``.
 
     Checkpoints name a trainer that nnU-Net ships, hold nothing of this package, and predict the same bit for bit. Paths in
-    ``summary.json`` are cut to file names. ``README.md`` is the model card. A crash leaves what was at ``output``.
+    ``summary.json`` are cut to file names. ``README.md`` is the model card. After an error, what was at ``output`` is there
+    still; so it is if the process is killed, but for the moment in which a folder is exchanged: then it lies beside, as
+    ``.NAME.xxxxxxxx.old``.
 
     Raises:
         ModelError: the output exists already, or is, holds or lies in the model; the model is damaged, or stock nnU-Net cannot
@@ -89,9 +91,17 @@ def _refuse_source(model: ModelFolder, output: Path, archived: bool) -> None:
 
 
 def _move_into_place(folder: Path, output: Path, temporary: Path) -> None:
-    if output.exists():
-        os.replace(output, temporary / "old")
-    os.replace(folder, output)
+    if not output.exists():
+        os.replace(folder, output)
+        return
+    old = temporary.with_name(f"{temporary.name}.old")  # which no failure deletes
+    os.replace(output, old)
+    try:
+        os.replace(folder, output)
+    except BaseException:
+        os.replace(old, output)
+        raise
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _archive(folder: Path, name: str, file: BinaryIO) -> None:

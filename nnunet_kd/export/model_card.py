@@ -18,6 +18,7 @@ from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance
 from nnunet_kd.nnunet.checkpoints import EPOCH, FINAL, TRAINER, WEIGHTS
+from nnunet_kd.nnunet.environment import channel_names
 
 
 @dataclass
@@ -70,11 +71,33 @@ def summarise_fold(fold: str, checkpoint: Mapping[str, Any], validation: Mapping
 
 
 def shareable_settings(settings: Mapping[str, Any]) -> dict[str, Any]:
-    """The settings without folders of the machine they were used on: the teacher keeps its name and SHA-256."""
-    teacher = settings.get("teacher")
-    if not isinstance(teacher, Mapping) or not teacher.get("path"):
-        return dict(settings)
-    return {**settings, "teacher": {**teacher, "path": Path(str(teacher["path"])).name}}
+    """The settings without folders of the machine they were used on: teachers, first weights and soft labels keep their names.
+
+    Their SHA-256 says which they were.
+    """
+    found: dict[str, Any] = dict(settings)
+    if "teacher" in found:
+        several = isinstance(found["teacher"], list)
+        found["teacher"] = (
+            [_named_teacher(one) for one in found["teacher"]] if several else _named_teacher(found["teacher"])
+        )
+    if found.get("start"):
+        found["start"] = _name(found["start"])
+    soft = (found.get("objectives") or {}).get("soft")
+    if soft and soft.get("maps"):
+        found["objectives"] = {**found["objectives"], "soft": {**soft, "maps": _name(soft["maps"])}}
+    return found
+
+
+def _named_teacher(teacher: Any) -> Any:
+    """A path, or settings that may hold one."""
+    if isinstance(teacher, Mapping):
+        return {**teacher, "path": _name(teacher["path"])} if teacher.get("path") else teacher
+    return _name(teacher) if isinstance(teacher, str) else teacher
+
+
+def _name(path: object) -> str:
+    return Path(str(path)).name
 
 
 def write_card(
@@ -121,7 +144,7 @@ def write_card(
         "",
         "## Data",
         "",
-        f"- input channels, in this order: {_listed(dataset_json['channel_names'])}",
+        f"- input channels, in this order: {_listed(dict(enumerate(channel_names(dataset_json))))}",
         f"- labels: {_listed(dataset_json['labels'])}",
         f"- file ending: `{dataset_json['file_ending']}`",
         f"- licence of the data, as `dataset.json` says: {data_licence}",
@@ -165,7 +188,7 @@ def _row(fold: FoldSummary, weights: str) -> str:
     return f"| {fold.fold} | {fold.trainer} | {fold.epochs} | {fold.parameters} | {kind} | {fold.cases} | {mean} | {by_label} |"
 
 
-def _listed(names: Mapping[str, Any]) -> str:
+def _listed(names: Mapping[Any, Any]) -> str:
     return ", ".join(f"{key}: {value}" for key, value in names.items())
 
 

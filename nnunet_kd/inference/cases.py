@@ -10,6 +10,7 @@ from typing import Any
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, split_channel
@@ -53,7 +54,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
         DataError: no images, files or channels missing or too many, another file ending, or an image would be overwritten.
     """
     ending = str(dataset_json["file_ending"])
-    channels = list(dataset_json["channel_names"].values())
+    channels = channel_names(dataset_json)
     absent = [path for path in inputs if not path.exists()]
     if absent:
         raise DataError(f"the input {absent[0]} does not exist.")

@@ -12,6 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.readers import library_of
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, is_hidden, split_channel
 
@@ -33,12 +34,6 @@ class ImageCase:
     def predicted_to(self, folder: Path, ending: str) -> InputCase:
         """The same with a place for its segmentation."""
         return InputCase(self.name, self.images, folder / f"{self.name}{ending}")
-
-
-def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
-    """Names of a model's channels, in order; ``modality`` is what the first releases of nnU-Net v2 called them."""
-    named = dataset_json.get("channel_names") or dataset_json["modality"]
-    return [str(name) for name in named.values()]
 
 
 def find_images(folder: Path, dataset_json: Mapping[str, Any], reader: BaseReaderWriter) -> list[ImageCase]:

@@ -15,6 +15,7 @@ import nnunet_kd
 from nnunet_kd.errors import ModelError
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.checkpoints import MIRROR_AXES, TRAINER, trained_configuration
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.files import sha256
 
 FORMAT = "nnunet-kd onnx"
@@ -117,7 +118,7 @@ def surroundings(plans: dict[str, Any], dataset_json: dict[str, Any], name: str)
     resolved = configuration.configuration
     return {
         "configuration": name,
-        "channels": dataset_json["channel_names"],
+        "channels": {str(number): channel for number, channel in enumerate(channel_names(dataset_json))},
         "input_channels": determine_num_input_channels(manager, configuration, dataset_json),
         "output_channels": labels.num_segmentation_heads,
         "file_ending": dataset_json["file_ending"],

@@ -26,6 +26,7 @@ from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, free_space
@@ -121,7 +122,7 @@ class CasePredictor(nnUNetPredictor):
         if item["data"].shape[0] != self.input_channels:
             raise DataError(
                 f"case {case.name} has {counted(item['data'].shape[0], 'channel')}, but the model takes {self.input_channels}: "
-                f"{', '.join(self.dataset_json['channel_names'].values())}."
+                f"{', '.join(channel_names(self.dataset_json))}."
             )
         return item
 

@@ -24,6 +24,7 @@ from nnunet_kd.models.folder import load_predictor, open_model
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.nnunet.devices import check_device
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.naming import shadow_of, shadowed_by
@@ -94,7 +95,7 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
             _refuse_to_replace(context, output)
         for case in todo:
             _check_output(case)
-            check_headers(case, list(predictor.dataset_json["channel_names"].values()), predictor.reader)
+            check_headers(case, channel_names(predictor.dataset_json), predictor.reader)
         _check_previous_stage(predictor, todo, options.previous_stage)
         for folder in {case.output.parent for case in todo}:
             folder.mkdir(parents=True, exist_ok=True)

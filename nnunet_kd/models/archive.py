@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import lzma
 import re
 import shutil
 import zipfile
+import zlib
 from collections.abc import Collection
 from pathlib import Path
 
-from nnunet_kd.errors import ModelError
+from nnunet_kd.errors import MissingRequirement, ModelError
+from nnunet_kd.system.files import free_space
 
 _PLAN = "plans.json"
 
@@ -34,7 +37,9 @@ def unpack_model(
         The model folder below ``target``.
 
     Raises:
-        ModelError: the archive is damaged, holds none or several such models, or files that lie outside of every folder.
+        ModelError: the archive is damaged, encrypted or compressed in an unknown way, holds none or several such models, or
+            files that lie outside of every folder.
+        MissingRequirement: the disk refused (full, read-only), or the archive cannot be opened.
     """
     try:
         with zipfile.ZipFile(archive) as opened:
@@ -50,12 +55,27 @@ def unpack_model(
                     copy.parent.mkdir(parents=True, exist_ok=True)
                     with opened.open(name) as source, copy.open("wb") as written:
                         shutil.copyfileobj(source, written)
-    except (zipfile.BadZipFile, EOFError) as error:
+    except (zipfile.BadZipFile, EOFError, zlib.error, lzma.LZMAError) as error:
+        raise _damaged(archive, error) from error
+    except RuntimeError as error:  # encrypted, or compressed as this Python cannot read it (NotImplementedError)
         raise ModelError(
-            f"{archive} is not a complete zip archive ({archive.stat().st_size} bytes, {error}). Compare its size with "
-            f"that of the file it was copied from, or export the model once more."
+            f"{archive} cannot be unpacked: {error}. Unpack it with another program and give the folder, or export the model "
+            f"once more."
+        ) from error
+    except OSError as error:
+        if error.errno is None:  # what bz2 says of damaged data
+            raise _damaged(archive, error) from error
+        raise MissingRequirement(
+            f"{archive} could not be unpacked to {target}: {error.strerror or error}. {free_space(target)}"
         ) from error
     return model
+
+
+def _damaged(archive: Path, error: Exception) -> ModelError:
+    return ModelError(
+        f"{archive} is not a complete zip archive ({archive.stat().st_size} bytes, {error}). Compare its size with "
+        f"that of the file it was copied from, or export the model once more."
+    )
 
 
 def _choose(archive: Path, names: list[str], configuration: str | None, members: Collection[str]) -> str:

@@ -7,12 +7,13 @@ the loss history live in one extra entry of plain dictionaries and tensors, :dat
 
 from __future__ import annotations
 
+import contextlib
 import io
 import math
 import time
 import zipfile
 import zlib
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -90,27 +91,46 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         raise CheckpointError(
             f"there is no checkpoint {path}. Is the path right, and the training finished?"
         ) from error
-    except (zipfile.BadZipFile, EOFError, zlib.error) as error:
+    except (
+        zipfile.BadZipFile,
+        EOFError,
+        zlib.error,
+        RuntimeError,
+    ) as error:  # the last: encrypted, or no compression known
         raise CheckpointError(
             f"the checkpoint {path} cannot be read: its {Path(path).stat().st_size} bytes are no whole zip archive of PyTorch "
             f"({error}). Compare its size with that of the file it was copied from."
         ) from error
     except OSError as error:
         raise CheckpointError(f"the checkpoint {path} cannot be read: {error.strerror or error}.") from error
-    foreign = [name for name in torch.serialization.get_unsafe_globals_in_checkpoint(str(path)) if not _is_data(name)]
-    if foreign:
+    with _read_as_pytorch_does(path):
+        named = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
+    if foreign := [name for name in named if not _is_data(name)]:
         raise CheckpointError(
             f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. Two commands load it all the "
             f"same, if you know who made it: `nnunet-kd predict --trusted`, and a training with it as its teacher and `--set "
             f"teacher.trusted=true`. See docs/explanation-security.md."
         )
-    try:
-        with torch.serialization.safe_globals(_numpy_data()):
-            checkpoint: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
-    except Exception as error:  # whatever an unpickler makes of a file that was not written by torch.save
-        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
-        raise CheckpointError(f"the checkpoint {path} cannot be read: {reason}.") from error
+    with _read_as_pytorch_does(path), torch.serialization.safe_globals(_numpy_data()):
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)
+    if not isinstance(checkpoint, dict):
+        raise CheckpointError(
+            f"the checkpoint {path} holds a {type(checkpoint).__name__}, but nnU-Net's hold named entries. Give one that a "
+            f"trainer of nnU-Net wrote."
+        )
     return checkpoint
+
+
+@contextlib.contextmanager
+def _read_as_pytorch_does(path: str | Path) -> Iterator[None]:
+    """Whatever PyTorch makes of a zip file that ``torch.save`` did not write, TorchScript for example, is a CheckpointError."""
+    try:
+        yield
+    except Exception as error:
+        reason = (str(error).splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise CheckpointError(
+            f"the checkpoint {path} cannot be read: {reason}. Is it a checkpoint that nnU-Net wrote?"
+        ) from error
 
 
 def _is_data(name: str) -> bool:

@@ -131,23 +131,28 @@ def read_plans(path: Path) -> dict[str, Any]:
     """Read a plan.
 
     Raises:
-        PlanError: the file is missing, not JSON, or not an nnU-Net plan.
+        PlanError: the file is missing, cannot be read, is not JSON, or not an nnU-Net plan.
     """
-    if not path.is_file():
-        there = sorted(file.stem for file in path.parent.glob("*Plans*.json")) if path.parent.is_dir() else []
-        raise PlanError(
-            f"there is no plan at {path}. "
-            + (f"Plans found beside it: {', '.join(there)}." if there else "")
-            + ("" if there else _where_plans_come_from(path.parent))
-        )
     try:
-        plans = json.loads(path.read_text())
+        if not path.is_file():
+            there = sorted(file.stem for file in path.parent.glob("*Plans*.json")) if path.parent.is_dir() else []
+            raise PlanError(
+                f"there is no plan at {path}. "
+                + (f"Plans found beside it: {', '.join(there)}." if there else _where_plans_come_from(path.parent))
+            )
+        plans = json.loads(path.read_text(encoding="utf-8"))
     except (json.JSONDecodeError, UnicodeDecodeError) as error:
         raise PlanError(f"{path} is not valid JSON: {error}. Correct it there.") from error
+    except OSError as error:
+        raise PlanError(f"{path} cannot be read: {error.strerror or error}.") from error
+    if not isinstance(plans, dict):
+        raise PlanError(f"{path} is not an nnU-Net plan: it holds no JSON object.")
     missing = [key for key in ("plans_name", "dataset_name", "configurations") if key not in plans]
     if missing:
         raise PlanError(f"{path} is not an nnU-Net plan: it has no {', '.join(missing)}.")
-    return dict(plans)
+    if not isinstance(plans["configurations"], dict):
+        raise PlanError(f"{path} is not an nnU-Net plan: its configurations are no JSON object.")
+    return plans
 
 
 def write_plans(plans: Mapping[str, Any], path: Path, overwrite: bool = False) -> None:
@@ -171,7 +176,7 @@ def write_plans(plans: Mapping[str, Any], path: Path, overwrite: bool = False) -
 
 def _content(path: Path) -> Any:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -143,8 +143,6 @@ ATTRIBUTES = (
     "nnunetv2.utilities.default_n_proc_DA:get_allowed_n_proc_DA",
     "nnunetv2.training.loss.deep_supervision:DeepSupervisionWrapper",
     "nnunetv2.configuration:default_num_processes",
-    "nnunetv2.paths:nnUNet_preprocessed",
-    "nnunetv2.paths:nnUNet_raw",
     "nnunetv2.imageio.base_reader_writer:BaseReaderWriter",
     "nnunetv2.imageio.natural_image_reader_writer:NaturalImage2DIO",
     "nnunetv2.imageio.nibabel_reader_writer:NibabelIO",

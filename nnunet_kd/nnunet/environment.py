@@ -124,6 +124,19 @@ def _read_description(path: Path) -> dict[str, Any]:
     return dict(content)
 
 
+def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
+    """Names of a model's channels, in order; ``modality`` is what the first releases of nnU-Net v2 called them.
+
+    Raises:
+        KeyError: it has neither.
+    """
+    named = (
+        dataset_json.get("modality") or dataset_json["channel_names"]
+    )  # nnU-Net counts the former where both are there
+    order = sorted(named, key=int) if all(str(number).isdigit() for number in named) else named
+    return [str(named[number]) for number in order]
+
+
 def trainer_names() -> list[str]:
     """The trainers that this package ships."""
     return sorted(path.stem for path in shipped_folder("trainers").glob("nnUNetTrainer*.py"))

@@ -7,11 +7,13 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from nnunet_kd.distillation.features import plain_module
+from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.counts import counted
 from nnunet_kd.training.ema import StudentAverage
 from nnunet_kd.training.resumable import ResumableTrainer
@@ -60,9 +62,12 @@ class AveragedTrainer(ResumableTrainer):
         return entry
 
     def run_training(self) -> None:
-        """nnU-Net's loop, which `patience` may end before its last epoch."""
+        """nnU-Net's loop, which `patience` may end before its last epoch, or before its first."""
         if self._is_out_of_patience():
             self.print_to_log_file(f"Training had stopped early, after {counted(self.current_epoch, 'epoch')}.")
+            if self.restored_from != Path(self.output_folder) / FINAL and not self.disable_checkpointing:
+                self.on_train_start()  # the end of a training needs all that there is within one
+                self.on_train_end()
             return
         try:
             super().run_training()

@@ -20,6 +20,7 @@ import torch
 from nnunet_kd.distillation.features import find_encoder, plain_module
 from nnunet_kd.distillation.objectives.base import StepOutputs
 from nnunet_kd.distillation.weighting import sum_of
+from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.training.soft_label_loader import KEY
@@ -63,6 +64,11 @@ class GradientShare:
         """The weight with which its gradient would be as large as the labels'; infinite if it has none."""
         return self.weight / self.ratio if self.ratio else float("inf")
 
+    @property
+    def has_equal_weight(self) -> bool:
+        """Whether there is such a weight that can be set."""
+        return 0 < self.equal_weight < float("inf")
+
 
 @contextlib.contextmanager
 def in_temporary_results(make: Callable[[], DistillationTrainer]) -> Iterator[DistillationTrainer]:
@@ -88,7 +94,7 @@ def encoder_gradients(
 
     Returns:
         The segmentation loss's ``(N,)``; and by objective the weighted loss's ``(N,)``, whatever its schedule, without
-        those that have no loss.
+        those that have no loss or no weight.
     """
     assert trainer.supervision is not None
     distillation = trainer.supervision.distillation
@@ -99,7 +105,7 @@ def encoder_gradients(
         labels = flat_gradient(loss_of_labelled(trainer.loss.segmentation, output, target, samples), parameters)
         found = {}
         for name, settings in trainer.settings.active_objectives().items():
-            if terms := distillation.terms(name, step):
+            if settings.full_weight() > 0 and (terms := distillation.terms(name, step)):
                 found[name] = flat_gradient(settings.full_weight() * sum_of(terms), parameters)
     return labels, found
 
@@ -166,14 +172,27 @@ def ratio_and_cosine(objective: torch.Tensor, labels: torch.Tensor) -> tuple[flo
 
 
 def measure_shares(trainer: DistillationTrainer, batches: Iterable[dict[str, Any]]) -> list[GradientShare]:
-    """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients` and :func:`prepare_objectives`."""
+    """Every objective of a prepared trainer against the labels; see :func:`encoder_gradients` and :func:`prepare_objectives`.
+
+    Batches whose labels have no gradient, because none of their samples has labels, are left out.
+
+    Raises:
+        DataError: so are all.
+    """
     batches = list(batches)
     prepare_objectives(trainer, batches)
     found: dict[str, list[tuple[float, float]]] = {}
     for batch in batches:
         labels, gradients = encoder_gradients(trainer, batch)
+        if labels.norm() == 0:
+            continue
         for name, gradient in gradients.items():
             found.setdefault(name, []).append(ratio_and_cosine(gradient, labels))
+    if not found:
+        raise DataError(
+            f"there is nothing to compare: of the training batches that were measured ({len(batches)}), none has samples with "
+            f"labels and an objective with a loss. Measure more with --batches."
+        )
     weights = {name: settings.full_weight() for name, settings in trainer.settings.active_objectives().items()}
     return [
         GradientShare(name, weights[name], *(tuple(column) for column in zip(*values, strict=True)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import tempfile
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -91,9 +92,15 @@ class ReducedTrainer(SoftLabelTrainer):
             torch.manual_seed(self.settings.seed + self.local_rank)
 
     def previous_stage_segmentations(self) -> Path:
-        """Of a cascade: the folder with the first stage's segmentations, made by the teacher's trainer."""
+        """Of a cascade: the folder with the first stage's segmentations, made by the teacher's trainer.
+
+        Raises:
+            TeacherError: see :func:`~nnunet_kd.distillation.teacher_source.previous_stage_segmentations`.
+        """
         wanted, plans = self.settings.teachers()[0], self.plans_manager.plans
-        source = locate_teacher(wanted, optional_folder("nnUNet_results"), plans, self.configuration_name, self.fold)
+        results = optional_folder("nnUNet_results")
+        with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked:
+            source = locate_teacher(wanted, results, plans, self.configuration_name, self.fold, Path(unpacked))
         return segmentations_of_teacher(source, self.configuration_manager.previous_stage_name, self.configuration_name)
 
     def refuse_to_spoil_other_folds(self) -> None:

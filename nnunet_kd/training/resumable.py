@@ -52,6 +52,7 @@ class ResumableTrainer(nnUNetTrainer):
         skipped_steps, clipped_steps: once there is an optimizer.
         terms: the present step's detached loss terms by name, kept by the subclass while nnU-Net computes its loss.
         restored: the loaded checkpoint's entry of ours.
+        restored_from: its file; ``None``: none was loaded.
     """
 
     settings: Settings
@@ -79,6 +80,7 @@ class ResumableTrainer(nnUNetTrainer):
         self.clipped_steps: ClippedSteps | None = None
         self.terms: dict[str, torch.Tensor] = {}
         self.restored: dict[str, Any] = {}
+        self.restored_from: Path | None = None
         self._damaged: set[Path] = set()
         self._random_states: list[dict[str, Any]] | None = None
         self._steps_in_epoch = 0
@@ -261,7 +263,7 @@ class ResumableTrainer(nnUNetTrainer):
             self.plans_manager = PlansManager(trained_plans(checkpoint))
             self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
         super().load_checkpoint(str(path))
-        self.restored = checkpoint.get(ENTRY, {})
+        self.restored, self.restored_from = checkpoint.get(ENTRY, {}), path
         assert self.clipped_steps is not None  # nnU-Net initialises before it loads
         self.clipped_steps.shares = list(self.restored.get(CLIPPED, []))[: self.current_epoch]
         self._random_states = self.restored.get("random_states")

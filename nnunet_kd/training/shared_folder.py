@@ -15,6 +15,7 @@ from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import FURTHEST_FIRST
 from nnunet_kd.models.plans import provenance
 from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS, trained_plans
+from nnunet_kd.nnunet.environment import channel_names
 
 _DECISIVE = ("architecture", "patch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 """Of a configuration: what a fold's weights cannot do without."""
@@ -54,7 +55,7 @@ def _decisive(plans: Mapping[str, Any], configuration: str, dataset_json: Mappin
         **{key: resolved.get(key) for key in _DECISIVE},
         "transpose_forward": plans.get("transpose_forward"),
         "labels": dataset_json.get("labels"),
-        "number of channels": len(dataset_json.get("channel_names") or ()),
+        "number of channels": len(channel_names(dataset_json)),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))  # as it is read from a file
     return plain

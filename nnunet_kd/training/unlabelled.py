@@ -28,8 +28,11 @@ def unlabelled_folder(trainer: nnUNetTrainer) -> Path:
 
 
 def unlabelled_cases(trainer: nnUNetTrainer) -> list[str]:
-    """Their names, sorted; empty if there are none."""
-    return case_names(unlabelled_folder(trainer))
+    """Their names, sorted; empty if there are none, and for the second stage of a cascade.
+
+    Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases.
+    """
+    return [] if trainer.is_cascaded else case_names(unlabelled_folder(trainer))
 
 
 def write_decision(trainer: nnUNetTrainer, case: str, decision: np.ndarray) -> None:

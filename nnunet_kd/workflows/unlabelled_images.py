@@ -11,8 +11,9 @@ from filelock import FileLock, Timeout
 
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import check_headers
-from nnunet_kd.inference.image_folders import channel_names, find_images
+from nnunet_kd.inference.image_folders import find_images
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_folder
 from nnunet_kd.volumes.reading import check_file, dataset_reader

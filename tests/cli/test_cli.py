@@ -10,6 +10,7 @@ import shutil
 import subprocess
 import sys
 from contextlib import redirect_stderr, redirect_stdout
+from importlib.metadata import PackageNotFoundError
 from pathlib import Path
 
 import pytest
@@ -155,6 +156,26 @@ def test_doctor(tiny: dict) -> None:
     assert run("doctor", "998", "-f", "3").returncode == 6
 
 
+def test_doctor_names_packages_that_are_not_installed(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def version(package: str) -> str:
+        if package in ("ptwt", "nnunet-kd"):
+            raise PackageNotFoundError(package)
+        return "1.0"
+
+    monkeypatch.setattr("nnunet_kd.cli.doctor.version", version)
+    monkeypatch.setattr("nnunet_kd.cli.doctor.trainer_names", list)
+    monkeypatch.setitem(sys.modules, "torch", None)
+    finished = run("doctor")
+    assert finished.returncode == 6
+    for part in (
+        "ptwt: not installed; run `pip install ptwt`",
+        "`pip install -e .` in its clone",
+        "device: import of torch",
+    ):
+        assert part in finished.stdout
+    assert "3 checks failed: nnunet-kd, ptwt, device" in error_of(finished)
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "message"),
     [
@@ -175,9 +196,10 @@ def test_train_refuses_before_anything_is_written(tiny: dict, arguments: list[st
 
 
 def test_weighing_a_student_without_a_teacher_is_refused(tiny: dict) -> None:
-    finished = run("weigh", "998", "3d_fullres", "0", "-m", "student", "-device", "cpu")
-    assert finished.returncode == 3
-    assert "nothing to weigh" in error_of(finished)
+    for options in (("-m", "student"), ("-m", "dcd", "--set", "objectives.dcd.weight=0")):
+        finished = run("weigh", "998", "3d_fullres", "0", "-device", "cpu", *options)
+        assert finished.returncode == 3
+        assert "nothing to weigh" in error_of(finished)
 
 
 def test_unknown_datasets_and_configurations(tiny: dict) -> None:

@@ -176,8 +176,8 @@ def test_split_takes_its_old_spelling(monkeypatch: pytest.MonkeyPatch) -> None:
         asked.append(folds)
         raise SettingsError("enough")
 
-    monkeypatch.setattr("nnunet_kd.cli.split.training_cases", lambda dataset: (dataset, []))
-    monkeypatch.setattr("nnunet_kd.cli.split.grouped_folds", grouped)
+    monkeypatch.setattr("nnunet_kd.datasets.splits.training_cases", lambda dataset: (dataset, []))
+    monkeypatch.setattr("nnunet_kd.datasets.splits.grouped_folds", grouped)
     dict(commands())
     for given in ((), ("--number-of-folds", "3"), ("--folds", "4")):
         CliRunner().invoke(cli.app, ["split", "998", "--group-regex", "x", *given])
@@ -198,11 +198,35 @@ def test_a_command_gets_all_its_folds(arguments: tuple[str, ...], monkeypatch: p
     assert given == {"folds": ("0", "2")}
 
 
-def test_commands_load_pytorch_when_they_run() -> None:
+HEAVY = ("torch", "nnunetv2", "sklearn", "scipy")
+"""What takes seconds to import, and what commands do without until they run."""
+
+
+def without(heavy: tuple[str, ...], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run code in a Python that lacks some packages."""
+    code = f"import sys; sys.modules.update(dict.fromkeys({heavy!r})); {code}"
+    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+
+
+def test_commands_load_pytorch_and_nnunet_when_they_run() -> None:
     names = sorted(path.stem for path in Path(cli.__file__).parent.glob("*.py") if path.stem != "__init__")
-    code = f"import sys, {', '.join(f'nnunet_kd.cli.{name}' for name in names)}; print('torch' in sys.modules)"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
-    assert (len(names) > 15, finished.stdout) == (True, "False\n")
+    imports = ", ".join(f"nnunet_kd.cli.{name}" for name in names)
+    assert len(names) > 15
+    finished = without((), f"import {imports}; print([name for name in {HEAVY} if name in sys.modules])")
+    assert (finished.stdout, finished.stderr) == ("[]\n", "")
+
+
+def test_doctor_says_what_is_missing_even_if_nearly_everything_is() -> None:
+    start = "from nnunet_kd.cli import main; main()"
+    finished = without(HEAVY, start, "doctor")
+    assert finished.returncode == 6, finished.stderr
+    assert "missing  device: import of torch halted" in finished.stdout
+    assert "missing  nnUNetTrainerDCD: No module named 'nnunetv2" in finished.stdout
+    assert "Traceback" not in finished.stderr
+    other = without(HEAVY, start, "plan", "998")
+    assert other.returncode == 6, other.stderr
+    assert "`nnunet-kd doctor` says which packages are missing" in " ".join(other.stderr.split())
+    assert "Traceback" not in other.stderr
 
 
 def test_version() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
@@ -101,7 +102,40 @@ def test_assignments() -> None:
     with pytest.raises(SettingsError, match="key=value"):
         parse_assignments(["epochs"])
     with pytest.raises(SettingsError, match="another --set"):
-        parse_assignments(["teacher=x", "teacher.fold=1"])
+        parse_assignments(["epochs=3", "epochs.first=1"])
+
+
+@pytest.mark.parametrize("order", [1, -1])
+@pytest.mark.parametrize(
+    ("given", "expected"),
+    [
+        (
+            [
+                "objectives.dcd.weight=1",
+                "objectives.dcd={levels: 2, schedule: {length: 3}}",
+                "objectives.dcd.schedule.end=9",
+            ],
+            {"objectives": {"dcd": {"weight": 1, "levels": 2, "schedule": {"length": 3, "end": 9}}}},
+        ),
+        (
+            ["objectives={dcd: {levels: 2}}", "objectives.soft.alpha=1"],
+            {"objectives": {"dcd": {"levels": 2}, "soft": {"alpha": 1}}},
+        ),
+        (["teacher=/t", "teacher.fold=1"], {"teacher": {"path": "/t", "fold": 1}}),
+    ],
+)
+def test_assignments_add_up_in_any_order(given: list[str], expected: dict[str, Any], order: int) -> None:
+    assert parse_assignments(given[::order]) == expected
+
+
+def test_of_two_assignments_to_one_key_the_later_holds() -> None:
+    assert parse_assignments(["objectives.dcd={weight: 1, levels: 2}", "objectives.dcd.weight=3"]) == {
+        "objectives": {"dcd": {"weight": 3, "levels": 2}}
+    }
+    assert parse_assignments(["objectives.dcd.weight=3", "objectives.dcd={weight: 1}"]) == {
+        "objectives": {"dcd": {"weight": 1}}
+    }
+    assert parse_assignments(["objectives.dcd.weight=3", "objectives.dcd=null"]) == {"objectives": {"dcd": None}}
 
 
 def test_a_teacher_may_be_just_a_path() -> None:

@@ -31,7 +31,10 @@ def results() -> Path:
     return Path(os.environ["nnUNet_results"])
 
 
-def locate(settings: TeacherSettings | None = None, fold: int = 0, unpack_to: Path | None = None) -> TeacherSource:
+NOT_UNPACKED = Path("/nowhere")
+
+
+def locate(settings: TeacherSettings | None = None, fold: int = 0, unpack_to: Path = NOT_UNPACKED) -> TeacherSource:
     student = reduce_plans(make_plans(), 4)
     return locate_teacher(settings or TeacherSettings(), results(), student, "3d_fullres", fold, unpack_to)
 
@@ -77,7 +80,7 @@ def test_none_says_what_was_found_and_what_to_do(tiny: dict) -> None:
         locate()
     assert locate(TeacherSettings(checkpoint="checkpoint_best.pth")).checkpoint == "checkpoint_best.pth"
     with pytest.raises(TeacherError, match="nnUNet_results is not set"):
-        locate_teacher(TeacherSettings(), None, reduce_plans(tiny, 4), "3d_fullres", 0)
+        locate_teacher(TeacherSettings(), None, reduce_plans(tiny, 4), "3d_fullres", 0, NOT_UNPACKED)
 
 
 def test_pointed_at(tiny: dict, tmp_path: Path) -> None:
@@ -255,7 +258,7 @@ def test_region_based_teacher(folders: Path) -> None:
 
 @needs_real_teacher
 def test_the_real_teacher() -> None:
-    source = locate_teacher(TeacherSettings(path=str(REAL_TEACHER)), None, {}, "3d_fullres", 0)
+    source = locate_teacher(TeacherSettings(path=str(REAL_TEACHER)), None, {}, "3d_fullres", 0, NOT_UNPACKED)
     check_teacher(source, reduce_plans(source.plans(), 4), "3d_fullres", source.dataset_json())
     teacher = load_teacher(source, torch.device("cpu"))
     shapes = [tuple(feature.shape[1:]) for feature in teacher.features(torch.randn(1, 1, 40, 56, 40))]

@@ -17,9 +17,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.errors import MissingRequirement, ModelError
+from nnunet_kd.export.model_card import shareable_settings
 from nnunet_kd.models.checkpoint import ENTRY
 from tests.deployment import run_command, segmentation, stock_prediction
 from tests.export.exporting import FOLDER_NAME, export, load
@@ -136,6 +138,52 @@ def test_card_and_results_travel_without_folders_of_this_machine(student: Path, 
         assert part in card
     assert summary["metric_per_case"][0]["prediction_file"] == "case0.nii.gz"
     assert not any(str(student.parents[2]).encode() in text for text in texts)
+
+
+def test_what_was_there_comes_back_if_the_exchange_fails(
+    student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    output = export(student, tmp_path / "model", ("0",))
+    before = {path: path.read_bytes() for path in output.rglob("*") if path.is_file()}
+    replace = os.replace
+
+    def fail(source: Path, target: Path) -> None:
+        if Path(source).name == "model" and Path(target) == output:
+            raise OSError(28, "No space left on device")
+        replace(source, target)
+
+    with monkeypatch.context() as failing:
+        failing.setattr(os, "replace", fail)
+        with pytest.raises(MissingRequirement, match="No space left on device"):
+            export(student, output, ("1",), overwrite=True)
+    assert {path: path.read_bytes() for path in output.rglob("*") if path.is_file()} == before
+    assert list(tmp_path.iterdir()) == [output]
+    export(student, output, ("1",), overwrite=True)
+    assert list(tmp_path.iterdir()) == [output]
+
+
+def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: Path) -> None:
+    """Several teachers, first weights and soft labels; in `shrink`, all of them lie in its output folder."""
+    model = shutil.copytree(student, tmp_path / FOLDER_NAME)
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = load(path)
+    own = checkpoint[ENTRY]["settings"]
+    own["teacher"] = [{"path": "/home/me/one", "sha256": "ab"}, {"path": "/home/me/two.zip"}]
+    own["start"] = "/home/me/work/start"
+    own["objectives"]["soft"] = {"maps": "/home/me/work/soft_labels/ab_no-mirroring", "alpha": 1.0}
+    torch.save(checkpoint, path)
+    card = (export(model, tmp_path / "out", ("0",)) / "README.md").read_text()
+    assert "/home" not in card
+    settings = yaml.safe_load(card.partition("```yaml")[2].partition("```")[0])
+    assert [one["path"] for one in settings["teacher"]] == ["one", "two.zip"]
+    assert settings["teacher"][0]["sha256"] == "ab"
+    assert (settings["start"], settings["objectives"]["soft"]["maps"]) == ("start", "ab_no-mirroring")
+
+
+def test_settings_without_paths_stay() -> None:
+    for settings in ({}, {"start": "teacher", "teacher": {"fold": 1}, "objectives": {}}, {"teacher": [{"path": None}]}):
+        assert shareable_settings(settings) == settings
+    assert shareable_settings({"teacher": "/home/me/one"}) == {"teacher": "one"}
 
 
 def test_what_was_there_is_replaced_only_on_request_and_only_by_a_whole_model(student: Path, tmp_path: Path) -> None:

@@ -107,7 +107,10 @@ def test_other_networks(folders: Path, tmp_path: Path, kind: str) -> None:
     arguments, dataset = variants[kind]
     plans = make_plans(**arguments)
     (configuration,) = plans["configurations"]
-    teacher = write_untrained_teacher(plans, configuration, {**DATASET_JSON, **dataset})
+    dataset_json = {**DATASET_JSON, **dataset}
+    if kind == "2D":
+        dataset_json["modality"] = dataset_json.pop("channel_names")  # as the first releases of nnU-Net v2 called them
+    teacher = write_untrained_teacher(plans, configuration, dataset_json)
     if kind == "residual" and torch.__version__.startswith("2.6."):
         with pytest.raises(
             ModelError, match="Update PyTorch, whose exporter wrote it"
@@ -119,6 +122,7 @@ def test_other_networks(folders: Path, tmp_path: Path, kind: str) -> None:
     check_operators(report.path)
     description = json.loads((tmp_path / "out.json").read_text())
     assert description["patch_size"] == plans["configurations"][configuration]["patch_size"]
+    assert description["channels"] == {"0": "MRI"}
     if "regions" in kind:
         assert (description["activation"], description["output_channels"]) == ("sigmoid", 2)
         assert description["regions_class_order"] == [1, 2]

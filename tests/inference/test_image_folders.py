@@ -10,7 +10,8 @@ from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.inference.image_folders import channel_names, find_images
+from nnunet_kd.inference.image_folders import find_images
+from nnunet_kd.nnunet.environment import channel_names
 
 ONE: dict[str, Any] = {"channel_names": {"0": "MRI"}, "file_ending": ".nii.gz"}
 TWO: dict[str, Any] = {"channel_names": {"0": "T1", "1": "T2"}, "file_ending": ".nii.gz"}
@@ -77,3 +78,5 @@ def test_a_reader_that_needs_nnunets_names(tmp_path: Path) -> None:
 
 def test_channels_as_the_first_releases_called_them() -> None:
     assert channel_names({"modality": {"0": "CT"}}) == ["CT"]
+    assert channel_names({"channel_names": {"1": "PET", "0": "CT", "10": "T1", "2": "T2"}}) == ["CT", "PET", "T2", "T1"]
+    assert channel_names({"modality": {"0": "CT"}, "channel_names": {"0": "a", "1": "b"}}) == ["CT"]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -148,6 +149,47 @@ def test_a_full_disk_leaves_the_old_file(tmp_path: Path) -> None:
         write_atomically(path, fail)
     assert json.loads(path.read_text()) == {"a": 1}
     assert list(tmp_path.iterdir()) == [path]
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("null", "it holds no JSON object"),
+        ("3", "it holds no JSON object"),
+        ('["plans_name"]', "it holds no JSON object"),
+        ("{}", "it has no plans_name, dataset_name, configurations"),
+        ('{"plans_name": "a", "dataset_name": "b", "configurations": 3}', "its configurations are no JSON object"),
+    ],
+)
+def test_json_that_is_no_plan(tmp_path: Path, content: str, said: str) -> None:
+    path = tmp_path / "nnUNetPlans.json"
+    path.write_text(content)
+    with pytest.raises(PlanError, match=rf"nnUNetPlans\.json is not an nnU-Net plan: {said}"):
+        read_plans(path)
+
+
+def test_a_plan_that_may_not_be_read_and_one_with_other_letters(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "nnUNetPlans.json"
+    path.write_bytes(json.dumps({**make_plans(), "plans_name": "Köln"}, ensure_ascii=False).encode())
+    asked: list[Any] = []
+    read_text = Path.read_text
+
+    def read(self: Path, *arguments: Any, **options: Any) -> str:
+        asked.append(options.get("encoding"))
+        return read_text(self, *arguments, **options)
+
+    with monkeypatch.context() as changed:
+        changed.setattr(Path, "read_text", read)
+        assert (read_plans(path)["plans_name"], asked) == ("Köln", ["utf-8"])
+
+    def refuse(self: Path, *arguments: Any, **options: Any) -> str:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr(Path, "read_text", refuse)
+    with pytest.raises(PlanError, match=r"nnUNetPlans\.json cannot be read: Permission denied"):
+        read_plans(path)
 
 
 def test_a_plan_with_other_content_is_replaced_only_on_request(tmp_path: Path) -> None:

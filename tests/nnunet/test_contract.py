@@ -27,7 +27,6 @@ PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_kd"
 PUBLIC = {
     "PlansManager", "ConfigurationManager", "LabelManager", "determine_num_input_channels", "get_network_from_plans",
     "nnUNetTrainer", "nnUNetDataLoader", "nnUNetPredictor", "BaseReaderWriter", "determine_reader_writer_from_dataset_json",
-    "nnUNet_preprocessed", "nnUNet_raw",
 }  # fmt: skip
 """What may be imported from nnU-Net anywhere: documented, and the same for years."""
 

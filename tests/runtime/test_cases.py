@@ -18,6 +18,18 @@ from tests.runtime.models import dataset, model, plans
 __all__ = ["folder"]
 
 
+def test_two_files_for_one_channel_are_refused(tmp_path: Path) -> None:
+    plan, name = plans(1)
+    both = [tmp_path / "a.nii.gz", tmp_path / "a_0000.nii.gz"]
+    for path in both:
+        path.touch()
+    for given_files in (both, both[::-1]):
+        with pytest.raises(DataError, match=r"a.* and a.* would both be channel 0000 of case a\. Give one of them"):
+            find_cases(given_files, tmp_path / "out", model(plan, name, dataset(1)))
+    (case,) = find_cases([both[0], both[0]], tmp_path / "out", model(plan, name, dataset(1)))
+    assert case.images == (both[0],)
+
+
 @settings(max_examples=40, deadline=None)
 @given(FILES, st.integers(1, 3), st.sets(st.sampled_from(LEFT_BEHIND)))
 def test_cases(folder: Path, files: dict[str, set[int]], channels: int, left_behind: set[str]) -> None:

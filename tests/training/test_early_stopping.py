@@ -9,7 +9,9 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
 from tests.training.tiny_trainer import trainer
@@ -62,6 +64,26 @@ def test_stops_when_validation_has_not_improved_and_stays_stopped(tiny: dict) ->
     longer.load_checkpoint(str(final))
     run(longer, [0.0] * 8)
     assert longer.current_epoch == 7
+
+
+def test_a_training_that_is_out_of_patience_when_it_is_continued_still_gets_its_final_checkpoint(tiny: dict) -> None:
+    made = trainer("nnUNetTrainerFitNet", tiny, "save_every=1", "ema=0.5", *SHORT)
+    with pytest.raises(IndexError):  # stopped in its fourth epoch
+        run(made, [0.9, 0.0, 0.0])
+    latest, final = (Path(made.output_folder) / f"checkpoint_{name}.pth" for name in ("latest", "final"))
+    kept, saved = latest.read_bytes(), read_checkpoint(latest)
+    for before in (None, b"of an earlier end"):
+        latest.write_bytes(kept)
+        if before is not None:
+            final.write_bytes(before)
+        again = trainer("nnUNetTrainerFitNet", tiny, "patience=2", "ema=0.5", *SHORT)
+        again.load_checkpoint(str(latest))
+        assert "had stopped early, after 3 epochs" in run(again, [])
+        written = read_checkpoint(final)
+        assert (written["current_epoch"], latest.exists()) == (3, False)
+        assert all(
+            torch.equal(value, written["network_weights"][name]) for name, value in saved["network_weights"].items()
+        )
 
 
 @pytest.mark.nightly

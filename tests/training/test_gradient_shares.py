@@ -2,13 +2,23 @@
 
 from __future__ import annotations
 
+import io
 import os
 from pathlib import Path
 
 import pytest
 import torch
+from rich.console import Console
 
-from nnunet_kd.training.gradient_shares import ITERATION, encoder_gradients, in_temporary_results, measure_shares
+from nnunet_kd.cli.weigh import _table, _what_to_do
+from nnunet_kd.errors import DataError
+from nnunet_kd.training.gradient_shares import (
+    ITERATION,
+    GradientShare,
+    encoder_gradients,
+    in_temporary_results,
+    measure_shares,
+)
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
 from tests.training.tiny_trainer import ready, trainer
@@ -65,6 +75,31 @@ def test_an_objective_with_a_phase_of_its_own_gets_through_it_first(tiny: dict) 
     assert not objective.is_preparing()
     assert not any(torch.equal(*pair) for pair in zip(masks, objective.prompts.parameters(), strict=True))
     assert all(torch.equal(value, network[name]) for name, value in made.network.state_dict().items())
+
+
+def test_batches_without_labels_and_objectives_without_weight_are_left_out(tiny: dict) -> None:
+    made = ready("nnUNetTrainerKD", tiny, "objectives.logits.weight=0", "objectives.cwd.weight=3")
+    made.unlabelled = frozenset({"b"})
+    first, second = ({**random_batch(made, seed), "keys": keys} for seed, keys in ((0, ["a", "a"]), (1, ["b", "b"])))
+    (share,) = measure_shares(made, [first, second])
+    assert (share.objective, len(share.ratios), share.has_equal_weight) == ("cwd", 1, True)
+    assert measure_shares(made, [first]) == [share]
+    with pytest.raises(DataError, match=r"measured \(1\), none has samples with labels"):
+        measure_shares(made, [second])
+
+
+def test_no_weight_is_recommended_where_there_is_none() -> None:
+    none, small = GradientShare("dcd", 1.0, (0.0,), (0.0,)), GradientShare("cwd", 2.0, (0.01, 0.02), (0.1, 0.1))
+    told = list(_what_to_do([none, small]))
+    assert told[0] == "dcd: has no gradient to the encoder on these batches, so no weight makes it count."
+    assert told[1].endswith("--set objectives.cwd.weight=1.3e+02")
+    console = Console(file=io.StringIO(), width=200)
+    console.print(_table([none, small], 3))
+    shown = console.file.getvalue()  # type: ignore[attr-defined]
+    assert "none" in shown
+    assert "inf" not in shown
+    assert "2 batches" in shown
+    assert "1 batches without labels are left out" in shown
 
 
 def test_objectives_of_a_mix_are_told_apart(tiny: dict) -> None:

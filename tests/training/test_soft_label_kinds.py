@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,9 @@ from typer.testing import CliRunner
 from nnunet_kd import cli
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.distillation.soft_labels.maps import open_map, write_map
+from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
 from nnunet_kd.models.folder import ModelFolder, load_predictor, new_predictor
-from nnunet_kd.nnunet.datasets import preprocessed_cases
+from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders
@@ -71,12 +73,23 @@ def kind(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[tuple[str, 
         }
     with nnunet_folders(tmp_path):
         write_tiny_dataset(2, plans, draw=_uniform, **options)
+        if configuration == CASCADE:
+            _add_unlabelled(Path(os.environ["nnUNet_preprocessed"]) / NAME / f"nnUNetPlans_{configuration}")
         soften = ["soften", "998", configuration, "0", "-device", "cpu", "--no-mirroring"]
         result = CliRunner().invoke(cli.app, soften)
         assert result.exit_code == 0, (result.output, result.exception)
         folder = Path(os.environ["nnUNet_preprocessed"]) / NAME / f"nnUNetPlans_{configuration}"
         previous = str(_first_stage()) if configuration == CASCADE else None
         yield request.param, configuration, type(preprocessed_cases(folder))(str(folder), list(CASES), previous)
+
+
+def _add_unlabelled(cases: Path) -> None:
+    """A case without labels, as another configuration with the same images has it; the cascade leaves it out."""
+    target = unlabelled_folder_of(cases)
+    target.mkdir(parents=True)
+    for path in cases.glob("case_0*"):
+        shutil.copyfile(path, target / path.name.replace("case_0", "extra_0"))
+    assert case_names(target) == ["extra_0"]
 
 
 def _first_stage() -> Path:

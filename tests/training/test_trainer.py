@@ -4,11 +4,16 @@ from __future__ import annotations
 
 import contextlib
 import io
+import json
+import shutil
+import tempfile
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.errors import PlanError, SettingsError, TeacherError
 from nnunet_kd.models.plans import named_student_plans
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, random_batch, write_untrained_teacher
@@ -155,12 +160,17 @@ def test_a_teacher_of_another_fold_is_allowed_with_a_warning(tiny: dict, capsys:
     assert "has seen the student's validation cases" in capsys.readouterr().out
 
 
-def test_cascade_takes_the_previous_stage_from_the_teachers_trainer(folders: Path) -> None:
+def cascade_plans() -> dict[str, Any]:
     plans = make_plans(configuration="3d_cascade_fullres")
     plans["configurations"]["3d_cascade_fullres"]["previous_stage"] = "3d_lowres"
     plans["configurations"]["3d_lowres"] = make_plans()["configurations"]["3d_fullres"] | {
         "next_stage": "3d_cascade_fullres"
     }
+    return plans
+
+
+def test_cascade_takes_the_previous_stage_from_the_teachers_trainer(folders: Path) -> None:
+    plans = cascade_plans()
     teacher = write_untrained_teacher(plans, "3d_cascade_fullres", DATASET_JSON)
     made = make_trainer("nnUNetTrainerStudent", plans, "3d_cascade_fullres", DATASET_JSON, CPU)
     with (
@@ -178,3 +188,20 @@ def test_cascade_takes_the_previous_stage_from_the_teachers_trainer(folders: Pat
     assert made.folder_with_segs_from_previous_stage == str(previous)
     steps(made, 1)  # image and one-hot segmentations: three input channels, for the teacher too
     assert made.num_input_channels == 3
+
+
+def test_cascade_refuses_an_archive_and_leaves_nothing_of_it(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What the first stage segmented lies beside a model folder, not beside an archive."""
+    plans = cascade_plans()
+    teacher = write_untrained_teacher(plans, "3d_cascade_fullres", DATASET_JSON)
+    archive = shutil.make_archive(str(folders / "teacher"), "zip", teacher.parent, teacher.name)
+    monkeypatch.setenv(SET_VARIABLE, json.dumps([f"teacher={archive}"]))
+    made = make_trainer("nnUNetTrainerStudent", plans, "3d_cascade_fullres", DATASET_JSON, CPU)
+    temporary = folders / "temporary"
+    temporary.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(temporary))
+    with pytest.raises(
+        TeacherError, match=r"teacher\.zip\. Unpack it beside the folder of its first stage \(3d_lowres\)"
+    ):
+        made.previous_stage_segmentations()
+    assert list(temporary.iterdir()) == []

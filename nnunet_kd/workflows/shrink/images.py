@@ -16,7 +16,8 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.pairs import apart
 from nnunet_kd.inference.cases import check_headers
-from nnunet_kd.inference.image_folders import ImageCase, channel_names, ending_of, find_images, readable_endings
+from nnunet_kd.inference.image_folders import ImageCase, ending_of, find_images, readable_endings
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.reading import (

@@ -45,7 +45,7 @@ def assignments(
         labelled: whether any case that is trained on has labels; if not, the teacher alone teaches.
     """
     fold = teacher.model.folds[0]
-    own = [
+    fixed = [
         f"teacher.path={json.dumps(str(teacher.model.folder))}",
         f"teacher.fold={fold}",
         f"teacher.checkpoint={teacher.model.checkpoint}",
@@ -56,12 +56,11 @@ def assignments(
         # agreement with the teacher is what is measured, so that nothing leaks
         "objectives.soft.allow_leak=true",
         *([f"objectives.soft.maps={json.dumps(maps)}"] if maps is not None else []),
-        *([] if labelled else ["objectives.soft.alpha=1"]),
         *([f"seed={request.seed}"] if request.seed is not None else []),
         *(schedule.assignments() if schedule is not None else []),
     ]
-    keys = {one.partition("=")[0].strip() for one in request.assignments}
-    return json.dumps([*(one for one in own if one.partition("=")[0] not in keys), *request.assignments])
+    preferred = [] if labelled else ["objectives.soft.alpha=1"]
+    return json.dumps([*preferred, *request.assignments, *fixed])  # whatever a user's mapping holds, these stay
 
 
 def check_settings(request: ShrinkRequest, teacher: Teacher) -> None:

@@ -7,7 +7,8 @@ import os
 import signal
 import subprocess
 import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
 
 from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD, start
@@ -45,8 +46,11 @@ def run_side_by_side(
         The largest exit code.
     """
     environment = {**os.environ, **shares(jobs, usable_cores(), os.environ)}
-    processes = [start([*program, *arguments], environment) for _ in range(jobs)]
-    with _forwarded_signals(processes):
+    with _Forwarding() as forwarding:
+        for _ in range(jobs):
+            # apart from the terminal, whose Ctrl-C would reach them a second time and cut short the end of their trainings
+            forwarding.add(start([*program, *arguments], environment, start_new_session=True))
+        processes = forwarding.processes
         readers = [
             threading.Thread(target=_pass_on, args=(process, number, say), daemon=True)
             for number, process in enumerate(processes, 1)
@@ -65,18 +69,44 @@ def _pass_on(process: subprocess.Popen[str], number: int, say: Callable[[str], o
         say(f"{number}: {line.rstrip()}")
 
 
-@contextlib.contextmanager
-def _forwarded_signals(processes: Sequence[subprocess.Popen[str]]) -> Iterator[None]:
-    """Within, Ctrl-C and a request to end reach the processes, which stop their trainings first."""
+class _Forwarding:
+    """Within, Ctrl-C, a request to end and a closed terminal reach every process once, which stops its training first.
 
-    def forward(number: int, frame: object) -> None:
-        for process in processes:
-            with contextlib.suppress(ProcessLookupError):
-                process.send_signal(number)
+    Attributes:
+        processes: those that are told, also of what came while they were started.
+    """
 
-    before = {number: signal.signal(number, forward) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
+    def __init__(self) -> None:
+        self.processes: list[subprocess.Popen[str]] = []
+        self._came: list[int] = []
+        self._told: dict[tuple[int, int], object] = {}
+        self._before: dict[int, Any] = {}
+
+    def add(self, process: subprocess.Popen[str]) -> None:
+        """One more process."""
+        self.processes.append(process)
+        self._tell()
+
+    def __enter__(self) -> _Forwarding:
+        numbers = [signal.SIGINT, signal.SIGTERM]
+        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks for
+            numbers.append(signal.SIGHUP)
+        self._before = {number: signal.signal(number, self._forward) for number in numbers}
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        for number, handler in self._before.items():
             signal.signal(number, handler)
+
+    def _forward(self, number: int, frame: object) -> None:
+        self._came.append(number)
+        self._tell()
+
+    def _tell(self) -> None:
+        """Every process everything that came, once, also if a signal comes meanwhile: whoever sets a key first is to tell it."""
+        for process in list(self.processes):
+            for place, number in enumerate(list(self._came)):
+                own = object()
+                if self._told.setdefault((process.pid, place), own) is own:
+                    with contextlib.suppress(ProcessLookupError):
+                        process.send_signal(number)

@@ -66,8 +66,12 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         groups[files[0].parent, files[0].name.removesuffix(ending)] = dict(enumerate(files))
     else:
         for path, match in numbered.items():
-            name = match[1] if match else path.name.removesuffix(ending)
-            groups[path.parent, name][int(match[2]) if match else 0] = path
+            name, number = (match[1], int(match[2])) if match else (path.name.removesuffix(ending), 0)
+            other = groups[path.parent, name].setdefault(number, path)
+            if other != path:
+                raise DataError(
+                    f"{other} and {path.name} would both be channel {number:04d} of case {name}. Give one of them, or rename it."
+                )
     cases = []
     for (folder, name), found in groups.items():
         if len(found) < channels and 0 in found and numbered[found[0]]:
