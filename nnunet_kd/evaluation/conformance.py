@@ -24,7 +24,7 @@ from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.system.counts import counted
-from nnunet_kd.system.files import write_atomically, write_csv
+from nnunet_kd.system.files import check_output, write_atomically, write_csv
 from nnunet_kd.system.requirements import require
 from nnunet_kd.volumes.reading import check_file, dataset_reader, read_segmentation
 
@@ -146,9 +146,10 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     Raises:
         ModelError: the model cannot be exported, or a program failed; its last line is the reason.
         DataError: no images, or images that do not fit, or the output folder holds another model's results.
-        MissingRequirement: the runtime is not installed.
+        MissingRequirement: the runtime is not installed, or the output folder cannot be written to.
     """
     require("nnunet_kd_runtime")
+    check_output(given.output)
     cases = find_cases([given.images], given.output / "stock", model.dataset_json())
     record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
     if not given.overwrite:
