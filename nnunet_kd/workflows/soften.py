@@ -19,7 +19,7 @@ from nnunet_kd.distillation.soft_labels.description import Description, data_of
 from nnunet_kd.distillation.soft_labels.images import ImageRecord, PreprocessedImage, content_of, write_record
 from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, map_path, write_map
 from nnunet_kd.distillation.soft_labels.student import foreground_heads, sets_folder
-from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
@@ -99,7 +99,7 @@ def soften(
         TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
         SettingsError: ``out_of_fold`` for a student of one fold.
         MissingRequirement: memory or disk will not do; said before the first case.
-        DataError: a preprocessed case cannot be read.
+        DataError: a preprocessed case cannot be read, or the fold has no training cases.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
         folds = choices.folds or (trainer.fold,)
@@ -182,7 +182,11 @@ def soften(
 
 
 def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
-    """The fold's training cases with those that have no labels, and a dataset of them."""
+    """The fold's training cases with those that have no labels, and a dataset of them.
+
+    Raises:
+        DataError: there is none.
+    """
     training, _ = trainer.do_split()
     if trainer.is_cascaded:
         trainer.folder_with_segs_from_previous_stage = str(trainer.previous_stage_segmentations())
@@ -192,6 +196,12 @@ def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
         folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
     )
     more = unlabelled_cases(trainer)
+    if not training and not more:
+        raise DataError(
+            f"fold {trainer.fold} of {trainer.plans_manager.dataset_name} has no training cases, so there is nothing to make "
+            f"soft labels of. Look at splits_final.json in {Path(trainer.preprocessed_dataset_folder).parent}, or add images "
+            f"with --images FOLDER."
+        )
     if more:
         own = [dataset] if training else []
         dataset = JoinedDataset([*own, preprocessed_cases(unlabelled_folder(trainer), more)])
