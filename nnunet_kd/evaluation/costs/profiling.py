@@ -27,6 +27,7 @@ from nnunet_kd.evaluation.costs.peak_memory import cpu_peak_memory, cuda_peak_me
 from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
 from nnunet_kd.nnunet.devices import check_device
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
 from nnunet_kd.nnunet.prediction import window_starts
 from nnunet_kd.system.processor import processor_name
 
@@ -255,7 +256,7 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
         predictor = new_predictor(mirroring, device)
         given = source.predictor
         predictor.manual_initialization(
-            network, given.plans_manager, given.configuration_manager, None, given.dataset_json, "nnUNetTrainer",
+            network, given.plans_manager, given.configuration_manager, None, given.dataset_json, STOCK_TRAINER,
             source.mirror_axes,
         )  # fmt: skip
         runs[kind] = partial(predictor.predict_sliding_window_return_logits, image)
