@@ -15,6 +15,8 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.models.plans import build_meta_network, parameter_count, read_plans
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.nnunet.scoring import write_summary
 from nnunet_kd.system.files import check_output, write_atomically
 from nnunet_kd.workflows.demo.commands import run_with_progress, script
@@ -35,7 +37,7 @@ SEED = 1
 PROGRAMS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_predict", "nnunet-kd")
 """Commands that every demonstration runs."""
 CONVERTER = "nnUNetv2_convert_MSD_dataset"
-MODELS = {"teacher": "nnUNetTrainer", "student": "nnUNetTrainerStudent", "student with DCD": "nnUNetTrainerDCD"}
+MODELS = {"teacher": STOCK_TRAINER, "student": "nnUNetTrainerStudent", "student with DCD": "nnUNetTrainerDCD"}
 
 
 @dataclass(frozen=True)
@@ -133,7 +135,7 @@ class Demonstration:
         write_atomically(folder / "nnUNetPlans.json", lambda file: file.write(json.dumps(plans).encode()))
         cases = sorted(path.name.split(".")[0] for path in (folder / "gt_segmentations").iterdir())
         split = [{"train": cases[2:], "val": cases[:2]}]
-        write_atomically(folder / "splits_final.json", lambda file: file.write(json.dumps(split).encode()))
+        write_atomically(folder / SPLITS_FILE, lambda file: file.write(json.dumps(split).encode()))
 
     def _train(self) -> None:
         per_epoch = self.iterations // EPOCHS

@@ -33,6 +33,7 @@ from nnunet_kd.nnunet.environment import (
     preprocessed_dataset,
     required_folder,
 )
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.sweep.checkpoints import SweepCheckpoints
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
@@ -159,7 +160,7 @@ def _plan_run(
 
 
 def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
-    splits = dataset_folder / "splits_final.json"
+    splits = dataset_folder / SPLITS_FILE
     if splits.is_file():  # nnU-Net makes its own five folds where there is none
         for fold in description.folds:
             fold_cases(read_splits(splits), str(fold), "val")
