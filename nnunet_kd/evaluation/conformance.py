@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from nnunet_kd.errors import ModelError
+from nnunet_kd.evaluation.page import write_page
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
@@ -267,13 +267,11 @@ def _write(found: Conformance, folder: Path) -> None:
     write_csv(folder / "conformance.csv", table.header, table.rows)
     markdown = table.markdown()
     write_atomically(folder / "conformance.md", lambda file: file.write(markdown.encode()))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nnunet_kd.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+    write_page(
+        "conformance.html.j2",
+        {"table": table, "least": LEAST_AGREEMENT, "found": found},
+        folder / "conformance.html",
     )
-    page = environment.get_template("conformance.html.j2").render(table=table, least=LEAST_AGREEMENT, found=found)
-    write_atomically(folder / "conformance.html", lambda file: file.write(page.encode()))
 
 
 def _megabytes(size: int | None) -> str:

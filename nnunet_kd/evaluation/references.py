@@ -19,6 +19,7 @@ from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Split, fold_cases, nnunet_folder, read_splits
 from nnunet_kd.nnunet.folds import SPLITS_FILE
+from nnunet_kd.system.counts import some
 from nnunet_kd.volumes.reading import dataset_reader
 
 
@@ -97,8 +98,7 @@ class References:
         if given is not None:
             missing = [f"{case}{suffix}" for case in cases if not (given / f"{case}{suffix}").is_file()]
             if missing:
-                more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-                raise DataError(f"{given} lacks {', '.join(missing[:8])}{more}. Give another -i or --channel.")
+                raise DataError(f"{given} lacks {some(missing, 8)}. Give another -i or --channel.")
             return partial(_image_in, given, suffix)
         for folder in (self.raw / "imagesTr", self.raw / "imagesTs") if self.raw is not None else ():
             if all((folder / f"{case}{suffix}").is_file() for case in cases):

@@ -29,6 +29,7 @@ from nnunet_kd.models.folder import new_predictor
 from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.environment import STOCK_TRAINER
 from nnunet_kd.nnunet.prediction import window_starts
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.processor import processor_name
 
 PROFILED_DEVICES = ("cpu", "cuda")
@@ -266,9 +267,4 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
 def _device_name(device: str) -> str:
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    return f"{processor_name()}, {_threads()}"
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'' if count == 1 else 's'}"
+    return f"{processor_name()}, {counted(torch.get_num_threads(), 'thread')}"

@@ -16,7 +16,8 @@ from nnunet_kd.evaluation.costs.profiling import ProfileOptions, profile_models
 from nnunet_kd.evaluation.costs.tables import profile_table
 from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
-from nnunet_kd.evaluation.report import Figure, read_case, write_page
+from nnunet_kd.evaluation.page import write_page
+from nnunet_kd.evaluation.report import Figure, read_case
 from nnunet_kd.evaluation.results import OVERALL, Evaluation
 from nnunet_kd.evaluation.tables import Table, class_tables, fixed, mean_and_error, overall_table
 from nnunet_kd.inference.onnx_metadata import json_path

@@ -19,6 +19,7 @@ from nnunet_kd.evaluation.runs import Method, Run, Split, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.system.counts import some
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
@@ -210,8 +211,7 @@ def find_finished(
     ]
     all_seeds = sorted({seed for _, seed, _ in found})
     missing = [place for place in product(variants, all_seeds, folds) if place not in finished]
-    listed = "; ".join(f"{variant}, seed {seed}, fold {fold}" for variant, seed, fold in missing[:8])
-    listed += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    listed = some([f"{variant}, seed {seed}, fold {fold}" for variant, seed, fold in missing], 8, "; ")
     if not started or not seeds:
         raise DataError(
             f"--sweep {folder}: there is no seed with which every variant is trained and validated in every fold "

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from nnunet_kd.errors import ModelError
-from nnunet_kd.evaluation.report import write_page
+from nnunet_kd.evaluation.page import write_page
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.workflows.shrink import report
 from nnunet_kd.workflows.shrink.request import Places
