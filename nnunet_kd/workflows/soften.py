@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
@@ -102,30 +103,8 @@ def soften(
         DataError: a preprocessed case cannot be read, or the fold has no training cases.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
-        folds = choices.folds or (trainer.fold,)
-        sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in folds]
-        predictor = new_predictor(choices.mirroring, device.type)
-        predictor.device = device
-        parameters: list[Any] = []
-        teachers, axes = [], []
-        for source, pinned in sources:
-            load_predictor(source.model, predictor, pinned.trusted)
-            parameters += predictor.list_of_parameters
-            axes.append(tuple(predictor.allowed_mirroring_axes or ()))
-            teachers.append(describe_teacher(trainer, source, pinned, choices.trained_on))
-        mirrored = shared_axes(axes)
-        predictor.allowed_mirroring_axes = mirrored or None
-        manager = trainer.label_manager
-        description = Description(
-            teachers=teachers,
-            out_of_fold=choices.out_of_fold,
-            mirror_axes=list(mirrored) if choices.mirroring else [],
-            trained_mirror_axes=list(mirrored),
-            step_size=DEFAULT_STEP,
-            heads=foreground_heads(manager),
-            has_regions=manager.has_regions,
-            data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
-        )
+        teachers = _load_teachers(trainer, wanted, choices, device, opened)
+        description = teachers.description
         if choices.out_of_fold:
             check_out_of_fold(description, trainer.fold)
         if images is not None:
@@ -153,32 +132,99 @@ def soften(
             return image, ImageRecord(*status, content_of(image[:channels].numpy()))
 
         def write(case: str, logits: torch.Tensor, record: ImageRecord) -> None:
-            map_path(folder, case).unlink(missing_ok=True)  # of another image, or not whole
-            probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
-            if case in without_labels:  # the map last: its presence says that all is done
-                decision = manager.convert_probabilities_to_segmentation(probabilities)
-                write_decision(trainer, case, np.asarray(decision))
-            write_record(folder, case, record)
-            write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
+            _write_case(trainer, folder, case, logits, record, case in without_labels)
 
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            upcoming: Future[tuple[torch.Tensor, ImageRecord]] | None = reader.submit(load, todo[0]) if todo else None
-            behind: Future[None] | None = None
-            for place, case in enumerate(todo):
-                progress(place, len(todo), case)
-                assert upcoming is not None
-                image, record = upcoming.result()
-                upcoming = reader.submit(load, todo[place + 1]) if place + 1 < len(todo) else None
-                predictor.list_of_parameters = [parameters[one] for one in description.teachers_of(case)]
-                logits = predictor.predict_logits_from_preprocessed_data(image).cpu()
-                if behind is not None:
-                    behind.result()
-                behind = writer.submit(write, case, logits, record)
-            if behind is not None:
-                behind.result()
-        progress(len(todo), len(todo), "")
+        _predict_cases(teachers, todo, load, write, progress)
         size = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
         return Softened(folder, description, todo, kept, size, unseen)
+
+
+@dataclass(frozen=True)
+class _Teachers:
+    """Loaded one after the other into one predictor, with the weights of each."""
+
+    predictor: nnUNetPredictor
+    parameters: list[Any]
+    description: Description
+
+
+def _load_teachers(
+    trainer: DistillationTrainer,
+    wanted: TeacherSettings,
+    choices: SoftenOptions,
+    device: torch.device,
+    opened: contextlib.ExitStack,
+) -> _Teachers:
+    """Every teacher's weights, and the description of the set that they make; archives stay unpacked as long as ``opened``."""
+    sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in choices.folds or (trainer.fold,)]
+    predictor = new_predictor(choices.mirroring, device.type)
+    predictor.device = device
+    parameters: list[Any] = []
+    described, axes = [], []
+    for source, pinned in sources:
+        load_predictor(source.model, predictor, pinned.trusted)
+        parameters += predictor.list_of_parameters
+        axes.append(tuple(predictor.allowed_mirroring_axes or ()))
+        described.append(describe_teacher(trainer, source, pinned, choices.trained_on))
+    mirrored = shared_axes(axes)
+    predictor.allowed_mirroring_axes = mirrored or None
+    description = Description(
+        teachers=described,
+        out_of_fold=choices.out_of_fold,
+        mirror_axes=list(mirrored) if choices.mirroring else [],
+        trained_mirror_axes=list(mirrored),
+        step_size=DEFAULT_STEP,
+        heads=foreground_heads(trainer.label_manager),
+        has_regions=trainer.label_manager.has_regions,
+        data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
+    )
+    return _Teachers(predictor, parameters, description)
+
+
+def _predict_cases(
+    teachers: _Teachers,
+    cases: Sequence[str],
+    load: Callable[[str], tuple[torch.Tensor, ImageRecord]],
+    write: Callable[[str, torch.Tensor, ImageRecord], None],
+    progress: Progress,
+) -> None:
+    """One case after the other; the next one is read and the last one written meanwhile."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        upcoming: Future[tuple[torch.Tensor, ImageRecord]] | None = reader.submit(load, cases[0]) if cases else None
+        behind: Future[None] | None = None
+        for place, case in enumerate(cases):
+            progress(place, len(cases), case)
+            assert upcoming is not None
+            image, record = upcoming.result()
+            upcoming = reader.submit(load, cases[place + 1]) if place + 1 < len(cases) else None
+            own = teachers.description.teachers_of(case)
+            teachers.predictor.list_of_parameters = [teachers.parameters[one] for one in own]
+            logits = teachers.predictor.predict_logits_from_preprocessed_data(image).cpu()
+            if behind is not None:
+                behind.result()
+            behind = writer.submit(write, case, logits, record)
+        if behind is not None:
+            behind.result()
+    progress(len(cases), len(cases), "")
+
+
+def _write_case(
+    trainer: DistillationTrainer,
+    folder: Path,
+    case: str,
+    logits: torch.Tensor,
+    record: ImageRecord,
+    without_labels: bool,
+) -> None:
+    """A case's map into ``folder``, last: its presence says that all is done."""
+    map_path(folder, case).unlink(missing_ok=True)  # of another image, or not whole
+    manager = trainer.label_manager
+    probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
+    if without_labels:
+        decision = manager.convert_probabilities_to_segmentation(probabilities)
+        write_decision(trainer, case, np.asarray(decision))
+    write_record(folder, case, record)
+    write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
 
 
 def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:

@@ -181,16 +181,7 @@ def find_finished(
     """
     if not folder.is_dir():
         raise DataError(f"--sweep {folder}: there is no such folder. Give $nnUNet_results/DATASET/sweeps/NAME.")
-    found: dict[Place, Path] = {}
-    for path in sorted(folder.glob("*/seed_*/Dataset*/*__*__*/fold_*")):
-        variant, seed_name = path.relative_to(folder).parts[:2]
-        fold = path.name.removeprefix("fold_")
-        if not re.fullmatch(r"seed_[0-9]+", seed_name) or only_fold not in (None, fold):
-            continue
-        place = (variant, int(seed_name.removeprefix("seed_")), fold)
-        if place in found:
-            raise DataError(f"{found[place]} and {path} are two trainings of one variant. Move one of them away.")
-        found[place] = path
+    found = _trainings(folder, only_fold)
     known = {variant for variant, _, _ in found}
     if only_variants is not None:
         if unknown := [variant for variant in only_variants if variant not in known]:
@@ -229,6 +220,25 @@ def find_finished(
         )
     used = {place: found[place] for place in product(started, seeds, folds)}
     return FinishedSweep(folder, tuple(started), tuple(seeds), tuple(folds), used, tuple(left_out))
+
+
+def _trainings(folder: Path, only_fold: str | None) -> dict[Place, Path]:
+    """Every fold's folder, finished or not.
+
+    Raises:
+        DataError: two of one variant, seed and fold.
+    """
+    found: dict[Place, Path] = {}
+    for path in sorted(folder.glob("*/seed_*/Dataset*/*__*__*/fold_*")):
+        variant, seed_name = path.relative_to(folder).parts[:2]
+        fold = path.name.removeprefix("fold_")
+        if not re.fullmatch(r"seed_[0-9]+", seed_name) or only_fold not in (None, fold):
+            continue
+        place = (variant, int(seed_name.removeprefix("seed_")), fold)
+        if place in found:
+            raise DataError(f"{found[place]} and {path} are two trainings of one variant. Move one of them away.")
+        found[place] = path
+    return found
 
 
 def _in_order(folder: Path, variants: set[str]) -> list[str]:
