@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_kd
 from nnunet_kd.errors import ModelError
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.checkpoints import MIRROR_AXES, TRAINER, trained_configuration
+from nnunet_kd.nnunet.networks import network_inputs
 from nnunet_kd.system.files import sha256
 
 FORMAT = "nnunet-kd onnx"
@@ -118,7 +118,7 @@ def surroundings(plans: dict[str, Any], dataset_json: dict[str, Any], name: str)
     return {
         "configuration": name,
         "channels": dataset_json["channel_names"],
-        "input_channels": determine_num_input_channels(manager, configuration, dataset_json),
+        "input_channels": network_inputs(manager, configuration, dataset_json),
         "output_channels": labels.num_segmentation_heads,
         "file_ending": dataset_json["file_ending"],
         "image_reader_writer": plans["image_reader_writer"],
