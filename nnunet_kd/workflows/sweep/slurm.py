@@ -78,8 +78,8 @@ def _own_parameters() -> list[str] | None:
     Raises:
         MissingRequirement: submitit is not installed.
     """
-    listed = getattr(require("submitit").SlurmExecutor, "_valid_parameters", None)
-    return None if listed is None else sorted(set(listed()) - {"nodes", "ntasks_per_node", "time"})
+    listed = getattr(require("submitit").SlurmExecutor, "_valid_parameters", set)
+    return sorted(set(listed()) - {"nodes", "ntasks_per_node", "time"}) or None
 
 
 def submit(
