@@ -31,6 +31,7 @@ from accelerator_summary import MACHINE, TOYS, problem, read_part, write_summary
 
 import nnunet_kd
 from nnunet_kd.errors import MissingRequirement, NnunetKdError, SettingsError
+from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processor import processor_name
 
@@ -49,7 +50,7 @@ def describe_machine(extent: Extent) -> dict[str, Any]:
         "CUDA": torch.version.cuda,
         "cuDNN": torch.backends.cudnn.version() if extent.on_gpu else None,
         "processor": processor_name(),
-        "cores": os.cpu_count(),
+        "cores": usable_cores(),
         "Python": platform.python_version(),
         "PyTorch": torch.__version__,
         "nnU-Net": version(nnunetv2),

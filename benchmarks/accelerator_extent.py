@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_up import write_made_up_dataset
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.nnunet.environment import variables_set_to
@@ -19,7 +20,6 @@ from nnunet_kd.nnunet.training import patch_loader, trainer_of_dataset
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.made_up import write_made_up_dataset
 from nnunet_kd.workflows.bench.pair import (
     BRATS2024,
     CONFIGURATION,

@@ -25,6 +25,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd.system.cores import usable_cores
+
 WAYS = ("teacher, stock", "student, stock", "student, torch", "student, onnxruntime", "student, openvino")
 RUNTIME_WAYS = (
     *WAYS[:4], "student, runtime onnxruntime", WAYS[4], "student, runtime openvino"
@@ -47,7 +49,7 @@ def parse(arguments: list[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--cases", type=int, default=4, help="images to predict")
     parser.add_argument("--brats", action="store_true", help="untrained networks and one random image of one patch")
     parser.add_argument("--no-mirroring", action="store_true")
-    parser.add_argument("--threads", type=int, default=os.cpu_count())
+    parser.add_argument("--threads", type=int, default=usable_cores())
     parser.add_argument("--repeats", type=int, default=3)
     parser.add_argument(
         "--runtime", type=Path, help="interpreter of an environment with nnunet-kd-runtime[openvino]: its ways too"

@@ -16,18 +16,21 @@ import contextlib
 import io
 import json
 import os
+import statistics
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import torch
 
+from nnunet_kd.distillation.features import plain_module
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE, read_settings_file
+from nnunet_kd.distillation.weighting import sum_of
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer, variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.system.files import write_atomically
-from nnunet_kd.training.gradient_shares import in_temporary_results, measure_losses, prepare_objectives
+from nnunet_kd.training.gradient_shares import in_temporary_results, prepare_objectives, step_outputs
 from nnunet_kd.training.trainer import DistillationTrainer
 
 METHODS = ("dcd", "fitnet", "fgbvd", "fopro", "freekd", "cwd")
@@ -80,6 +83,21 @@ def losses_at_the_start(
                 prepare_objectives(trainer, batches)
                 losses[start] = measure_losses(trainer, batches)
     return losses
+
+
+@torch.no_grad()
+def measure_losses(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
+    """Every objective's unweighted loss, mean over batches, of a prepared trainer; see ``prepare_objectives``."""
+    assert trainer.supervision is not None
+    distillation = trainer.supervision.distillation
+    plain_module(trainer.network).train()
+    found: dict[str, list[float]] = {}
+    for batch in batches:
+        with step_outputs(trainer, batch) as (step, _, _):
+            for name in distillation.all_objectives():
+                if terms := distillation.terms(name, step):
+                    found.setdefault(name, []).append(float(sum_of(terms)))
+    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def table(losses: dict[str, dict[str, float]]) -> Table:

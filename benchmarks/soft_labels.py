@@ -26,6 +26,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from made_up import write_made_up_dataset
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
@@ -33,7 +34,6 @@ from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.made_up import write_made_up_dataset
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape, nnunet_folders
 from nnunet_kd.workflows.soften import SoftenOptions, soften
 

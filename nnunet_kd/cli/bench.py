@@ -23,7 +23,7 @@ Output = Annotated[Optional[Path], option("json", "Also write the figures to thi
 
 @app.command("loss")
 def loss(
-    repeats: Annotated[int, option("repeats", "Counted runs of each form.")] = 7,
+    repeats: Annotated[int, option("repeats", "Counted runs of each form.", min=1)] = 7,
     device: Annotated[str, option("device", "cuda or cpu.")] = "cpu",
     output: Output = None,
 ) -> None:
@@ -61,7 +61,7 @@ def loss(
 def step(
     trainer: Annotated[str, option("trainer", "A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
     every: Annotated[bool, typer.Option("--all", help="All shipped trainers, in one run.")] = False,
-    repeats: Annotated[int, option("repeats", "Counted runs of each part.")] = 10,
+    repeats: Annotated[int, option("repeats", "Counted runs of each part.", min=1)] = 10,
     shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "hippocampus",
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,

@@ -49,4 +49,6 @@ def demo(
         )
     console.print(table)
     console.print(f"Picture: {run.output}/demo.png ({time.perf_counter() - start:.0f} s in all)")
-    console.print("A few hundred iterations show the commands, not how good a method is: docs/results.md has longer runs.")
+    console.print(
+        "A few hundred iterations show the commands, not how good a method is: docs/results.md has longer runs."
+    )

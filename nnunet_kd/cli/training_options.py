@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 Dataset = Annotated[str, typer.Argument(help="Dataset number or name.")]
 Configuration = Annotated[str, typer.Argument(help="2d, 3d_fullres, ...")]
 Fold = Annotated[str, typer.Argument(help="0 to 4, or all.")]
-Method = Annotated[str, option("method", "dcd, soft, inherited, student, kd, logits, ...: the trainer, without nnUNetTrainer.")]
+Method = Annotated[
+    str, option("method", "dcd, soft, inherited, student, kd, logits, ...: the trainer, without nnUNetTrainer.")
+]
 Teachers = Annotated[
     Optional[list[str]],  # noqa: UP045  typer on Python 3.10
     option(

@@ -226,7 +226,9 @@ def _warnings(
 ) -> list[str]:
     warnings = []
     if checked.empty:
-        warnings.append(f"{counted(len(checked.empty), 'case')} with an empty segmentation: {some(checked.empty)}")
+        warnings.append(
+            f"{counted(len(checked.empty), 'case')} with an empty segmentation: {some(sorted(checked.empty))}"
+        )
     if checked.harmonised:
         warnings.append(
             f"{counted(checked.harmonised, 'file')} with headers that differ from {description.reference_channel}'s by less than "
@@ -243,6 +245,6 @@ def _warnings(
     both = {patient for patient, side in sides.items() if len(side) == 2}
     if both:
         warnings.append(
-            f"{counted(len(both), 'patient')} with training and test cases: {some(both)}; do not report results on these"
+            f"{counted(len(both), 'patient')} with training and test cases: {some(sorted(both))}; do not report results on these"
         )
     return warnings

@@ -18,11 +18,10 @@ from sklearn.model_selection import GroupKFold, GroupShuffleSplit
 from nnunet_kd.datasets.case import FOLDS, SEED
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.nnunet.environment import dataset_name, optional_folder, required_folder
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.naming import images_in, segmentations_in
-
-SPLITS_FILE = "splits_final.json"
 
 Splits = list[dict[str, list[str]]]
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, get_origin
 
 from pydantic import BaseModel, Field, ValidationError, create_model, field_validator, model_validator
 
@@ -203,5 +203,7 @@ def _known_keys(path: list[str]) -> list[str]:
     for key in path:
         annotation = model.model_fields[key].annotation
         arms = [annotation, *getattr(annotation, "__args__", ())]
-        model = next(arm for arm in arms if isinstance(arm, type) and issubclass(arm, BaseModel))
+        # before Python 3.11, list[...] is an instance of type, too
+        classes = (arm for arm in arms if isinstance(arm, type) and get_origin(arm) is None)
+        model = next(arm for arm in classes if issubclass(arm, BaseModel))
     return list(model.model_fields)

@@ -24,7 +24,7 @@ from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import OVERALL, Summary, Values, csv_number, summarise
 from nnunet_kd.evaluation.tables import Table, mean_and_error
 from nnunet_kd.nnunet.scoring import mask_of
-from nnunet_kd.system.counts import counted
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.system.files import write_csv
 from nnunet_kd.system.processes import run_all
 from nnunet_kd.volumes.reading import dataset_reader, read_segmentation, whole_numbers
@@ -139,10 +139,9 @@ def evaluate_probabilities(
     reader = dataset_reader(dataset_json, plans, [pair.reference for pair in pairs])
     missing = [pair.case for pair in pairs if not probabilities_of(pair.prediction, labels.file_ending).is_file()]
     if missing:
-        shown = ", ".join(missing[:8]) + (f" and {len(missing) - 8} more" if len(missing) > 8 else "")
         raise DataError(
-            f"no probabilities in {prediction_folder} for {len(missing)} of {counted(len(pairs), 'case')}: {shown}. Predict them "
-            f"with --save_probabilities, which writes CASE.npz beside every segmentation."
+            f"no probabilities in {prediction_folder} for {len(missing)} of {counted(len(pairs), 'case')}: {some(missing, 8)}. "
+            f"Predict them with --save_probabilities, which writes CASE.npz beside every segmentation."
         )
     measured = run_all(partial(measure_pair, labels=labels, reader=reader), pairs, pool, "measuring probabilities")
     if problems := [found for found in measured if isinstance(found, str)]:

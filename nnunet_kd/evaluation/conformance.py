@@ -12,12 +12,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
 from nnunet_kd.errors import ModelError
+from nnunet_kd.evaluation.page import write_page
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
@@ -25,7 +25,7 @@ from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
-from nnunet_kd.system.files import write_atomically, write_csv
+from nnunet_kd.system.files import check_output, write_atomically, write_csv
 from nnunet_kd.system.requirements import require
 from nnunet_kd.volumes.reading import check_file, dataset_reader, read_segmentation
 
@@ -147,9 +147,10 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     Raises:
         ModelError: the model cannot be exported, or a program failed; its last line is the reason.
         DataError: no images, or images that do not fit, or the output folder holds another model's results.
-        MissingRequirement: the runtime is not installed.
+        MissingRequirement: the runtime is not installed, or the output folder cannot be written to.
     """
     require("nnunet_kd_runtime")
+    check_output(given.output)
     cases = find_cases([given.images], given.output / "stock", model.dataset_json())
     record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
     if not given.overwrite:
@@ -267,13 +268,11 @@ def _write(found: Conformance, folder: Path) -> None:
     write_csv(folder / "conformance.csv", table.header, table.rows)
     markdown = table.markdown()
     write_atomically(folder / "conformance.md", lambda file: file.write(markdown.encode()))
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nnunet_kd.evaluation", "templates"),
-        autoescape=True,
-        undefined=jinja2.StrictUndefined,
+    write_page(
+        "conformance.html.j2",
+        {"table": table, "least": LEAST_AGREEMENT, "found": found},
+        folder / "conformance.html",
     )
-    page = environment.get_template("conformance.html.j2").render(table=table, least=LEAST_AGREEMENT, found=found)
-    write_atomically(folder / "conformance.html", lambda file: file.write(page.encode()))
 
 
 def _megabytes(size: int | None) -> str:

@@ -12,6 +12,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.labels import LabelSet
+from nnunet_kd.system.counts import some
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import segmentations_in
 from nnunet_kd.volumes.reading import Read, read_segmentation, whole_numbers
@@ -20,6 +21,8 @@ ROUNDING = 1e-3
 """Voxels by which two grids may lie apart unmentioned: NIfTI headers keep single precision."""
 SAME_VOXELS = 0.1
 """Voxels by which two grids may lie apart and still be compared, with a warning."""
+SHOWN = 8
+"""Names in a message, before their number follows."""
 
 
 @dataclass(frozen=True)
@@ -66,11 +69,14 @@ def find_pairs(
     wanted = set(references if cases is None else cases)
     problems = []
     if missing := sorted(wanted - set(predictions)):
-        problems.append(f"{prediction_folder} lacks {_listed(missing, ending)}")
+        problems.append(f"{prediction_folder} lacks {some([f'{case}{ending}' for case in missing], SHOWN)}")
     if surplus := sorted(set(predictions) - wanted):
-        problems.append(f"{prediction_folder} has {_listed(surplus, ending)}, which are not to be evaluated")
+        problems.append(
+            f"{prediction_folder} has {some([f'{case}{ending}' for case in surplus], SHOWN)}, "
+            "which are not to be evaluated"
+        )
     if missing := sorted(wanted - set(references)):
-        problems.append(f"{reference_folder} lacks {_listed(missing, ending)}")
+        problems.append(f"{reference_folder} lacks {some([f'{case}{ending}' for case in missing], SHOWN)}")
     if problems:
         raise DataError(
             f"{'; '.join(problems)}. Predictions and references must be the same cases. For predictions of one fold "
@@ -86,11 +92,6 @@ def _files_by_case(folder: Path, ending: str, kind: str) -> dict[str, Path]:
     if not files:
         raise DataError(f"the {kind} folder {folder} has no *{ending} file (the file_ending of dataset.json).")
     return files
-
-
-def _listed(names: Sequence[str], ending: str, most: int = 8) -> str:
-    shown = ", ".join(f"{name}{ending}" for name in names[:most])
-    return shown + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> CheckedPair:
@@ -169,11 +170,11 @@ def warnings_of(pairs: Sequence[CasePair], checked: Sequence[CheckedPair]) -> It
     if shifted:
         yield (
             f"headers of predictions and references differ, so that voxels lie up to {max(shifted.values()):.2g} mm apart, less "
-            f"than {SAME_VOXELS:g} voxels; compared voxel by voxel. Cases: {_listed(sorted(shifted), '')}."
+            f"than {SAME_VOXELS:g} voxels; compared voxel by voxel. Cases: {some(sorted(shifted), SHOWN)}."
         )
     distances = {path: distance for found in checked for path, distance in found.not_whole.items()}
     if distances:
         yield (
             f"labels that are not whole numbers were rounded; the farthest was {max(distances.values()):.2g} away. Files: "
-            f"{_listed(sorted(distances), '')}."
+            f"{some(sorted(distances), SHOWN)}."
         )

@@ -18,6 +18,8 @@ from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.pairs import CasePair, find_pairs
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Split, fold_cases, nnunet_folder, read_splits
+from nnunet_kd.nnunet.folds import SPLITS_FILE
+from nnunet_kd.system.counts import some
 from nnunet_kd.volumes.reading import dataset_reader
 
 
@@ -96,8 +98,7 @@ class References:
         if given is not None:
             missing = [f"{case}{suffix}" for case in cases if not (given / f"{case}{suffix}").is_file()]
             if missing:
-                more = f" and {len(missing) - 8} more" if len(missing) > 8 else ""
-                raise DataError(f"{given} lacks {', '.join(missing[:8])}{more}. Give another -i or --channel.")
+                raise DataError(f"{given} lacks {some(missing, 8)}. Give another -i or --channel.")
             return partial(_image_in, given, suffix)
         for folder in (self.raw / "imagesTr", self.raw / "imagesTs") if self.raw is not None else ():
             if all((folder / f"{case}{suffix}").is_file() for case in cases):
@@ -135,8 +136,8 @@ def find_references(
         where = "are not known" if segmentations is None else f"are not in {segmentations}, which does not exist"
         raise DataError(f"the reference segmentations {where}. Give their folder with --ground-truth.")
     labels_from = find_dataset_json(dataset_json, *(method.predictions for method in methods), segmentations)
-    if splits is None and preprocessed is not None and (preprocessed / "splits_final.json").is_file():
-        splits = preprocessed / "splits_final.json"
+    if splits is None and preprocessed is not None and (preprocessed / SPLITS_FILE).is_file():
+        splits = preprocessed / SPLITS_FILE
     return References(segmentations, labels_from, read_splits(splits) if splits is not None else None, raw)
 
 

@@ -9,7 +9,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import jinja2
 import numpy as np
 import yaml
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
@@ -24,10 +23,10 @@ from nnunet_kd.evaluation.costs.profiling import Profile
 from nnunet_kd.evaluation.costs.tables import profile_table
 from nnunet_kd.evaluation.labels import LabelSet
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
+from nnunet_kd.evaluation.page import write_page
 from nnunet_kd.evaluation.results import paired_values
 from nnunet_kd.evaluation.runs import Method, Run
 from nnunet_kd.evaluation.tables import Table, class_tables, difference_tables, fixed, overall_table, signed
-from nnunet_kd.system.files import write_atomically
 from nnunet_kd.volumes.reading import read_images, read_segmentation, whole_numbers
 
 CHARTED = (DICE, HD95, NSD)
@@ -95,19 +94,6 @@ class ReportInput:
 def write_report(given: ReportInput, path: Path) -> None:
     """Draw everything and write the page."""
     write_page("report.html.j2", _content(given), path)
-
-
-def write_page(template: str, content: Mapping[str, Any], path: Path) -> None:
-    """Fill one of this package's templates, and write the page whole or not at all."""
-    environment = jinja2.Environment(
-        loader=jinja2.PackageLoader("nnunet_kd.evaluation", "templates"),
-        autoescape=True,
-        trim_blocks=True,
-        lstrip_blocks=True,
-        undefined=jinja2.StrictUndefined,
-    )
-    page = environment.get_template(template).render(**content)
-    write_atomically(path, lambda file: file.write(page.encode()))
 
 
 def _content(given: ReportInput) -> dict[str, Any]:

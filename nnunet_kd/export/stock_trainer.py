@@ -14,10 +14,8 @@ from nnunet_kd.errors import MissingRequirement, ModelError
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import inputs_and_heads
 from nnunet_kd.nnunet.checkpoints import TRAINER, WEIGHTS, trained_configuration
-from nnunet_kd.nnunet.environment import find_trainer
+from nnunet_kd.nnunet.environment import STOCK_TRAINER, find_trainer
 from nnunet_kd.nnunet.training import build_network, ships_trainer
-
-STOCK_TRAINER = "nnUNetTrainer"
 
 
 def stock_trainer_name(model: ModelFolder, checkpoint: dict[str, Any]) -> str:

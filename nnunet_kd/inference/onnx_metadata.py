@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 import nnunet_kd
@@ -16,6 +15,7 @@ from nnunet_kd.errors import ModelError
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.checkpoints import MIRROR_AXES, TRAINER, trained_configuration
 from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.nnunet.networks import network_inputs
 from nnunet_kd.system.files import sha256
 
 FORMAT = "nnunet-kd onnx"
@@ -119,7 +119,7 @@ def surroundings(plans: dict[str, Any], dataset_json: dict[str, Any], name: str)
     return {
         "configuration": name,
         "channels": {str(number): channel for number, channel in enumerate(channel_names(dataset_json))},
-        "input_channels": determine_num_input_channels(manager, configuration, dataset_json),
+        "input_channels": network_inputs(manager, configuration, dataset_json),
         "output_channels": labels.num_segmentation_heads,
         "file_ending": dataset_json["file_ending"],
         "image_reader_writer": plans["image_reader_writer"],

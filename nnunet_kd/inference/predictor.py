@@ -19,7 +19,6 @@ import numpy as np
 import torch
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError, MissingRequirement
@@ -27,6 +26,7 @@ from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.nnunet.networks import network_inputs
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, free_space
@@ -89,7 +89,7 @@ class CasePredictor(nnUNetPredictor):
     @property
     def input_channels(self) -> int:
         """Channels of the network's input, those of a cascade's previous stage included."""
-        return int(determine_num_input_channels(self.plans_manager, self.configuration_manager, self.dataset_json))
+        return network_inputs(self.plans_manager, self.configuration_manager, self.dataset_json)
 
     @property
     def reader(self) -> BaseReaderWriter:

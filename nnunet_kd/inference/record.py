@@ -96,7 +96,7 @@ class PredictionRecord:
             )
         if others:
             raise DataError(
-                f"{self.folder} holds segmentations {maker}: {some(others)}. This run is "
+                f"{self.folder} holds segmentations {maker}: {some(sorted(others))}. This run is "
                 f"with {origin.name}. Choose another place with -o, or replace them with --overwrite."
             )
 

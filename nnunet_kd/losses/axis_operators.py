@@ -46,14 +46,24 @@ class AxisTerm:
     synthesis: np.ndarray
 
 
+def check_wavelet(name: str) -> str:
+    """The name itself, if it is one of PyWavelets' discrete wavelets.
+
+    Raises:
+        ValueError: it is not.
+    """
+    if name not in pywt.wavelist(kind="discrete"):
+        raise ValueError(f"{name!r} is not a discrete wavelet of PyWavelets; try db4, haar or sym4")
+    return name
+
+
 def check_transform(wavelet: str, levels: int, mode: str) -> None:
     """Refuse what the transform cannot do.
 
     Raises:
         ValueError: unknown or continuous wavelet, unknown mode, or fewer than one level.
     """
-    if wavelet not in pywt.wavelist(kind="discrete"):
-        raise ValueError(f"wavelet {wavelet!r} is not a discrete wavelet of PyWavelets; try 'db4', 'haar' or 'sym4'.")
+    check_wavelet(wavelet)
     if mode not in MODES:
         raise ValueError(f"boundary mode {mode!r} is not one of {', '.join(MODES)}.")
     if levels < 1:

@@ -15,7 +15,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 import torch
@@ -68,7 +68,19 @@ def save_with_entry(
     checkpoint[OPTIMIZER], learned = split_optimizer_state(checkpoint[OPTIMIZER])
     checkpoint[ENTRY] = {**entry, "optimizer": learned, "saved_at": time.time()}
     previous = path.with_name(PREVIOUS) if keep else None
-    write_atomically(path, lambda file: torch.save(checkpoint, file), keep_as=previous)
+    write_atomically(path, lambda file: _save(checkpoint, file), keep_as=previous)
+
+
+def _save(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+    """``torch.save``, whose word for a full disk is RuntimeError.
+
+    Raises:
+        OSError: the disk refused.
+    """
+    try:
+        torch.save(checkpoint, file)
+    except RuntimeError as error:
+        raise OSError(str(error)) from error
 
 
 def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:

@@ -14,12 +14,11 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 from torch import nn
 
 from nnunet_kd.errors import PlanError
+from nnunet_kd.nnunet.networks import network_inputs, planned_network
 from nnunet_kd.system.files import write_atomically
 
 MARK = "nnunet_kd"
@@ -191,8 +190,8 @@ def stage_channels(plans: Mapping[str, Any], configuration: str) -> tuple[int, .
 def inputs_and_heads(plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]) -> tuple[int, int]:
     """Input channels (with a cascade's previous stage) and segmentation heads of a configuration's network."""
     manager, dataset = PlansManager(dict(plans)), dict(dataset_json)
-    inputs = determine_num_input_channels(manager, _resolved(plans, configuration), dataset)
-    return int(inputs), int(manager.get_label_manager(dataset).num_segmentation_heads)
+    inputs = network_inputs(manager, _resolved(plans, configuration), dataset)
+    return inputs, int(manager.get_label_manager(dataset).num_segmentation_heads)
 
 
 def build_meta_network(plans: Mapping[str, Any], configuration: str, inputs: int, outputs: int) -> nn.Module:
@@ -201,18 +200,8 @@ def build_meta_network(plans: Mapping[str, Any], configuration: str, inputs: int
     Args:
         inputs, outputs: input channels and segmentation heads.
     """
-    resolved = _resolved(plans, configuration)
     with torch.device("meta"):
-        network: nn.Module = get_network_from_plans(
-            resolved.network_arch_class_name,
-            resolved.network_arch_init_kwargs,
-            resolved.network_arch_init_kwargs_req_import,
-            inputs,
-            outputs,
-            allow_init=False,
-            deep_supervision=False,
-        )
-    return network
+        return planned_network(_resolved(plans, configuration), inputs, outputs, initialised=False)
 
 
 def parameter_count(network: nn.Module) -> int:

@@ -9,8 +9,7 @@ from typing import Any
 
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.environment import optional_folder
-
-SPLITS = "splits_final.json"
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 
 
 def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
@@ -23,7 +22,7 @@ def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
     places = [model.folder, model.folder.parent] + (
         [preprocessed / str(model.plans()["dataset_name"])] if preprocessed else []
     )
-    for path in (place / SPLITS for place in places):
+    for path in (place / SPLITS_FILE for place in places):
         if not path.is_file():
             continue
         with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):

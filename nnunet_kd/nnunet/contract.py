@@ -1,4 +1,4 @@
-"""What this package needs of nnU-Net and of the libraries that load its patches, and what of it an installation lacks.
+"""What this package needs of nnU-Net and of the libraries that it is made of, and what of it an installation lacks.
 
 ``python -m nnunet_kd.nnunet.contract`` prints nnU-Net's version and everything that is missing, and exits with 1 if anything is.
 Names are looked up and signatures bound; nothing is trained.
@@ -23,6 +23,7 @@ LABELS = "nnunetv2.utilities.label_handling.label_handling"
 LOADER = "nnunetv2.training.dataloading.data_loader:nnUNetDataLoader"
 DATASETS = "nnunetv2.training.dataloading.nnunet_dataset"
 TRANSFORMS = "batchgeneratorsv2.transforms"
+BLOCKS = "dynamic_network_architectures.building_blocks"
 
 CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     (
@@ -68,6 +69,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     (f"{DATASETS}:comp_blosc2_params", 3, ()),
     (f"{DATASETS}:nnUNetDatasetBlosc2.save_case", 4, ("blocks", "chunks", "blocks_seg", "chunks_seg")),
     ("acvl_utils.cropping_and_padding.bounding_boxes:crop_and_pad_nd", 3, ()),
+    ("acvl_utils.cropping_and_padding.padding:pad_nd_image", 6, ()),
     ("nnunetv2.imageio.reader_writer_registry:determine_reader_writer_from_dataset_json", 2, ("verbose",)),
     ("nnunetv2.imageio.reader_writer_registry:recursive_find_reader_writer_by_name", 1, ()),
     (
@@ -152,11 +154,17 @@ ATTRIBUTES = (
     f"{LABELS}:LabelManager.num_segmentation_heads",
     f"{LABELS}:LabelManager.has_regions",
     f"{LABELS}:LabelManager.ignore_label",
+    f"{PLANS}:ConfigurationManager",
     f"{PLANS}:ConfigurationManager.network_arch_class_name",
     f"{PLANS}:ConfigurationManager.network_arch_init_kwargs",
     f"{PLANS}:ConfigurationManager.network_arch_init_kwargs_req_import",
     f"{PLANS}:ConfigurationManager.previous_stage_name",
     f"{PLANS}:ConfigurationManager.preprocessor_class",
+    "dynamic_network_architectures.architectures.unet:PlainConvUNet",
+    "dynamic_network_architectures.architectures.unet:ResidualEncoderUNet",
+    f"{BLOCKS}.residual:StackedResidualBlocks",
+    f"{BLOCKS}.simple_conv_blocks:ConvDropoutNormReLU",
+    f"{BLOCKS}.simple_conv_blocks:StackedConvBlocks",
 )
 """What is read, or put another in the place of."""
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import pickle
 import zipfile
 from collections.abc import Mapping, Sequence
@@ -19,6 +18,7 @@ from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_dataset
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
+from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.system.files import write_atomically
 
 Dataset = nnUNetBaseDataset
@@ -26,8 +26,8 @@ Dataset = nnUNetBaseDataset
 
 
 def default_processes() -> int:
-    """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores."""
-    return max(1, min(int(default_num_processes), os.cpu_count() or 1))
+    """As many as nnU-Net's own commands take (``nnUNet_def_n_proc``), but no more than there are cores for this process."""
+    return max(1, min(int(default_num_processes), usable_cores()))
 
 
 def block_sizes(

@@ -15,6 +15,8 @@ from typing import Any
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.system.shipped import shipped_folder
 
+STOCK_TRAINER = "nnUNetTrainer"
+"""nnU-Net's own, which its commands take unless they are told another."""
 VARIABLES = ("nnUNet_raw", "nnUNet_preprocessed", "nnUNet_results")
 
 

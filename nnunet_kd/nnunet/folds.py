@@ -1,4 +1,4 @@
-"""What names a fold of nnU-Net, wherever it is given: its number, or ``all``."""
+"""Folds of nnU-Net: what names one wherever it is given, its number or ``all``, and the file that says which cases it has."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Literal
 
 from nnunet_kd.errors import SettingsError
 
+SPLITS_FILE = "splits_final.json"
+"""In a dataset's folder."""
 Fold = int | Literal["all"]
 """As nnU-Net's trainers take it."""
 

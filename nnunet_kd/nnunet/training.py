@@ -28,9 +28,9 @@ from torch.nn.parallel import DistributedDataParallel
 from nnunet_kd.nnunet.environment import quiet_search
 
 COMPILE_BACKEND = "inductor"
+"""PyTorch's default, which nnU-Net leaves as it is."""
 CLIPPED_NORM = 12.0
 """At which ``nnUNetTrainer.train_step`` clips the network's gradient."""
-"""PyTorch's default, which nnU-Net leaves as it is."""
 
 
 def trainer_of_dataset(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Sequence
 
 SHOWN = 5
 """Names in a message, before their number follows."""
@@ -18,7 +18,12 @@ def counted(number: int, one: str) -> str:
     return f"{number} {one}" if number == 1 else f"{number} {one}s"
 
 
-def some(names: Collection[str]) -> str:
-    """``a, b, c, d, e and 7 more``: the first names in order, and how many follow."""
-    shown = sorted(names)[:SHOWN]
-    return ", ".join(shown) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
+def some(names: Sequence[str], most: int = SHOWN, between: str = ", ") -> str:
+    """``a, b, c, d, e and 7 more``: the first names in their order, and how many follow.
+
+    Args:
+        names: of things, or a phrase for each.
+        most: that are shown.
+        between: two of them.
+    """
+    return between.join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")

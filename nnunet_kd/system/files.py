@@ -21,6 +21,8 @@ from nnunet_kd.errors import MissingRequirement
 
 SECONDS_KEPT = 24 * 3600.0
 """Of a temporary file, where it cannot be told whether its process still runs."""
+_TEMPORARY_FOLDER = re.compile(r"^\..+\.[a-z0-9_]{8}$")
+"""As :func:`folder_beside` calls them; ``.settings`` is somebody else's."""
 _TEMPORARY = re.compile(r"(?:\.(?P<computer>[0-9a-f]{8}))?\.(?P<process>[0-9]+)\.tmp$")
 
 
@@ -31,7 +33,7 @@ def write_atomically(
 
     Args:
         path: the file; at every moment either the old one or the new one, whole.
-        write: gets the open temporary file.
+        write: gets the open temporary file; an OSError of it says that the disk refused, any other error is its own.
         keep_as: what was at ``path`` stays under this name.
         temporary_in: folder on the same disk for the temporary file; default: that of ``path``.
 
@@ -47,7 +49,7 @@ def write_atomically(
         if keep_as is not None and path.is_file():
             _keep(path, keep_as)
         os.replace(temporary, path)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as RuntimeError
+    except OSError as error:
         raise MissingRequirement(
             f"{path} could not be written: {error}. {free_space(path.parent)} "
             f"{'The file from before is still there, undamaged.' if path.exists() else 'Nothing was left behind.'}"
@@ -62,6 +64,19 @@ def free_space(folder: Path) -> str:
         return f"The disk of {folder} has {shutil.disk_usage(folder).free / 1e9:.2f} GB free."
     except OSError:
         return f"There is no folder {folder}."
+
+
+def check_output(folder: Path) -> None:
+    """Whether a folder can be made or written to, known before hours of work.
+
+    Raises:
+        MissingRequirement: it cannot.
+    """
+    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    if not existing.is_dir() or not os.access(existing, os.W_OK):
+        raise MissingRequirement(
+            f"--output {folder}: {existing} is no folder that can be written to. Choose another place."
+        )
 
 
 def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:
@@ -142,7 +157,7 @@ def _is_left(path: Path, computer: str | None, process: int) -> bool:
 
 def remove_leftover_folders(folder: Path) -> list[Path]:
     """Delete what killed processes left of :func:`folder_beside` in ``folder``, which nobody else works in; returns them."""
-    leftovers = [path for path in folder.glob(".*") if path.is_dir() and re.search(r"\.[a-z0-9_]{8}$", path.name)]
+    leftovers = [path for path in folder.glob(".*") if path.is_dir() and _TEMPORARY_FOLDER.search(path.name)]
     for path in leftovers:
         shutil.rmtree(path, ignore_errors=True)
     return leftovers

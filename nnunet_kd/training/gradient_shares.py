@@ -100,7 +100,7 @@ def encoder_gradients(
     distillation = trainer.supervision.distillation
     network = plain_module(trainer.network).train()
     parameters = [parameter for parameter in find_encoder(network).parameters() if parameter.requires_grad]
-    with _step(trainer, batch) as (step, output, target):
+    with step_outputs(trainer, batch) as (step, output, target):
         samples = trainer.labelled_samples(batch)
         labels = flat_gradient(loss_of_labelled(trainer.loss.segmentation, output, target, samples), parameters)
         found = {}
@@ -111,7 +111,7 @@ def encoder_gradients(
 
 
 @contextlib.contextmanager
-def _step(trainer: DistillationTrainer, batch: dict[str, Any]) -> Iterator[tuple[StepOutputs, Any, Any]]:
+def step_outputs(trainer: DistillationTrainer, batch: dict[str, Any]) -> Iterator[tuple[StepOutputs, Any, Any]]:
     """What every objective sees of a batch, with the student's output and the target."""
     assert trainer.supervision is not None
     image, target = (_on(trainer.device, batch[key]) for key in ("data", "target"))
@@ -133,24 +133,9 @@ def prepare_objectives(trainer: DistillationTrainer, batches: Sequence[dict[str,
     if not any(objective.is_preparing() for objective in distillation.all_objectives().values()):
         return
     for batch in itertools.cycle(batches):
-        with torch.no_grad(), _step(trainer, batch) as (step, _, _):
+        with torch.no_grad(), step_outputs(trainer, batch) as (step, _, _):
             if not distillation.prepare(step):
                 return
-
-
-@torch.no_grad()
-def measure_losses(trainer: DistillationTrainer, batches: Sequence[dict[str, Any]]) -> dict[str, float]:
-    """Every objective's unweighted loss, mean over batches, of a prepared trainer; see :func:`prepare_objectives`."""
-    assert trainer.supervision is not None
-    distillation = trainer.supervision.distillation
-    plain_module(trainer.network).train()
-    found: dict[str, list[float]] = {}
-    for batch in batches:
-        with _step(trainer, batch) as (step, _, _):
-            for name in distillation.all_objectives():
-                if terms := distillation.terms(name, step):
-                    found.setdefault(name, []).append(float(sum_of(terms)))
-    return {name: statistics.fmean(values) for name, values in found.items()}
 
 
 def flat_gradient(loss: torch.Tensor, parameters: Sequence[torch.nn.Parameter]) -> torch.Tensor:

@@ -27,7 +27,7 @@ class LossHistory:
 
     Attributes:
         epochs: one dictionary per epoch, ``segmentation``, then per objective ``dcd``, ``dcd/stage0``, ...; an objective that
-            had no weight in an epoch is absent there.
+            had no weight in an epoch is absent there. An epoch of which nothing is known is empty.
     """
 
     def __init__(self, epochs: list[dict[str, float]] | None = None) -> None:
@@ -52,7 +52,8 @@ class LossHistory:
         names = dict.fromkeys(name for other in everyone for name in other)
         means = {name: float(np.mean([other[name] for other in everyone if name in other])) for name in names}
         self._sums = {}
-        self.epochs[epoch:] = [means]
+        # a checkpoint of stock nnU-Net knows nothing of the epochs before
+        self.epochs[epoch:] = [*({} for _ in range(epoch - len(self.epochs))), means]
         return means
 
     def describe(self, means: Mapping[str, float]) -> list[str]:
@@ -67,9 +68,14 @@ class LossHistory:
         return lines
 
     def draw(self, path: Path) -> None:
-        """Write the curves as a PNG: the segmentation loss, and every objective with its terms, over epochs."""
+        """Write the curves as a PNG: the segmentation loss, and every objective with its terms, over epochs.
+
+        Nothing is written if no term was finite in any epoch.
+        """
         names = list(dict.fromkeys(name for epoch in self.epochs for name in epoch))
         groups = _groups(names)
+        if not groups:
+            return
         with plt.rc_context(plt.rcParamsDefault):  # nnU-Net's own plot leaves larger fonts behind
             figure = Figure(figsize=(10, 3.2 * len(groups)), layout="constrained")
             axes = figure.subplots(len(groups), 1, squeeze=False, sharex=True)[:, 0]

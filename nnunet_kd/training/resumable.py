@@ -190,6 +190,10 @@ class ResumableTrainer(nnUNetTrainer):
         super().on_train_epoch_start()
         self._steps_in_epoch = 0
 
+    def go_to_iteration(self, iteration: int) -> None:
+        """Take the next step as that of the epoch's iteration ``iteration``, from 0 (benchmarks)."""
+        self._steps_in_epoch = iteration
+
     def on_train_epoch_end(self, train_outputs: list[dict[str, Any]]) -> None:
         """nnU-Net's own, with skipped steps told but not averaged."""
         assert self.skipped_steps is not None

@@ -15,7 +15,7 @@ from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import FURTHEST_FIRST
 from nnunet_kd.models.plans import provenance
 from nnunet_kd.nnunet.checkpoints import INIT_ARGUMENTS, trained_plans
-from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.nnunet.environment import channel_names, dataset_number
 
 _DECISIVE = ("architecture", "patch_size", "spacing", "normalization_schemes", "use_mask_for_norm")
 """Of a configuration: what a fold's weights cannot do without."""
@@ -92,7 +92,7 @@ def _reductions(trained: Mapping[str, Any], plans: Mapping[str, Any], configurat
 
 
 def _way_out(folder: Path, fold: str, plans: Mapping[str, Any], configuration: str) -> str:
-    number = str(int(plans["dataset_name"].removeprefix("Dataset").partition("_")[0]))
+    number = dataset_number(plans["dataset_name"])
     trainer, name = folder.name.split("__")[0], plans["plans_name"]
     block = provenance(plans, configuration)
     reduction = f"{block['reduction']:g}" if block else "1"

@@ -115,7 +115,8 @@ class SoftLabelTrainer(StartedTrainer):
 
     def _check_memory(self, channels: int) -> None:
         """In every loader process a cropped map in bytes and float32, the batch's samples, and these together; and what waits."""
-        _, _, patch, _ = self.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+        # nnU-Net's own: which axes are mirrored is told when the teachers are known
+        _, _, patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         workers, cached = loader_processes()
         loading = max(1, workers)
         batch = math.prod(self.configuration_manager.patch_size) * self.configuration_manager.batch_size

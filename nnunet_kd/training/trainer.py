@@ -58,7 +58,10 @@ class DistillationTrainer(ReducedTrainer):
     Attributes:
         supervision: the teachers and objectives, from the start of training to its end.
         history: mean losses per epoch.
+        teacher_mirror_axes: what the training of the teachers that run beside mirrored; ``None``: none runs.
     """
+
+    teacher_mirror_axes: tuple[int, ...] | None = None
 
     def __init__(
         self,
@@ -82,8 +85,7 @@ class DistillationTrainer(ReducedTrainer):
         A teacher whose training did not mirror an axis may tell left from right, and is wrong on mirrored images.
         """
         rotation, dummy_2d, patch, axes = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
-        teachers = None if self.supervision is None else self.supervision.teachers
-        teacher_axes = None if teachers is None else teachers.mirror_axes
+        teacher_axes = self.teacher_mirror_axes
         if self.settings.mirror_axes is not None:
             axes = tuple(self.settings.mirror_axes)
         elif teacher_axes is not None:
@@ -121,6 +123,8 @@ class DistillationTrainer(ReducedTrainer):
                 compile_backend(self),
                 self.print_to_log_file,
             )
+            # before the first patch is drawn, for the start
+            self.teacher_mirror_axes = teachers.mirror_axes if self.settings.runs_teacher() else None
         if not self.was_initialized:
             self.initialize()
         self.take_start(new, teachers)

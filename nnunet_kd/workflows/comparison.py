@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.calibration import calibration_table, pool_calibrations
 from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among
 from nnunet_kd.evaluation.costs.tables import read_profiles
@@ -23,6 +22,7 @@ from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import Method, attach_runs, method_name, parse_method
 from nnunet_kd.evaluation.seeds import Trainings, seeds_told
 from nnunet_kd.evaluation.tables import Table, comparison_tables, joined
+from nnunet_kd.system.files import check_output as check_output
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processes import worker_pool
 from nnunet_kd.workflows.sweep.finished import FinishedSweep, find_finished
@@ -79,19 +79,6 @@ class Compared:
 
     report: ReportInput
     trainings: Trainings | None
-
-
-def check_output(folder: Path) -> None:
-    """Whether a folder can be made or written to, known before hours of measuring.
-
-    Raises:
-        MissingRequirement: it cannot.
-    """
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
-    if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise MissingRequirement(
-            f"--output {folder}: {existing} is no folder that can be written to. Choose another place."
-        )
 
 
 def compare_predictions(request: ComparisonRequest) -> Compared:

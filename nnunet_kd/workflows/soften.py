@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
@@ -19,7 +20,7 @@ from nnunet_kd.distillation.soft_labels.description import Description, data_of
 from nnunet_kd.distillation.soft_labels.images import ImageRecord, PreprocessedImage, content_of, write_record
 from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, map_path, write_map
 from nnunet_kd.distillation.soft_labels.student import foreground_heads, sets_folder
-from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
@@ -99,33 +100,11 @@ def soften(
         TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
         SettingsError: ``out_of_fold`` for a student of one fold.
         MissingRequirement: memory or disk will not do; said before the first case.
-        DataError: a preprocessed case cannot be read.
+        DataError: a preprocessed case cannot be read, or the fold has no training cases.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
-        folds = choices.folds or (trainer.fold,)
-        sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in folds]
-        predictor = new_predictor(choices.mirroring, device.type)
-        predictor.device = device
-        parameters: list[Any] = []
-        teachers, axes = [], []
-        for source, pinned in sources:
-            load_predictor(source.model, predictor, pinned.trusted)
-            parameters += predictor.list_of_parameters
-            axes.append(tuple(predictor.allowed_mirroring_axes or ()))
-            teachers.append(describe_teacher(trainer, source, pinned, choices.trained_on))
-        mirrored = shared_axes(axes)
-        predictor.allowed_mirroring_axes = mirrored or None
-        manager = trainer.label_manager
-        description = Description(
-            teachers=teachers,
-            out_of_fold=choices.out_of_fold,
-            mirror_axes=list(mirrored) if choices.mirroring else [],
-            trained_mirror_axes=list(mirrored),
-            step_size=DEFAULT_STEP,
-            heads=foreground_heads(manager),
-            has_regions=manager.has_regions,
-            data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
-        )
+        teachers = _load_teachers(trainer, wanted, choices, device, opened)
+        description = teachers.description
         if choices.out_of_fold:
             check_out_of_fold(description, trainer.fold)
         if images is not None:
@@ -153,36 +132,107 @@ def soften(
             return image, ImageRecord(*status, content_of(image[:channels].numpy()))
 
         def write(case: str, logits: torch.Tensor, record: ImageRecord) -> None:
-            map_path(folder, case).unlink(missing_ok=True)  # of another image, or not whole
-            probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
-            if case in without_labels:  # the map last: its presence says that all is done
-                decision = manager.convert_probabilities_to_segmentation(probabilities)
-                write_decision(trainer, case, np.asarray(decision))
-            write_record(folder, case, record)
-            write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
+            _write_case(trainer, folder, case, logits, record, case in without_labels)
 
-        with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
-            upcoming: Future[tuple[torch.Tensor, ImageRecord]] | None = reader.submit(load, todo[0]) if todo else None
-            behind: Future[None] | None = None
-            for place, case in enumerate(todo):
-                progress(place, len(todo), case)
-                assert upcoming is not None
-                image, record = upcoming.result()
-                upcoming = reader.submit(load, todo[place + 1]) if place + 1 < len(todo) else None
-                predictor.list_of_parameters = [parameters[one] for one in description.teachers_of(case)]
-                logits = predictor.predict_logits_from_preprocessed_data(image).cpu()
-                if behind is not None:
-                    behind.result()
-                behind = writer.submit(write, case, logits, record)
-            if behind is not None:
-                behind.result()
-        progress(len(todo), len(todo), "")
+        _predict_cases(teachers, todo, load, write, progress)
         size = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
         return Softened(folder, description, todo, kept, size, unseen)
 
 
+@dataclass(frozen=True)
+class _Teachers:
+    """Loaded one after the other into one predictor, with the weights of each."""
+
+    predictor: nnUNetPredictor
+    parameters: list[Any]
+    description: Description
+
+
+def _load_teachers(
+    trainer: DistillationTrainer,
+    wanted: TeacherSettings,
+    choices: SoftenOptions,
+    device: torch.device,
+    opened: contextlib.ExitStack,
+) -> _Teachers:
+    """Every teacher's weights, and the description of the set that they make; archives stay unpacked as long as ``opened``."""
+    sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in choices.folds or (trainer.fold,)]
+    predictor = new_predictor(choices.mirroring, device.type)
+    predictor.device = device
+    parameters: list[Any] = []
+    described, axes = [], []
+    for source, pinned in sources:
+        load_predictor(source.model, predictor, pinned.trusted)
+        parameters += predictor.list_of_parameters
+        axes.append(tuple(predictor.allowed_mirroring_axes or ()))
+        described.append(describe_teacher(trainer, source, pinned, choices.trained_on))
+    mirrored = shared_axes(axes)
+    predictor.allowed_mirroring_axes = mirrored or None
+    description = Description(
+        teachers=described,
+        out_of_fold=choices.out_of_fold,
+        mirror_axes=list(mirrored) if choices.mirroring else [],
+        trained_mirror_axes=list(mirrored),
+        step_size=DEFAULT_STEP,
+        heads=foreground_heads(trainer.label_manager),
+        has_regions=trainer.label_manager.has_regions,
+        data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
+    )
+    return _Teachers(predictor, parameters, description)
+
+
+def _predict_cases(
+    teachers: _Teachers,
+    cases: Sequence[str],
+    load: Callable[[str], tuple[torch.Tensor, ImageRecord]],
+    write: Callable[[str, torch.Tensor, ImageRecord], None],
+    progress: Progress,
+) -> None:
+    """One case after the other; the next one is read and the last one written meanwhile."""
+    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as writer:
+        upcoming: Future[tuple[torch.Tensor, ImageRecord]] | None = reader.submit(load, cases[0]) if cases else None
+        behind: Future[None] | None = None
+        for place, case in enumerate(cases):
+            progress(place, len(cases), case)
+            assert upcoming is not None
+            image, record = upcoming.result()
+            upcoming = reader.submit(load, cases[place + 1]) if place + 1 < len(cases) else None
+            own = teachers.description.teachers_of(case)
+            teachers.predictor.list_of_parameters = [teachers.parameters[one] for one in own]
+            logits = teachers.predictor.predict_logits_from_preprocessed_data(image).cpu()
+            if behind is not None:
+                behind.result()
+            behind = writer.submit(write, case, logits, record)
+        if behind is not None:
+            behind.result()
+    progress(len(cases), len(cases), "")
+
+
+def _write_case(
+    trainer: DistillationTrainer,
+    folder: Path,
+    case: str,
+    logits: torch.Tensor,
+    record: ImageRecord,
+    without_labels: bool,
+) -> None:
+    """A case's map into ``folder``, last: its presence says that all is done."""
+    map_path(folder, case).unlink(missing_ok=True)  # of another image, or not whole
+    manager = trainer.label_manager
+    probabilities = manager.apply_inference_nonlin(logits.float()).numpy()
+    if without_labels:
+        decision = manager.convert_probabilities_to_segmentation(probabilities)
+        write_decision(trainer, case, np.asarray(decision))
+    write_record(folder, case, record)
+    write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
+
+
 def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
-    """The fold's training cases with those that have no labels, and a dataset of them."""
+    """The fold's training cases with those that have no labels, and a dataset of them.
+
+    Raises:
+        DataError: there is none.
+    """
     training, _ = trainer.do_split()
     if trainer.is_cascaded:
         trainer.folder_with_segs_from_previous_stage = str(trainer.previous_stage_segmentations())
@@ -192,6 +242,12 @@ def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
         folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
     )
     more = unlabelled_cases(trainer)
+    if not training and not more:
+        raise DataError(
+            f"fold {trainer.fold} of {trainer.plans_manager.dataset_name} has no training cases, so there is nothing to make "
+            f"soft labels of. Look at splits_final.json in {Path(trainer.preprocessed_dataset_folder).parent}, or add images "
+            f"with --images FOLDER."
+        )
     if more:
         own = [dataset] if training else []
         dataset = JoinedDataset([*own, preprocessed_cases(unlabelled_folder(trainer), more)])

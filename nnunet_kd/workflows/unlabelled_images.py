@@ -14,6 +14,7 @@ from nnunet_kd.inference.cases import check_headers
 from nnunet_kd.inference.image_folders import find_images
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.system.files import remove_leftover_folders
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_folder
 from nnunet_kd.volumes.reading import check_file, dataset_reader
@@ -61,6 +62,7 @@ def add_images(trainer: DistillationTrainer, folder: Path, progress: Progress) -
         return progress(int(done), int(total), what)
 
     with _sole_use(target, lambda: progress(0, len(found), "waiting for another process that adds images")):
+        remove_leftover_folders(target)
         there = set(case_names(target))
         todo = [case for case in found if case.name not in there]
         for case in todo:

@@ -216,3 +216,18 @@ def download(source: Path, patients: int = 5) -> Path:
     for patient in range(patients):
         brats_case(source, f"BraTS-GLI-{patient:05d}-100")
     return source
+
+
+def brats_download(source: Path, patients: int = 6) -> Path:
+    """``patients`` patients, the first two with three time points."""
+    folder = source / "training_data1_v2"
+    for patient in range(5, 5 + patients):
+        for time_point in range(100, 103 if patient < 7 else 101):
+            brats_case(folder, f"BraTS-GLI-{patient:05d}-{time_point}")
+    return folder
+
+
+def isles_download(source: Path, layout: str = "zenodo", subjects: int = 5) -> Path:
+    for number in range(1, subjects + 1):
+        isles_case(source, f"sub-strokecase{number:04d}", layout=layout)
+    return source

@@ -1,7 +1,8 @@
+"""BraTS 2024 as it is written for nnU-Net."""
+
 from __future__ import annotations
 
 import json
-import os
 from pathlib import Path
 
 import nibabel
@@ -9,40 +10,24 @@ import numpy as np
 import pytest
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 
-from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024, find_cases
+from nnunet_kd.datasets.brats2024 import CHANNELS, convert_brats2024
 from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import BadCase, BadCasesError, table
-from nnunet_kd.errors import DataError, MissingRequirement
 from tests.datasets.generated_downloads import (
     BRATS_AFFINE,
     LAS,
     affine,
     brats_case,
+    brats_download,
     edit,
-    flip_byte,
     tree_hash,
-    truncate,
     unpack_into_folder,
 )
 
 ONE = ConversionOptions(processes=1)
 
 
-def download(source: Path, patients: int = 6) -> Path:
-    """``patients`` patients, the first two with three time points."""
-    folder = source / "training_data1_v2"
-    for patient in range(5, 5 + patients):
-        for time_point in range(100, 103 if patient < 7 else 101):
-            brats_case(folder, f"BraTS-GLI-{patient:05d}-{time_point}")
-    return folder
-
-
-def reasons(error: BadCasesError) -> dict[str, str]:
-    return {case.name: "; ".join(case.problems) for case in error.bad}
-
-
 def test_writes_channels_in_order_labels_and_metadata(source: Path, nnunet: Path) -> None:
-    folder = download(source)
+    folder = brats_download(source)
     before = tree_hash(source)
     summary = convert_brats2024([folder], options=ONE)
     dataset = nnunet / "Dataset501_BraTS2024"
@@ -67,7 +52,7 @@ def test_writes_channels_in_order_labels_and_metadata(source: Path, nnunet: Path
 
 
 def test_regions_rebuild_the_labels_in_nnunet(source: Path, nnunet: Path) -> None:
-    convert_brats2024([download(source)], regions=True, options=ONE)
+    convert_brats2024([brats_download(source)], regions=True, options=ONE)
     content = json.loads((nnunet / "Dataset501_BraTS2024/dataset.json").read_text())
     regions = {name: value for name, value in content["labels"].items() if name != "background"}
     assert regions == {"WT": [1, 2, 3], "TC": [1, 3], "ET": [3], "RC": [4]}
@@ -79,7 +64,7 @@ def test_regions_rebuild_the_labels_in_nnunet(source: Path, nnunet: Path) -> Non
 
 
 def test_several_sources_and_validation_folder(source: Path, nnunet: Path) -> None:
-    first = download(source)
+    first = brats_download(source)
     second = source / "training_data_additional"
     brats_case(second, "BraTS-GLI-00005-104")
     brats_case(second, "BraTS-GLI-02000-100")
@@ -99,108 +84,14 @@ def test_several_sources_and_validation_folder(source: Path, nnunet: Path) -> No
 
 
 def test_the_parent_of_all_folders_is_a_source_too(source: Path) -> None:
-    download(source)
+    brats_download(source)
     brats_case(source / "validation_data", "BraTS-GLI-03000-100", seg=False)
     summary = convert_brats2024([source], options=ONE)
     assert (len(summary.training), len(summary.test)) == (10, 1)
 
 
-def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> None:
-    folder = download(source)
-    additional = source / "training_data_additional"
-    names = {}
-    for number, kind in enumerate(
-        ("channel", "gzip", "checksum", "nan", "label", "origin", "shape", "spacing", "seg", "fractional", "volumes")
-    ):
-        names[kind] = f"BraTS-GLI-{1000 + number:05d}-100"
-        dtype = np.float32 if kind in ("nan", "fractional") else np.int16
-        brats_case(folder, names[kind], seg=kind != "seg", dtype=dtype)
-
-    def file(kind: str, channel: str) -> Path:
-        return folder / names[kind] / f"{names[kind]}-{channel}.nii.gz"
-
-    file("channel", "t2w").unlink()
-    truncate(file("gzip", "t1n"))
-    flip_byte(file("checksum", "t2f"))
-    edit(file("nan", "t1c"), lambda a: np.where(a == a.max(), np.nan, a).astype(np.float32))
-    edit(file("label", "seg"), lambda a: np.where(a == 4, 7, a).astype(np.int16))
-    edit(file("origin", "t2f"), shift=(0, 0, 0.5))
-    edit(file("shape", "t1c"), lambda a: a[:-1])
-    brats_case(folder, names["spacing"], matrix=affine((1, 1, 1.01)))
-    brats_case(source / "other", names["spacing"], matrix=affine((1, 1, 1)))
-    (source / "other" / names["spacing"] / f"{names['spacing']}-t1n.nii.gz").replace(file("spacing", "t1n"))
-    edit(file("fractional", "seg"), lambda a: np.where(a == 1, 0.5, a).astype(np.float32))
-    edit(file("volumes", "t1n"), lambda a: np.stack([a, a], -1))
-    brats_case(additional, "BraTS-GLI-00005-101")  # also in the first source
-    brats_case(folder, "BraTS-GLI-77-100")
-    brats_case(folder, "patient_12")
-    before = tree_hash(folder, additional)
-
-    with pytest.raises(BadCasesError) as caught:
-        convert_brats2024([folder, additional], options=ONE)
-    why = reasons(caught.value)
-    assert why.keys() == {*names.values(), "BraTS-GLI-00005-101", "BraTS-GLI-77-100", "patient_12"}
-    expected = {
-        "channel": "T2w: missing",
-        "gzip": "T1n: BraTS-GLI-01001-100-t1n.nii.gz is not whole: its gzip data end early",
-        "checksum": "T2f: BraTS-GLI-01002-100-t2f.nii.gz is not whole: its gzip data end early or were changed",
-        "nan": "T1c: 1 voxel NaN or infinite",
-        "label": "label: holds 7; known are 0, 1, 2, 3, 4",
-        "origin": "T2f: origin",
-        "shape": "T1c: shape (23, 24, 16) instead of (24, 24, 16)",
-        "spacing": "off by 0.01 mm",
-        "seg": "seg: missing",
-        "fractional": "label: holds 0.5",
-        "volumes": "holds 2 volumes instead of one",
-    }
-    for kind, text in expected.items():
-        assert text in why[names[kind]], kind
-    assert f"the same case is also in {folder}" in why["BraTS-GLI-00005-101"]
-    assert "does not parse" in why["BraTS-GLI-77-100"]
-    assert "does not parse" in why["patient_12"]
-    for name in why:  # all in one message, nothing written
-        assert name in str(caught.value)
-    assert not any(nnunet.iterdir())
-
-    summary = convert_brats2024([folder, additional], options=ConversionOptions(processes=1, skip_bad=True))
-    assert len(summary.training) == 10
-    rows = (summary.folder / "skipped.csv").read_text().splitlines()
-    assert len(rows) == 1 + len(why)
-    assert any(row.startswith(names["label"]) and "holds 7" in row for row in rows)
-    assert tree_hash(folder, additional) == before
-
-
-def test_all_problems_of_a_case_are_listed(source: Path) -> None:
-    folder = download(source)
-    bad = folder / "BraTS-GLI-00007-100"
-    (bad / "BraTS-GLI-00007-100-t1n.nii.gz").unlink()
-    edit(bad / "BraTS-GLI-00007-100-t2w.nii.gz", shift=(3, 0, 0))
-    with pytest.raises(BadCasesError) as caught:
-        convert_brats2024([folder], options=ONE)
-    assert len(caught.value.bad[0].problems) == 2
-
-
-def test_a_file_of_another_case_does_not_parse(source: Path) -> None:
-    folder = brats_case(source, "BraTS-GLI-00005-100")
-    (folder / "BraTS-GLI-00005-100-t1n.nii.gz").rename(folder / "BraTS-GLI-00006-100-t1n.nii.gz")
-    (case,) = find_cases([source])
-    assert "BraTS-GLI-00006-100-t1n.nii.gz: the name does not parse" in case.problems[0]
-
-
-def test_empty_case_folder_is_a_bad_case_and_no_silent_loss(source: Path) -> None:
-    folder = download(source)
-    (folder / "BraTS-GLI-00999-100").mkdir()
-    twice = brats_case(folder / "BraTS-GLI-00998-100", "BraTS-GLI-00998-100")  # a zip inside its own folder
-    assert twice.parent.name == twice.name
-    with pytest.raises(BadCasesError) as caught:
-        convert_brats2024([folder], options=ONE)
-    (bad,) = caught.value.bad
-    assert bad.name == "BraTS-GLI-00999-100"
-    assert bad.problems == ("T1n: missing", "T1c: missing", "T2w: missing", "T2f: missing")
-
-
 def test_image_unpacked_into_a_folder_of_its_name(source: Path, nnunet: Path) -> None:
-    folder = download(source)
+    folder = brats_download(source)
     name = "BraTS-GLI-00005-100"
     original = np.asanyarray(nibabel.load(folder / name / f"{name}-t2f.nii.gz").dataobj)
     unpack_into_folder(folder / name / f"{name}-t2f.nii.gz")
@@ -209,29 +100,8 @@ def test_image_unpacked_into_a_folder_of_its_name(source: Path, nnunet: Path) ->
     assert np.array_equal(np.asanyarray(written.dataobj), original)
 
 
-def test_folder_that_cannot_be_listed(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    folder = download(source)
-    locked, real = str(folder / "BraTS-GLI-00006-101"), os.scandir
-
-    def scandir(path: str) -> object:
-        if str(path) == locked:
-            raise PermissionError(13, "Permission denied", locked)
-        return real(path)
-
-    monkeypatch.setattr(os, "scandir", scandir)
-    with pytest.raises(DataError, match=r"BraTS-GLI-00006-101 cannot be listed \(Permission denied\)"):
-        convert_brats2024([folder], options=ONE)
-
-
-def test_table_cuts_nothing_off() -> None:
-    folder = Path("/data/" + "a-rather-long-folder-name/" * 12) / "BraTS-GLI-00005-100"
-    text = table([BadCase("BraTS-GLI-00005-100", folder, ("T1n: missing",))])
-    last_column = "".join(row.split("|")[3].strip() for row in text.splitlines() if row.startswith("| "))
-    assert last_column == f"found in{folder}"
-
-
 def test_empty_masks_are_a_warning_with_a_count(source: Path) -> None:
-    folder = download(source)
+    folder = brats_download(source)
     brats_case(folder, "BraTS-GLI-00500-100", labels=(0,))
     brats_case(folder, "BraTS-GLI-00501-100", labels=(0,))
     for _ in range(2):  # the count survives a run that keeps the cases
@@ -271,7 +141,7 @@ def test_full_size(source: Path, nnunet: Path) -> None:
 
 
 def test_headers_within_the_tolerance_become_equal(source: Path, nnunet: Path) -> None:
-    folder = download(source)
+    folder = brats_download(source)
     name = "BraTS-GLI-00005-100"
     edit(folder / name / f"{name}-t2f.nii.gz", shift=(0.004, 0, 0))
     summary = convert_brats2024([folder], options=ONE)
@@ -283,7 +153,7 @@ def test_headers_within_the_tolerance_become_equal(source: Path, nnunet: Path) -
 
 
 def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -> None:
-    folder = download(source)
+    folder = brats_download(source)
     brats_case(source / "validation_data", "BraTS-GLI-00005-109", seg=False)
     summary = convert_brats2024([folder, source / "validation_data"], options=ONE)
     assert any("1 patient with training and test cases: 00005" in text for text in summary.warnings)
@@ -292,7 +162,7 @@ def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -
 def test_cases_without_any_segmentation_become_imagests_of_a_new_or_an_existing_dataset(
     source: Path, nnunet: Path
 ) -> None:
-    train, validation = download(source), source / "validation"
+    train, validation = brats_download(source), source / "validation"
     brats_case(validation, "BraTS-GLI-09005-100", seg=False)
     alone = convert_brats2024([validation], dataset_id=77, options=ONE)
     assert (alone.training, alone.test, alone.splits, alone.splits_files) == ([], ["BraTS-GLI-09005-100"], [], [])
@@ -305,17 +175,3 @@ def test_cases_without_any_segmentation_become_imagests_of_a_new_or_an_existing_
     assert sorted(path.name for path in (folder / "labelsTr").iterdir()) == labels
     assert {name: (folder / name).read_bytes() for name in before} == before
     assert convert_brats2024([train], options=ONE).kept > 0  # and the training cases again, beside them
-
-
-def test_wrong_sources(source: Path) -> None:
-    with pytest.raises(DataError, match="No case was found"):
-        convert_brats2024([source], options=ONE)
-    with pytest.raises(DataError, match=r"nowhere is not a folder.*overlap"):
-        convert_brats2024([source, source / "nowhere", source], options=ONE)
-
-
-def test_without_nnunet_raw(source: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    download(source)
-    monkeypatch.delenv("nnUNet_raw")
-    with pytest.raises(MissingRequirement, match="nnUNet_raw"):
-        convert_brats2024([source], options=ONE)

@@ -1,3 +1,5 @@
+"""ISLES 2022 as it is written for nnU-Net."""
+
 from __future__ import annotations
 
 import json
@@ -8,9 +10,7 @@ import numpy as np
 import pytest
 
 from nnunet_kd.datasets.case import ConversionOptions
-from nnunet_kd.datasets.checks import BadCasesError
 from nnunet_kd.datasets.isles2022 import convert_isles2022
-from nnunet_kd.errors import SettingsError
 from tests.datasets.generated_downloads import (
     DWI_AFFINE,
     DWI_SHAPE,
@@ -21,20 +21,14 @@ from tests.datasets.generated_downloads import (
     centred,
     edit,
     isles_case,
+    isles_download,
     positions,
     tree_hash,
-    truncate,
     unpack_into_folder,
 )
 
 ONE = ConversionOptions(processes=1)
 CENTRE = np.array([3.0, -20.0, 40.0])
-
-
-def download(source: Path, layout: str = "zenodo", subjects: int = 5) -> Path:
-    for number in range(1, subjects + 1):
-        isles_case(source, f"sub-strokecase{number:04d}", layout=layout)
-    return source
 
 
 def load(nnunet: Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -69,7 +63,7 @@ def test_both_layouts(source: Path, nnunet: Path, layout: str, ending: str) -> N
 
 
 def test_dwi_adc_and_mask_stay_byte_for_byte_on_their_own_grid(source: Path, nnunet: Path) -> None:
-    download(source)
+    isles_download(source)
     convert_isles2022([source], options=ONE)
     dataset, name = nnunet / "Dataset502_ISLES2022", "sub-strokecase0002_ses-0001"
     base = source / "sub-strokecase0002/ses-0001"
@@ -128,7 +122,7 @@ def _shift(voxels: float) -> np.ndarray:
 
 
 def test_mask_is_moved_by_nearest_neighbour(source: Path, nnunet: Path) -> None:
-    download(source)
+    isles_download(source)
     convert_isles2022([source], grid="flair", options=ONE)
     values, matrix = load(nnunet, "labelsTr/sub-strokecase0001_ses-0001")
     assert set(np.unique(values)) == {0, 1}
@@ -167,46 +161,8 @@ def test_real_size(source: Path, nnunet: Path) -> None:
     assert load(nnunet, "imagesTr/sub-strokecase0000_ses-0001_0002")[0].shape == shape
 
 
-def test_every_kind_of_damage_is_in_one_table(source: Path, nnunet: Path) -> None:
-    download(source)
-    names = {}
-    for number, kind in enumerate(("channel", "gzip", "nan", "label", "origin", "apart", "mask", "flair mask")):
-        names[kind] = f"sub-strokecase{100 + number:04d}"
-        far = centred(FLAIR_SHAPE, affine((0.45, 0.45, 5)), (3, -20, 140))
-        isles_case(source, names[kind], mask=kind != "mask", flair_affine=far if kind == "apart" else FLAIR_AFFINE)
-
-    def image(kind: str, ending: str) -> Path:
-        (path,) = source.rglob(f"{names[kind]}_ses-0001_{ending}.nii.gz")
-        return path
-
-    image("channel", "adc").unlink()
-    truncate(image("gzip", "FLAIR"))
-    edit(image("nan", "dwi"), lambda a: np.where(a == a.max(), np.inf, a))
-    edit(image("label", "msk"), lambda a: a * 7)
-    edit(image("origin", "adc"), shift=(2, 0, 0))
-    image("flair mask", "FLAIR").rename(image("flair mask", "FLAIR").with_name("strokecase0107_FLAIR.nii.gz"))
-    isles_case(source / "lost", "strokecase0109")
-    with pytest.raises(BadCasesError) as caught:
-        convert_isles2022([source], options=ONE)
-    why = {case.name: "; ".join(case.problems) for case in caught.value.bad}
-    for kind, text in {
-        "channel": "ADC: missing",
-        "gzip": "FLAIR: sub-strokecase0101_ses-0001_FLAIR.nii.gz is not whole: its gzip data end early",
-        "nan": "DWI: 1 voxel NaN or infinite",
-        "label": "label: holds 7; known are 0, 1",
-        "origin": "ADC: origin",
-        "apart": "FLAIR: does not overlap DWI",
-        "mask": "mask: missing",
-        "flair mask": "strokecase0107_FLAIR.nii.gz: the name does not parse",
-    }.items():
-        assert text in why.pop(f"{names[kind]}_ses-0001"), kind
-    assert all("does not parse" in reason for reason in why.values())
-    assert why
-    assert not any(nnunet.iterdir())
-
-
 def test_two_sessions_are_two_cases_of_one_patient(source: Path) -> None:
-    download(source, subjects=6)
+    isles_download(source, subjects=6)
     isles_case(source, "sub-strokecase0004", session="ses-0002")
     summary = convert_isles2022([source], options=ONE)
     assert (len(summary.training), summary.patients, summary.patients_with_several) == (7, 6, 1)
@@ -215,28 +171,9 @@ def test_two_sessions_are_two_cases_of_one_patient(source: Path) -> None:
         assert len(both & set(fold["val"])) in (0, 2)
 
 
-def test_a_second_session_without_a_mask_is_no_silent_test_case(source: Path) -> None:
-    download(source)
-    isles_case(source, "sub-strokecase0004", session="ses-0002", mask=False)
-    with pytest.raises(BadCasesError, match="mask: missing"):
-        convert_isles2022([source], options=ONE)
-
-
-def test_session_or_subject_without_images_is_no_silent_loss(source: Path) -> None:
-    download(source)
-    (source / "sub-strokecase0098").mkdir()
-    (source / "sub-strokecase0099/ses-0001/dwi").mkdir(parents=True)
-    with pytest.raises(BadCasesError) as caught:
-        convert_isles2022([source], options=ONE)
-    why = {case.name: "; ".join(case.problems) for case in caught.value.bad}
-    assert why.keys() == {"sub-strokecase0098", "sub-strokecase0099_ses-0001"}
-    assert "expected folders sub-<name>/ses-<number>" in why["sub-strokecase0098"]
-    assert "DWI, ADC, FLAIR: missing" in why["sub-strokecase0099_ses-0001"]
-
-
 def test_what_lies_beside_the_images_in_the_release(source: Path) -> None:
     """Sidecar files, a FLAIR unpacked into a folder, a mask of floats with a header that is off by 1e-5 mm, an empty mask."""
-    download(source / "ISLES-2022")
+    isles_download(source / "ISLES-2022")
     for path in list(source.rglob("*_dwi.nii.gz")):
         path.with_name(path.name.replace(".nii.gz", ".json")).write_text("{}")
     (source / "ISLES-2022/participants.tsv").write_text("participant_id")
@@ -252,25 +189,15 @@ def test_what_lies_beside_the_images_in_the_release(source: Path) -> None:
     assert tree_hash(source) == before
 
 
-def test_one_subject_in_two_sources(source: Path) -> None:
-    first = download(source / "zenodo")
-    second = download(source / "challenge", "challenge", subjects=1)
-    with pytest.raises(BadCasesError) as caught:
-        convert_isles2022([first, second], options=ONE)
-    assert "the same case is also in" in caught.value.bad[0].problems[0]
-    summary = convert_isles2022([first, second], options=ConversionOptions(processes=1, skip_bad=True))
-    assert len(summary.training) == 5
-
-
 def test_source_without_masks_becomes_images_ts(source: Path) -> None:
-    train = download(source / "train")
+    train = isles_download(source / "train")
     isles_case(source / "test", "sub-strokecase0300", layout="challenge", mask=False)
     summary = convert_isles2022([train, source / "test"], options=ONE)
     assert summary.test == ["sub-strokecase0300_ses-0001"]
 
 
 def test_a_link_back_to_the_source_is_followed_once(source: Path) -> None:
-    (download(source) / "latest").symlink_to(source)
+    (isles_download(source) / "latest").symlink_to(source)
     (source / "zz_again").symlink_to(source / "sub-strokecase0001")
     assert convert_isles2022([source], options=ConversionOptions(processes=1, dry_run=True)).training == [
         f"sub-strokecase000{number}_ses-0001" for number in range(1, 6)
@@ -278,7 +205,7 @@ def test_a_link_back_to_the_source_is_followed_once(source: Path) -> None:
 
 
 def test_lesion_outside_the_flair_is_reported_as_empty(source: Path) -> None:
-    download(source)
+    isles_download(source)
     higher = centred(FLAIR_SHAPE, affine((0.45, 0.45, 5)), CENTRE + np.array([0, 0, 20]))
     below = {"lesion": lambda p: np.linalg.norm(p - CENTRE + np.array([0, 0, 12]), axis=-1) < 4, "flair_affine": higher}
     isles_case(source, "sub-strokecase0200", **below)
@@ -287,7 +214,7 @@ def test_lesion_outside_the_flair_is_reported_as_empty(source: Path) -> None:
 
 
 def test_other_grid_redoes_the_cases(source: Path, nnunet: Path) -> None:
-    download(source)
+    isles_download(source)
     convert_isles2022([source], options=ONE)
     summary = convert_isles2022([source], grid="flair", options=ONE)
     assert summary.kept == 0
@@ -305,8 +232,3 @@ def test_strongly_oblique(source: Path, nnunet: Path, orientation: np.ndarray) -
     known = inside(points, FLAIR_SHAPE, turned)
     assert known.sum() > 500
     assert np.abs(values / 10 - 500 - points[..., 2])[known].max() < 0.06
-
-
-def test_unknown_grid(source: Path) -> None:
-    with pytest.raises(SettingsError, match="--grid is dwi or flair"):
-        convert_isles2022([download(source)], grid="t1", options=ONE)  # type: ignore[arg-type]

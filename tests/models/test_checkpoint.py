@@ -18,8 +18,8 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
-from nnunet_kd.errors import CheckpointError, SettingsError
-from nnunet_kd.models.checkpoint import PREVIOUS, newest_checkpoint, read_checkpoint
+from nnunet_kd.errors import CheckpointError, MissingRequirement, SettingsError
+from nnunet_kd.models.checkpoint import PREVIOUS, newest_checkpoint, read_checkpoint, save_with_entry
 from nnunet_kd.system.files import _computer, remove_leftovers, write_atomically
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
@@ -162,11 +162,25 @@ def test_a_failed_write_costs_neither_of_the_two(tmp_path: Path) -> None:
 
     def fail(file: Any) -> None:
         file.write(b"half")
-        raise RuntimeError("disk full")
+        raise OSError("disk full")
 
-    with pytest.raises(Exception, match="disk full"):
+    with pytest.raises(MissingRequirement, match="disk full"):
         write_atomically(path, fail, keep_as=previous)
     assert (path.read_bytes(), previous.read_bytes()) == (b"2", b"1")
+
+
+def test_pytorchs_word_for_a_full_disk(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path, state = tmp_path / "checkpoint_latest.pth", {"optimizer_state": {"state": {}, "param_groups": []}}
+    path.write_bytes(b"before")
+    original = torch.save
+
+    def refuse(content: Any, file: Any) -> None:
+        raise RuntimeError("PytorchStreamWriter failed writing file data/0: file write failed")
+
+    monkeypatch.setattr(torch, "save", refuse)
+    with pytest.raises(MissingRequirement, match=r"PytorchStreamWriter failed .* GB free"):
+        save_with_entry(lambda buffer: original(state, buffer), {}, path)
+    assert [one.read_bytes() for one in tmp_path.iterdir()] == [b"before"]
 
 
 def test_only_leftovers_of_killed_writers_are_removed(tmp_path: Path) -> None:

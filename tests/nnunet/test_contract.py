@@ -25,8 +25,8 @@ from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
 PACKAGE = Path(__file__).resolve().parents[2] / "nnunet_kd"
 PUBLIC = {
-    "PlansManager", "ConfigurationManager", "LabelManager", "determine_num_input_channels", "get_network_from_plans",
-    "nnUNetTrainer", "nnUNetDataLoader", "nnUNetPredictor", "BaseReaderWriter", "determine_reader_writer_from_dataset_json",
+    "PlansManager", "ConfigurationManager", "LabelManager", "nnUNetTrainer", "nnUNetDataLoader", "nnUNetPredictor",
+    "BaseReaderWriter", "determine_reader_writer_from_dataset_json",
 }  # fmt: skip
 """What may be imported from nnU-Net anywhere: documented, and the same for years."""
 
@@ -103,6 +103,21 @@ def test_only_the_adapter_imports_what_may_change() -> None:
         if (getattr(node, "module", None) or alias.name).startswith("nnunetv2") and alias.name not in PUBLIC
     ]
     assert not wrong, "\n".join(wrong)
+
+
+def test_everything_imported_is_listed() -> None:
+    libraries = {"nnunetv2", "acvl_utils", "batchgenerators", "batchgeneratorsv2", "dynamic_network_architectures"}
+    imported = {
+        f"{node.module}:{alias.name}"
+        for path in PACKAGE.rglob("*.py")
+        for node in ast.walk(ast.parse(path.read_text()))
+        if isinstance(node, ast.ImportFrom) and (node.module or "").partition(".")[0] in libraries
+        for alias in node.names
+    }
+    listed = {*ATTRIBUTES, *(name for name, *_ in CALLS)}
+    modules = {name.partition(":")[0] for name in listed}
+    assert len(imported) > 30
+    assert [name for name in sorted(imported - listed) if name.replace(":", ".") not in modules] == []
 
 
 def test_only_subclasses_and_the_adapter_use_private_names() -> None:

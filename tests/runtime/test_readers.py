@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gzip
+import warnings
 from pathlib import Path
 
 import nibabel
@@ -27,6 +28,17 @@ VOX_OFFSET, EXTENSIONS = 108, 348
 def test_orientations(reader: str, seed: int | None, tmp_path: Path) -> None:
     matrix = None if seed is None else rotation(seed)
     same_as_stock(reader, [save(tmp_path / "a_0000.nii.gz", np.float32, matrix)], tmp_path)
+
+
+@pytest.mark.parametrize("reader", NIFTI_READERS)
+@pytest.mark.parametrize("ending", [".nii", ".nii.gz"])
+def test_files_are_closed(reader: str, ending: str, tmp_path: Path) -> None:
+    path = save(tmp_path / f"a_0000{ending}")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always", ResourceWarning)
+        read_case(reader, ending, [path])
+        read_geometry(reader, ending, [path])
+    assert not [str(one.message) for one in caught if one.category is ResourceWarning]
 
 
 @pytest.mark.parametrize("reader", NIFTI_READERS)

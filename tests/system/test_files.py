@@ -1,16 +1,44 @@
-"""What killed processes leave behind."""
+"""Files are whole or not there, what killed processes leave behind goes, and errors say what they are."""
 
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
-from nnunet_kd.system.files import folder_beside, remove_leftover_folders
+import pytest
+
+from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.system.files import check_output, folder_beside, remove_leftover_folders, write_atomically
 
 
 def test_folders_that_a_kill_left_behind(tmp_path: Path) -> None:
-    kept = tmp_path / ".git"
-    kept.mkdir()
-    with folder_beside(tmp_path / "case.nii") as temporary:
-        assert remove_leftover_folders(tmp_path) == [temporary]
-        assert not temporary.exists()
-    assert kept.is_dir()
+    others = {".git", ".obsidian", ".snapshot", ".settings", ".metadata"}
+    for name in others:
+        (tmp_path / name).mkdir()
+    with folder_beside(tmp_path / "case.nii") as first, folder_beside(tmp_path / "case") as second:
+        assert sorted(remove_leftover_folders(tmp_path)) == sorted([first, second])
+        assert not first.exists()
+    assert {path.name for path in tmp_path.iterdir()} == others
+
+
+def test_only_the_disks_errors_are_told_as_such(tmp_path: Path) -> None:
+    def fail(error: Exception) -> Any:
+        def write(file: Any) -> None:
+            file.write(b"half")
+            raise error
+
+        return write
+
+    with pytest.raises(MissingRequirement, match="could not be written: No space left"):
+        write_atomically(tmp_path / "a", fail(OSError("No space left")))
+    with pytest.raises(RuntimeError, match="of the picture"):
+        write_atomically(tmp_path / "a", fail(RuntimeError("of the picture")))
+    assert not list(tmp_path.iterdir())
+
+
+def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    check_output(tmp_path / "new" / "below")
+    for place in ("file", "file/below"):
+        with pytest.raises(MissingRequirement, match="file is no folder that can be written to"):
+            check_output(tmp_path / place)

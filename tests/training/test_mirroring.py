@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 
@@ -19,6 +20,8 @@ from nnunet_kd.errors import SettingsError
 from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import Method, read_run
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer
+from tests.training.test_start import log_of
+from tests.training.test_start import made as started
 from tests.training.tiny_trainer import ready, trainer
 from tests.workflows.sweep.test_runs import plan
 
@@ -73,6 +76,14 @@ def test_settings_decide_and_a_foreign_axis_is_warned_about(tiny: dict, capsys: 
     assert "that the teacher's training did not mirror: 2" in capsys.readouterr().out
     with pytest.raises(SettingsError, match="mirror_axes"):
         trainer("nnUNetTrainerDCD", tiny, "mirror_axes=[3]")
+
+
+def test_patches_of_the_start_are_mirrored_as_those_of_training(dataset: Path) -> None:
+    path = fold_of_the_teacher() / "checkpoint_final.pth"
+    torch.save({**torch.load(path, weights_only=False), "inference_allowed_mirroring_axes": None}, path)
+    student = started("nnUNetTrainerDCD", "start=teacher", "inheritance.augmented=true")
+    told = re.findall(r"Mirrored axes: (.*\S)", log_of(student))
+    assert (len(told), set(told)) == (2, {"none"})
 
 
 def test_a_sweeps_student_mirrors_what_the_others_mirror(tiny: dict) -> None:

@@ -18,7 +18,7 @@ from typer.testing import CliRunner
 from nnunet_kd import cli
 from nnunet_kd.distillation.soft_labels.description import FILE, read_description
 from nnunet_kd.distillation.soft_labels.maps import crop, open_map, write_map
-from nnunet_kd.errors import DataError, TeacherError
+from nnunet_kd.errors import DataError, SettingsError, TeacherError
 from nnunet_kd.models.folder import ModelFolder, load_predictor, new_predictor
 from nnunet_kd.training.soft_label_loader import KEY, SoftLabelLoader
 from nnunet_kd.training.trainer import DistillationTrainer
@@ -255,7 +255,9 @@ def test_leaks(dataset: Path) -> None:
     with pytest.raises(DataError, match=r"trained on validation cases of fold 1 \(fold 0 on 2 of 2\)"):
         ready(fold=1)
     made = ready("objectives.soft.allow_leak=true", fold=1)
-    assert "allow_leak is set" in Path(made.log_file).read_text()
+    log = Path(made.log_file).read_text()
+    assert "allow_leak is set" in log
+    assert "Mirrored axes" not in log  # before the loaders are made, nobody knows
     assert made.settings.as_dict()["objectives"]["soft"]["allow_leak"] is True
 
 
@@ -280,6 +282,13 @@ def test_out_of_fold(dataset: Path) -> None:
         assert not np.array_equal(each[0][case], each[1][case])
 
 
+def test_a_fold_without_training_cases(dataset: Path) -> None:
+    (dataset / "splits_final.json").write_text(json.dumps([{"train": [], "val": CASES}]))
+    result = soften()
+    assert isinstance(result.exception, DataError), result.exception
+    assert f"fold 0 of {NAME} has no training cases" in str(result.exception)
+
+
 def test_weight_is_refused(dataset: Path) -> None:
-    with pytest.raises(Exception, match="soft has no `weight`: `alpha`"):
+    with pytest.raises(SettingsError, match="soft has no `weight`: `alpha`"):
         ready("objectives.soft.weight=2")

@@ -233,6 +233,15 @@ def test_what_a_killed_process_left_there_is_removed(dataset: Path) -> None:
     assert not [*folder.glob("*.tmp"), *folder.parent.glob("*.tmp")]
 
 
+def test_folders_that_a_killed_preprocessing_left_there_are_removed(dataset: Path) -> None:
+    made, images = ready(), dataset.parents[1] / "more"
+    left = unlabelled_folder(made) / ".extra_2.a1b2c3d4"
+    left.mkdir()
+    (left / "extra_2.b2nd").touch()
+    assert add_images(made, images, lambda *progress: None) == ["extra_0", "extra_1"]
+    assert not left.exists()
+
+
 def test_batches_of_all_kinds_of_loss(tiny: dict[str, Any]) -> None:
     """Without deep supervision the loss takes tensors, not lists."""
     made = ready_without_data("nnUNetTrainerSoft", tiny, deep_supervision=False)

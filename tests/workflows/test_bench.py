@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
 import torch
+from typer.testing import CliRunner
 
-from nnunet_kd.errors import SettingsError
+from nnunet_kd import cli
+from nnunet_kd.errors import RunFailed, SettingsError
 from nnunet_kd.workflows.bench import step
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed, stage_shapes
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, Shape
@@ -22,6 +25,22 @@ def test_loss_agrees_with_ptwt_where_it_is_timed() -> None:
     result = measure_speed([(1, 4, 10, 12, 8), (1, 8, 5, 6, 4)], repeats=1)
     assert result["largest relative difference"] < 1e-5
     assert set(result["seconds"]) == {"ptwt, zero", "nnunet-kd, zero", "nnunet-kd, periodization"}
+
+
+@pytest.mark.parametrize("command", ["loss", "step"])
+def test_no_repeats_are_refused(command: str) -> None:
+    cli._register()
+    result = CliRunner().invoke(cli.app, ["bench", command, "--repeats", "0"])
+    assert result.exit_code == 2, (result.output, result.exception)
+
+
+def test_a_process_that_ends_without_a_figure(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    program = tmp_path / "python"
+    program.write_text("#!/bin/sh\necho Traceback >&2\necho DefaultCPUAllocator: not enough memory >&2\nexit 1\n")
+    program.chmod(0o755)
+    monkeypatch.setattr(sys, "executable", str(program))
+    with pytest.raises(RunFailed, match=r"(?s)2 x 8 x 4 x 4 ended with exit code 1.*DefaultCPUAllocator: not enough"):
+        measure_memory((2, 8, 4, 4))
 
 
 @pytest.mark.slow

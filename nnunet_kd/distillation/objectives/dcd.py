@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import pywt
 import torch
 from pydantic import Field, field_validator, model_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, StepOutputs
 from nnunet_kd.distillation.objectives.projection import ProjectingSettings, each, stage_projections
+from nnunet_kd.losses.axis_operators import check_wavelet
 from nnunet_kd.losses.band_projection import Bands
 from nnunet_kd.losses.dcd import DCDLoss
 from nnunet_kd.losses.wavelets import detail_projection
@@ -33,9 +33,7 @@ class DCDSettings(ProjectingSettings):
     @field_validator("wavelet")
     @classmethod
     def _known_wavelet(cls, name: str) -> str:
-        if name not in pywt.wavelist(kind="discrete"):
-            raise ValueError(f"{name!r} is not a discrete wavelet of PyWavelets; try db4, haar or sym4")
-        return name
+        return check_wavelet(name)
 
     @model_validator(mode="after")
     def _levels_have_bands(self) -> DCDSettings:

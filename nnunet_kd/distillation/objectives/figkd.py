@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from typing import ClassVar, Literal
 
-import pywt
 import torch
 from pydantic import Field, field_validator
 
 from nnunet_kd.distillation.objectives.base import NetworkPair, Objective, ObjectiveSettings, StepOutputs
+from nnunet_kd.losses.axis_operators import check_wavelet
 from nnunet_kd.losses.figkd import FiGKDLoss
 
 
@@ -25,9 +25,7 @@ class FiGKDSettings(ObjectiveSettings):
     @field_validator("wavelet")
     @classmethod
     def _known_wavelet(cls, name: str | None) -> str | None:
-        if name is not None and name not in pywt.wavelist(kind="discrete"):
-            raise ValueError(f"{name!r} is not a discrete wavelet of PyWavelets; try db4, haar or sym4")
-        return name
+        return None if name is None else check_wavelet(name)
 
     @property
     def compares_stages(self) -> bool:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -19,7 +18,7 @@ from nnunet_kd.distillation.soft_labels.maps import is_whole, map_path
 from nnunet_kd.distillation.soft_labels.student import Student
 from nnunet_kd.distillation.soft_labels.teachers import RunTeacher, other_teacher, replaced_teacher
 from nnunet_kd.errors import DataError
-from nnunet_kd.system.counts import counted
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.system.files import sha256
 
 SHOWN = 3
@@ -177,8 +176,8 @@ def _check_complete(folder: Path, description: Description, student: Student) ->
         whole = replace(student.command_of(description), out_of_fold=False)
         raise DataError(
             f"{len(unseen)} of {counted(len(student.training), 'training case')} have no map in {folder}, because every teacher "
-            f"of this set was trained on them: {_listed(unseen)}. Add the folds that validate on them to -f. Or take the mean of "
-            f"these teachers for all cases: `{whole}`."
+            f"of this set was trained on them: {some(unseen, SHOWN)}. Add the folds that validate on them to -f. Or take the "
+            f"mean of these teachers for all cases: `{whole}`."
         )
     channels = len(description.heads)
     stale, changed = [], []
@@ -195,10 +194,6 @@ def _check_complete(folder: Path, description: Description, student: Student) ->
     ):
         if cases:
             raise DataError(
-                f"{len(cases)} of {counted(len(student.training), 'training case')} {what} in {folder}: {_listed(cases)}. "
+                f"{len(cases)} of {counted(len(student.training), 'training case')} {what} in {folder}: {some(cases, SHOWN)}. "
                 f"`{student.command_of(description)}` makes the rest; what is there is kept if it fits."
             )
-
-
-def _listed(cases: Sequence[str]) -> str:
-    return ", ".join(cases[:SHOWN]) + (", ..." if len(cases) > SHOWN else "")

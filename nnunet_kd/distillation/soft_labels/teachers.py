@@ -18,9 +18,8 @@ from nnunet_kd.distillation.teacher_source import TeacherSource, locate_teacher
 from nnunet_kd.errors import NnunetKdError, TeacherError
 from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.plans import provenance
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
 from nnunet_kd.system.files import sha256
-
-PLAIN_TRAINER = "nnUNetTrainer"
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class StudentTeachers:
         marked = provenance(self.plans, self.configuration)
         if self.results is None or marked is None:
             return None
-        name = f"{PLAIN_TRAINER}__{marked['teacher_plans_name']}__{self.configuration}"
+        name = f"{STOCK_TRAINER}__{marked['teacher_plans_name']}__{self.configuration}"
         return (self.results / self.dataset / name).absolute()
 
     def locate(self, wanted: TeacherSettings) -> TeacherSource | None:

@@ -8,6 +8,7 @@ import torch
 from torch import nn
 
 from nnunet_kd.errors import TeacherError
+from nnunet_kd.system.counts import some
 
 _NAMED = 3
 
@@ -15,7 +16,7 @@ _NAMED = 3
 def not_finite(weights: Iterable[tuple[str, torch.Tensor]]) -> str:
     """Names of the tensors that hold NaN or infinity, for a message: the first three of them; empty if all are finite."""
     broken = [name for name, weight in weights if not weight.isfinite().all()]
-    return ", ".join(broken[:_NAMED]) + (", ..." if len(broken) > _NAMED else "")
+    return some(broken, _NAMED)
 
 
 def check_teacher(teacher: nn.Module) -> None:

@@ -15,6 +15,7 @@ from nnunet_kd.errors import CheckpointError, NnunetKdWarning, PlanError, Settin
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.plans import build_meta_network, inputs_and_heads, stage_channels
 from nnunet_kd.nnunet.checkpoints import FINAL, INIT_ARGUMENTS, WEIGHTS, trained_configuration, trained_plans
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
 
 _HEADS = ".seg_layers."
@@ -76,10 +77,9 @@ def find_pretrained(
     body = [text for name, text in differing.items() if _HEADS not in name]
     if body:
         channels = _channels(checkpoint, student_plans, configuration)
-        more = f", and {len(body) - _NAMED} more" if len(body) > _NAMED else ""
         raise SettingsError(
             f"pretrained_weights: {path} is of another network than the student. What differs: {channels}"
-            f"{'; '.join(body[:_NAMED])}{more}. Plan, configuration, input channels and reduction must be the same. A student "
+            f"{some(body, _NAMED, '; ')}. Plan, configuration, input channels and reduction must be the same. A student "
             f"can start from a larger network all the same, as its teacher: `nnunet-kd train ... -t PATH --set start=teacher`."
         )
     if differing:

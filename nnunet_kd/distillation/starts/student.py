@@ -14,6 +14,7 @@ from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import WEIGHTS
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
 
 RANDOM, TEACHER = "random", "teacher"
@@ -63,10 +64,9 @@ def start_from_student(
         if shape_of(weights.get(name)) != shape_of(own.get(name))
     ]
     if differing:
-        more = f", and {len(differing) - 4} more" if len(differing) > 4 else ""
         raise SettingsError(
             f"start: the student {start} is another network than the one to train. What differs: "
-            f"{'; '.join(differing[:4])}{more}. It must have the same plan, input channels and labels."
+            f"{some(differing, 4, '; ')}. It must have the same plan, input channels and labels."
         )
     plain_module(network).load_state_dict(weights)
     return str(Path(start).expanduser().resolve()), digest, own_fold

@@ -7,8 +7,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.utilities.get_network_from_plans import get_network_from_plans
-from nnunetv2.utilities.label_handling.label_handling import determine_num_input_channels
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 
@@ -16,6 +14,9 @@ from nnunet_kd.errors import ModelError, PlanError
 from nnunet_kd.evaluation.costs.onnx_network import OnnxNetwork
 from nnunet_kd.models.archive import is_archive
 from nnunet_kd.models.folder import load_predictor, new_predictor, open_model
+from nnunet_kd.models.plans import inputs_and_heads
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
+from nnunet_kd.nnunet.networks import network_inputs, planned_network
 
 WHAT_IS_READ = "Give a model folder, an exported zip, a plan (*.json) or an ONNX file."
 
@@ -105,21 +106,14 @@ def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None)
         )
     chosen = manager.get_configuration(name)
     try:
-        network = get_network_from_plans(
-            chosen.network_arch_class_name,
-            chosen.network_arch_init_kwargs,
-            chosen.network_arch_init_kwargs_req_import,
-            determine_num_input_channels(manager, chosen, dataset),
-            manager.get_label_manager(dataset).num_segmentation_heads,
-            deep_supervision=False,
-        )
+        network = planned_network(chosen, *inputs_and_heads(plans, name, dataset))
     except Exception as error:  # whatever a wrong architecture makes torch raise
         raise PlanError(
             f"the network of {path}, {name}, cannot be built: {error}. Correct its architecture."
         ) from error
     axes = tuple(range(len(chosen.patch_size)))
     predictor = new_predictor()
-    predictor.manual_initialization(network, manager, chosen, None, dataset, "nnUNetTrainer", axes)
+    predictor.manual_initialization(network, manager, chosen, None, dataset, STOCK_TRAINER, axes)
     return _with_predictor(path, predictor, None)
 
 
@@ -131,7 +125,7 @@ def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | No
         path=path,
         network=network,
         parameters=sum(parameter.numel() for parameter in network.parameters()),
-        input_channels=determine_num_input_channels(predictor.plans_manager, configuration, predictor.dataset_json),
+        input_channels=network_inputs(predictor.plans_manager, configuration, predictor.dataset_json),
         patch_size=tuple(int(size) for size in configuration.patch_size),
         volume_shape=None if median is None else tuple(round(size) for size in median),
         mirror_axes=tuple(predictor.allowed_mirroring_axes or ()),

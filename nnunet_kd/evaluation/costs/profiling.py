@@ -27,7 +27,9 @@ from nnunet_kd.evaluation.costs.peak_memory import cpu_peak_memory, cuda_peak_me
 from nnunet_kd.evaluation.costs.timing import Timing, time_in_turn
 from nnunet_kd.models.folder import new_predictor
 from nnunet_kd.nnunet.devices import check_device
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
 from nnunet_kd.nnunet.prediction import window_starts
+from nnunet_kd.system.counts import counted
 from nnunet_kd.system.processor import processor_name
 
 PROFILED_DEVICES = ("cpu", "cuda")
@@ -255,7 +257,7 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
         predictor = new_predictor(mirroring, device)
         given = source.predictor
         predictor.manual_initialization(
-            network, given.plans_manager, given.configuration_manager, None, given.dataset_json, "nnUNetTrainer",
+            network, given.plans_manager, given.configuration_manager, None, given.dataset_json, STOCK_TRAINER,
             source.mirror_axes,
         )  # fmt: skip
         runs[kind] = partial(predictor.predict_sliding_window_return_logits, image)
@@ -265,9 +267,4 @@ def _runs(source: MeasuredNetwork, device: str, options: ProfileOptions) -> dict
 def _device_name(device: str) -> str:
     if device == "cuda":
         return str(torch.cuda.get_device_name())
-    return f"{processor_name()}, {_threads()}"
-
-
-def _threads() -> str:
-    count = torch.get_num_threads()
-    return f"{count} thread{'' if count == 1 else 's'}"
+    return f"{processor_name()}, {counted(torch.get_num_threads(), 'thread')}"

@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 
+from nnunet_kd.errors import RunFailed
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.losses.detail_loss import detail_loss
 from nnunet_kd.system.memory import peak_resident_bytes, resident_bytes
@@ -18,6 +19,8 @@ from nnunet_kd.workflows.bench.pair import Shape
 
 SPEED_SHAPE = (1, 32, 40, 56, 40)
 MEMORY_SHAPE = (2, 32, 128, 128, 128)
+SHOWN_LINES = 5
+"""Of what a failed process said last."""
 
 
 PTWT, ZERO, PERIODIZATION = "ptwt, zero", "nnunet-kd, zero", "nnunet-kd, periodization"
@@ -111,9 +114,19 @@ def measure_memory(shape: tuple[int, ...] = MEMORY_SHAPE, device: torch.device |
     Returns:
         Bytes of the two features; the process's peak above what it held before they were made, on CUDA the allocator's; and
         their ratio.
+
+    Raises:
+        RunFailed: the process ended with an error, for want of memory for example.
     """
     code = f"from nnunet_kd.workflows.bench.loss import memory_here as m; m({shape!r}, {str(device or 'cpu')!r})"
-    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    finished = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        said = "\n".join(finished.stderr.strip().splitlines()[-SHOWN_LINES:])
+        how = f"exit code {finished.returncode}" if finished.returncode > 0 else f"signal {-finished.returncode}"
+        raise RunFailed(
+            f"the process that measures the peak memory at {' x '.join(map(str, shape))} ended with {how}. If memory "
+            f"was full, free some and run the same again.\n{said}".rstrip()
+        )
     result: dict[str, Any] = json.loads(finished.stdout.strip().splitlines()[-1])
     return result
 

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.starts.student import RANDOM
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.plans import read_plans
 from nnunet_kd.nnunet.checkpoints import FINAL
-from nnunet_kd.nnunet.environment import find_trainer, variables_set_to
+from nnunet_kd.nnunet.environment import STOCK_TRAINER, find_trainer, variables_set_to
 from nnunet_kd.nnunet.training import deep_supervision_scales
 from nnunet_kd.system.shipped import shipped_folder
 from nnunet_kd.training.soft_label_loader import KEY
@@ -147,7 +147,7 @@ def write_untrained_teacher(
 ) -> Path:
     """The dataset's files, and a complete model folder of a stock nnU-Net with random weights; returns the latter."""
     write_preprocessed(plans, dataset_json, configuration)
-    teacher: nnUNetTrainer = make_trainer("nnUNetTrainer", plans, configuration, dataset_json, torch.device("cpu"))
+    teacher: nnUNetTrainer = make_trainer(STOCK_TRAINER, plans, configuration, dataset_json, torch.device("cpu"))
     folder = Path(teacher.output_folder_base)
     with contextlib.redirect_stdout(io.StringIO()):
         torch.manual_seed(seed)

@@ -93,7 +93,7 @@ def training_step(trainer: DistillationTrainer, batch: dict[str, Any], exploring
     """One step; FoPro explores in the first iteration of a training and not in the second."""
 
     def run() -> None:
-        trainer._steps_in_epoch = FIRST_ITERATION if exploring else SECOND_ITERATION
+        trainer.go_to_iteration(FIRST_ITERATION if exploring else SECOND_ITERATION)
         trainer.train_step(batch)
 
     return run

@@ -4,20 +4,38 @@ from __future__ import annotations
 
 import os
 import shlex
+import shutil
 import subprocess
 import sysconfig
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
-from nnunet_kd.errors import RunFailed
+from nnunet_kd.errors import MissingRequirement, RunFailed
+from nnunet_kd.system.files import free_space
 
 
 def script(name: str) -> str:
-    """The full path of a command installed beside this Python."""
-    return str(Path(sysconfig.get_path("scripts")) / name)
+    """The full path of an installed command: beside this Python, of ``pip install --user``, or wherever the shell finds it.
+
+    Args:
+        name: of the command; a path stays as it is.
+
+    Raises:
+        MissingRequirement: there is none.
+    """
+    user = sysconfig.get_preferred_scheme("user")
+    folders = (sysconfig.get_path("scripts"), sysconfig.get_path("scripts", user), None)
+    for folder in folders:
+        if (found := shutil.which(name, path=folder)) is not None:
+            return found
+    raise MissingRequirement(
+        f"there is no command {name}, neither in {folders[0]} nor in any folder of PATH. Add the folder to PATH in which pip "
+        f"put it, or install nnunetv2 and nnunet-kd again."
+    )
 
 
 def run_with_progress(
@@ -42,29 +60,53 @@ def run_with_progress(
 
     Raises:
         RunFailed: the command failed; with the end of its output and the log's path.
+        MissingRequirement: the log cannot be written; the command was ended.
     """
     lines: list[tuple[float, str]] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    with log.open("w", buffering=1) as file, Progress(*columns, TimeElapsedColumn()) as progress:
-        task = progress.add_task(title, total=steps, state="")
-        process = subprocess.Popen(
-            command,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-            env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
-        )
-        assert process.stdout is not None
-        for line in process.stdout:
-            file.write(line)
-            lines.append((time.perf_counter(), line.rstrip()))
-            if is_step(line):
-                done = progress.tasks[0].completed + 1
-                progress.update(task, completed=done, state=f"{done:.0f}/{steps}")
-        code = process.wait()
-        if code == 0:
-            progress.update(task, total=steps or 1, completed=steps or 1, state="done")
+    try:
+        with (
+            log.open("w", buffering=1) as file,
+            Progress(*columns, TimeElapsedColumn()) as progress,
+            _running(command, variables) as process,
+        ):
+            task = progress.add_task(title, total=steps, state="")
+            assert process.stdout is not None
+            for line in process.stdout:
+                file.write(line)
+                lines.append((time.perf_counter(), line.rstrip()))
+                if is_step(line):
+                    done = progress.tasks[0].completed + 1
+                    progress.update(task, completed=done, state=f"{done:.0f}/{steps}")
+            code = process.wait()
+            if code == 0:
+                progress.update(task, total=steps or 1, completed=steps or 1, state="done")
+    except OSError as error:
+        raise MissingRequirement(
+            f"the output of {title!r} could not be written to {log}: {error}. {free_space(log.parent)}"
+        ) from error
     if code != 0:
         end = "\n".join(text for _, text in lines[-15:])
         raise RunFailed(f"{title} failed (exit code {code}): {shlex.join(command)}\n{end}\nThe whole output: {log}")
     return lines
+
+
+@contextmanager
+def _running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
+    """A command whose messages and errors are one stream of lines; it does not outlive the context."""
+    process = subprocess.Popen(
+        command,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        errors="replace",
+        env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
+    )
+    try:
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        process.wait()
+        if process.stdout is not None:
+            process.stdout.close()

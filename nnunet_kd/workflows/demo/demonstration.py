@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,10 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.models.plans import build_meta_network, parameter_count, read_plans
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.nnunet.scoring import write_summary
-from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.files import check_output, write_atomically
 from nnunet_kd.workflows.demo.commands import run_with_progress, script
 from nnunet_kd.workflows.demo.figure import draw
 from nnunet_kd.workflows.demo.phantom import write_dataset
@@ -31,7 +34,10 @@ START_VOXELS = 300_000
 SEED = 1
 """Of the students' first weights. Those of seed 0 learn slowly, and chance then decides so short a training
 (docs/explanation-short-trainings.md)."""
-MODELS = {"teacher": "nnUNetTrainer", "student": "nnUNetTrainerStudent", "student with DCD": "nnUNetTrainerDCD"}
+PROGRAMS = ("nnUNetv2_plan_and_preprocess", "nnUNetv2_predict", "nnunet-kd")
+"""Commands that every demonstration runs."""
+CONVERTER = "nnUNetv2_convert_MSD_dataset"
+MODELS = {"teacher": STOCK_TRAINER, "student": "nnUNetTrainerStudent", "student with DCD": "nnUNetTrainerDCD"}
 
 
 @dataclass(frozen=True)
@@ -71,7 +77,16 @@ class Demonstration:
         self.raw = self.output / "nnUNet_raw" / self.dataset
 
     def run(self) -> list[ModelResult]:
-        """All steps; returns the table's rows."""
+        """All steps; returns the table's rows.
+
+        Raises:
+            DataError: the folder holds other things.
+            MissingRequirement: it cannot be written to, or a command is missing.
+            RunFailed: a command failed.
+        """
+        for program in PROGRAMS if self.data is None else (*PROGRAMS, CONVERTER):
+            script(program)
+        check_output(self.output)
         self._prepare_folder()
         self._get_data()
         self._plan()
@@ -92,7 +107,7 @@ class Demonstration:
         if self.data is None:
             write_dataset(self.raw, training=24, test=4)
             return
-        self._command("convert", "nnUNetv2_convert_MSD_dataset", "-i", str(self.data), "-np", "2")
+        self._command("convert", CONVERTER, "-i", str(self.data), "-np", "2")
         # MSD's own test cases have no labels: a tenth of the labelled ones are held out instead
         shutil.rmtree(self.raw / "imagesTs", ignore_errors=True)
         for folder in ("imagesTs", "labelsTs"):
@@ -120,7 +135,7 @@ class Demonstration:
         write_atomically(folder / "nnUNetPlans.json", lambda file: file.write(json.dumps(plans).encode()))
         cases = sorted(path.name.split(".")[0] for path in (folder / "gt_segmentations").iterdir())
         split = [{"train": cases[2:], "val": cases[:2]}]
-        write_atomically(folder / "splits_final.json", lambda file: file.write(json.dumps(split).encode()))
+        write_atomically(folder / SPLITS_FILE, lambda file: file.write(json.dumps(split).encode()))
 
     def _train(self) -> None:
         per_epoch = self.iterations // EPOCHS
@@ -130,7 +145,7 @@ class Demonstration:
         common = (self.dataset, CONFIGURATION, "0", "-device", self.device)
         training = {"steps": EPOCHS, "is_step": lambda line: "Epoch time" in line}
         self._command(
-            "train the teacher (stock nnU-Net)", "python", "-m", "nnunet_kd.workflows.demo.stock_teacher", self.dataset,
+            "train the teacher (stock nnU-Net)", sys.executable, "-m", "nnunet_kd.workflows.demo.stock_teacher", self.dataset,
             "--epochs", str(EPOCHS), "--iterations", str(max(1, per_epoch // 6)),
             "--learning-rate", str(LEARNING_RATE), "--device", self.device, **training,
         )  # fmt: skip

@@ -9,6 +9,7 @@ import argparse
 
 import torch
 
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.system.cores import computing_threads
 
@@ -26,7 +27,7 @@ def main() -> None:
         torch.set_num_threads(computing_threads())
     torch.manual_seed(0)
     trainer = trainer_of_dataset(
-        arguments.dataset, "3d_fullres", 0, "nnUNetTrainer", "nnUNetPlans", torch.device(arguments.device)
+        arguments.dataset, "3d_fullres", 0, STOCK_TRAINER, "nnUNetPlans", torch.device(arguments.device)
     )
     trainer.num_epochs = arguments.epochs
     trainer.num_iterations_per_epoch = arguments.iterations

@@ -11,10 +11,11 @@ from typing import Any
 
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.datasets.splits import SPLITS_FILE, grouped_holdout, groups_by_regex
+from nnunet_kd.datasets.splits import grouped_holdout, groups_by_regex
 from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import case_names
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.system.files import remove_leftover_folders, write_atomically
 from nnunet_kd.workflows.preprocessing import Arrays, preprocess_arrays
 from nnunet_kd.workflows.shrink.images import Images

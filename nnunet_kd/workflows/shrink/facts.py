@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.shrink.dataset import Split
-from nnunet_kd.workflows.shrink.images import Images, listed
+from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import ShrinkRequest, plain
 from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
@@ -40,7 +41,7 @@ def model_warnings(teacher: Teacher, images: Images) -> list[str]:
     own = own_cases(teacher, images)
     if own:
         found.append(
-            f"{len(own)} images have the names of cases that the model was trained on ({listed(own)}). What it says of these "
+            f"{len(own)} images have the names of cases that the model was trained on ({some(own)}). What it says of these "
             f"may be better than what it says of others."
         )
     return found

@@ -18,7 +18,7 @@ from nnunet_kd.evaluation.pairs import apart
 from nnunet_kd.inference.cases import check_headers
 from nnunet_kd.inference.image_folders import ImageCase, ending_of, find_images, readable_endings
 from nnunet_kd.nnunet.environment import channel_names
-from nnunet_kd.system.counts import counted
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.reading import (
     check_alone,
@@ -91,7 +91,7 @@ class Images:
         for what, names in self.signs().items():
             example = self.seen[names[0]].signs[what]
             of = len(self.cases) if what in GEOMETRY else len(self._looked_into())
-            told.append(f"{what} of {len(names)} of {of} images: {example} ({listed(names)}).")
+            told.append(f"{what} of {len(names)} of {of} images: {example} ({some(names)}).")
         return told
 
     @property
@@ -149,7 +149,7 @@ def look_at(folder: Path, labels: Path | None, teacher: Teacher, show: Any) -> I
     found = find_images(folder.expanduser(), dataset, reader)
     if len(found) < FEWEST:
         raise DataError(
-            f"{folder} holds {len(found)} images ({listed([case.name for case in found])}), but at least {FEWEST} are needed: "
+            f"{folder} holds {len(found)} images ({some([case.name for case in found])}), but at least {FEWEST} are needed: "
             f"one of them is kept aside."
         )
     sampled = {found[place].name for place in np.linspace(0, len(found) - 1, min(LOOKED_AT, len(found))).astype(int)}
@@ -236,8 +236,3 @@ def bytes_needed(images: Images, teacher: Teacher) -> int:
 
 def _times(values: Sequence[int]) -> str:
     return " x ".join(map(str, values))
-
-
-def listed(names: Sequence[str]) -> str:
-    """The first names of a list."""
-    return ", ".join(names[:SHOWN]) + (", ..." if len(names) > SHOWN else "")

@@ -12,11 +12,12 @@ import numpy as np
 import nnunet_kd
 from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.evaluation.case_figures import class_colours, draw_panels
-from nnunet_kd.evaluation.costs.profiling import Profile, ProfileOptions, profile_models
+from nnunet_kd.evaluation.costs.profiling import ProfileOptions, profile_models
 from nnunet_kd.evaluation.costs.tables import profile_table
 from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD
-from nnunet_kd.evaluation.report import Figure, read_case, write_page
+from nnunet_kd.evaluation.page import write_page
+from nnunet_kd.evaluation.report import Figure, read_case
 from nnunet_kd.evaluation.results import OVERALL, Evaluation
 from nnunet_kd.evaluation.tables import Table, class_tables, fixed, mean_and_error, overall_table
 from nnunet_kd.inference.onnx_metadata import json_path
@@ -71,7 +72,7 @@ def write(told: Told, places: Places, device: str) -> None:
         MissingRequirement: the disk refused.
     """
     own = told.agreement.with_teacher
-    profiles = _profiles(told.teacher, places, device)
+    profile, unprofiled = _profile(told.teacher, places, device)
     against = told.agreement.against_labels
     labels = read_labels(told.teacher.dataset_json, places.predictions("teacher") / "dataset.json")
     content = {
@@ -82,7 +83,8 @@ def write(told: Told, places: Places, device: str) -> None:
         "agreement": agreement_table(own),
         "labels_tables": [] if against is None else [overall_table(against), *class_tables(against)[:3]],
         "labelled": 0 if against is None else len(against.cases),
-        "profile": profile_table(profiles) if profiles else None,
+        "profile": profile,
+        "unprofiled": unprofiled,
         "speed": _speed_table(told),
         "cases": list(_cases(told, places)),
         "legend": class_colours(list(labels.classes)),
@@ -104,15 +106,16 @@ def agreement_table(own: Evaluation) -> Table:
     return Table("Student against teacher", ("class", *(metric.heading for metric in REPORTED)), tuple(rows), note)
 
 
-def _profiles(teacher: Teacher, places: Places, device: str) -> list[Profile]:
+def _profile(teacher: Teacher, places: Places, device: str) -> tuple[Table | None, str]:
+    """The costs of both models, or why they are not known."""
     devices = (device,) if device in ("cpu", "cuda") else ("cpu",)
     # a large model's patch takes seconds on a CPU, and the time of whole images was taken when they were predicted
     options = ProfileOptions(devices, REPEATS, 1, time_volumes=False, time_mirrored=False, peak_memory=False)
     models = {"teacher": teacher.model.folder, "student": places.student_zip}
     try:
-        return profile_models(models, options, teacher.configuration)
-    except NnunetKdError:  # a checkpoint that was loaded on the user's word alone
-        return []
+        return profile_table(profile_models(models, options, teacher.configuration)), ""
+    except NnunetKdError as error:  # a checkpoint that was loaded on the user's word alone, for example
+        return None, str(error)
 
 
 def _speed_table(told: Told) -> Table:

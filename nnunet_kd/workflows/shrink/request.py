@@ -13,6 +13,7 @@ from typing import Any, Protocol
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import VARIABLES, variables_set_to
+from nnunet_kd.system.cores import usable_cores
 
 TRAINER = "nnUNetTrainerSoft"
 RESERVED = (
@@ -182,7 +183,7 @@ def loader_variables(device: str) -> dict[str, str | None]:
     """``nnUNet_n_proc_DA`` where the user has not set it: on a CPU, loader and training share the cores."""
     if device != "cpu" or os.environ.get("nnUNet_n_proc_DA"):
         return {}
-    return {"nnUNet_n_proc_DA": str(max(1, (os.cpu_count() or 1) // 4))}
+    return {"nnUNet_n_proc_DA": str(max(1, usable_cores() // 4))}
 
 
 def plain(value: Any) -> Any:

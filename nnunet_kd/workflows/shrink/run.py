@@ -12,6 +12,7 @@ import torch
 from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.cores import computing_threads
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import remove_leftover_folders
 from nnunet_kd.workflows.shrink import report, schedule, teacher, training
 from nnunet_kd.workflows.shrink.agreement import Agreement, measure_agreement
@@ -19,7 +20,7 @@ from nnunet_kd.workflows.shrink.checks import look_at_everything
 from nnunet_kd.workflows.shrink.dataset import FOLD, Split, describe_dataset, preprocess
 from nnunet_kd.workflows.shrink.export import export_student
 from nnunet_kd.workflows.shrink.facts import arguments_of, facts_of
-from nnunet_kd.workflows.shrink.images import Images, listed
+from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest, loader_variables
 from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
@@ -288,7 +289,7 @@ class _Run:
 
     def _note_empty(self, empty: list[str], what: str, of: int) -> None:
         if empty:
-            self._warn(f"The model finds nothing in {len(empty)} of {of} {what}: {listed(empty)}.")
+            self._warn(f"The model finds nothing in {len(empty)} of {of} {what}: {some(empty)}.")
 
 
 def resumed_line(request: ShrinkRequest) -> str:

@@ -21,8 +21,9 @@ from nnunet_kd.inference.session import RunOptions, open_predictor
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.models.training_cases import validation_summary
 from nnunet_kd.nnunet.environment import variables_set_to
+from nnunet_kd.system.counts import some
 from nnunet_kd.volumes.reading import read_segmentation
-from nnunet_kd.workflows.shrink.images import Images, listed
+from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.signs import FAR
@@ -181,7 +182,7 @@ def refuse_if_mostly_empty(empty: Sequence[str], of: int, what: str, allowed: bo
     """Raise a DataError if the teacher finds nothing in more than half of the images."""
     if 2 * len(empty) > of and not allowed:
         raise DataError(
-            f"the model finds nothing in {len(empty)} of {of} {what} ({listed(empty)}). A student would learn to find nothing. "
+            f"the model finds nothing in {len(empty)} of {of} {what} ({some(empty)}). A student would learn to find nothing. "
             f"Are these images of the kind that the model was trained on? If this is meant, go on with --allow-empty."
         )
 

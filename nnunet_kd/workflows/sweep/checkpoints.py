@@ -21,6 +21,7 @@ from nnunet_kd.errors import TeacherError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.nnunet.environment import required_folder
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.sweep.description import SweepDescription
 
 
@@ -100,7 +101,7 @@ class SweepCheckpoints:
             if fold == "all":
                 training = validation = list(preprocessed_cases(cases).identifiers)
             else:
-                splits = read_splits(cases.parent / "splits_final.json")
+                splits = read_splits(cases.parent / SPLITS_FILE)
                 training, validation = (sorted(fold_cases(splits, str(fold), part)) for part in ("train", "val"))
             fitting = student_of(
                 cases, student, configuration, self._dataset_json, fold, training, validation,

@@ -19,6 +19,7 @@ from nnunet_kd.evaluation.runs import Method, Run, Split, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.system.counts import some
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
@@ -180,16 +181,7 @@ def find_finished(
     """
     if not folder.is_dir():
         raise DataError(f"--sweep {folder}: there is no such folder. Give $nnUNet_results/DATASET/sweeps/NAME.")
-    found: dict[Place, Path] = {}
-    for path in sorted(folder.glob("*/seed_*/Dataset*/*__*__*/fold_*")):
-        variant, seed_name = path.relative_to(folder).parts[:2]
-        fold = path.name.removeprefix("fold_")
-        if not re.fullmatch(r"seed_[0-9]+", seed_name) or only_fold not in (None, fold):
-            continue
-        place = (variant, int(seed_name.removeprefix("seed_")), fold)
-        if place in found:
-            raise DataError(f"{found[place]} and {path} are two trainings of one variant. Move one of them away.")
-        found[place] = path
+    found = _trainings(folder, only_fold)
     known = {variant for variant, _, _ in found}
     if only_variants is not None:
         if unknown := [variant for variant in only_variants if variant not in known]:
@@ -210,8 +202,7 @@ def find_finished(
     ]
     all_seeds = sorted({seed for _, seed, _ in found})
     missing = [place for place in product(variants, all_seeds, folds) if place not in finished]
-    listed = "; ".join(f"{variant}, seed {seed}, fold {fold}" for variant, seed, fold in missing[:8])
-    listed += f" and {len(missing) - 8} more" if len(missing) > 8 else ""
+    listed = some([f"{variant}, seed {seed}, fold {fold}" for variant, seed, fold in missing], 8, "; ")
     if not started or not seeds:
         raise DataError(
             f"--sweep {folder}: there is no seed with which every variant is trained and validated in every fold "
@@ -229,6 +220,25 @@ def find_finished(
         )
     used = {place: found[place] for place in product(started, seeds, folds)}
     return FinishedSweep(folder, tuple(started), tuple(seeds), tuple(folds), used, tuple(left_out))
+
+
+def _trainings(folder: Path, only_fold: str | None) -> dict[Place, Path]:
+    """Every fold's folder, finished or not.
+
+    Raises:
+        DataError: two of one variant, seed and fold.
+    """
+    found: dict[Place, Path] = {}
+    for path in sorted(folder.glob("*/seed_*/Dataset*/*__*__*/fold_*")):
+        variant, seed_name = path.relative_to(folder).parts[:2]
+        fold = path.name.removeprefix("fold_")
+        if not re.fullmatch(r"seed_[0-9]+", seed_name) or only_fold not in (None, fold):
+            continue
+        place = (variant, int(seed_name.removeprefix("seed_")), fold)
+        if place in found:
+            raise DataError(f"{found[place]} and {path} are two trainings of one variant. Move one of them away.")
+        found[place] = path
+    return found
 
 
 def _in_order(folder: Path, variants: set[str]) -> list[str]:

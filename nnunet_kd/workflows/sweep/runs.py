@@ -33,6 +33,7 @@ from nnunet_kd.nnunet.environment import (
     preprocessed_dataset,
     required_folder,
 )
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.sweep.checkpoints import SweepCheckpoints
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
@@ -112,24 +113,7 @@ def _plan_run(
         )
     asked_for = "start" in wanted or is_asked_for("start", dataset_folder, {CONFIG_VARIABLE: recipe or ""})
     student = reduce_plans(plans, settings.reduction, required=description.configuration)
-    stage = PlansManager(student).get_configuration(description.configuration)
-    wanted.pop("teacher", None)
-    # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
-    if settings.start not in (RANDOM, TEACHER):
-        wanted["start"], wanted["start_sha256"] = checkpoints.student(settings.start, fold)
-    if settings.runs_teacher() or settings.start == TEACHER or stage.previous_stage_name is not None:
-        stages = settings.compares_stages()
-        pinned = [checkpoints.teacher(one, student, fold, stages) for one in settings.teachers()]
-        wanted["teacher"] = [one.model_dump(exclude_none=True) for one in pinned]
-    soft = settings.active_objectives().get("soft")
-    if isinstance(soft, SoftSettings) and soft.reads_maps:
-        maps = checkpoints.soft_labels(soft, settings, student, fold)
-        chosen = {"maps": maps.maps, "maps_sha256": maps.maps_sha256}
-        wanted = merge(wanted, {"objectives": {"soft": chosen}})
-    if settings.mirror_axes is None and not settings.runs_teacher():
-        axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
-        if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
-            wanted["mirror_axes"] = list(axes)
+    wanted = _pinned(wanted, settings, student, description.configuration, fold, checkpoints)
     settings = resolved(wanted)  # what the training is told, and nothing else
     results = sweep_folder(description) / name / f"seed_{seed}"
     model = f"{trainer}__{student['plans_name']}__{description.configuration}"
@@ -158,8 +142,46 @@ def _plan_run(
     )
 
 
+def _pinned(
+    wanted: Mapping[str, Any],
+    settings: Settings,
+    student: Mapping[str, Any],
+    configuration: str,
+    fold: int | str,
+    checkpoints: SweepCheckpoints,
+) -> dict[str, Any]:
+    """What is wanted, with every checkpoint and map that the run uses named by path and hash.
+
+    Args:
+        wanted: the settings that are asked for.
+        settings: what they come to.
+        student: its plan.
+        configuration, fold: of the run.
+        checkpoints: of the sweep.
+    """
+    stage = PlansManager(dict(student)).get_configuration(configuration)
+    pinned = {key: value for key, value in wanted.items() if key != "teacher"}
+    if settings.start not in (RANDOM, TEACHER):
+        pinned["start"], pinned["start_sha256"] = checkpoints.student(settings.start, fold)
+    # the second stage of a cascade finds the first one's segmentations beside the teacher, whatever the method
+    if settings.runs_teacher() or settings.start == TEACHER or stage.previous_stage_name is not None:
+        stages = settings.compares_stages()
+        teachers = [checkpoints.teacher(one, student, fold, stages) for one in settings.teachers()]
+        pinned["teacher"] = [one.model_dump(exclude_none=True) for one in teachers]
+    soft = settings.active_objectives().get("soft")
+    if isinstance(soft, SoftSettings) and soft.reads_maps:
+        maps = checkpoints.soft_labels(soft, settings, student, fold)
+        chosen = {"maps": maps.maps, "maps_sha256": maps.maps_sha256}
+        pinned = merge(pinned, {"objectives": {"soft": chosen}})
+    if settings.mirror_axes is None and not settings.runs_teacher():
+        axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
+        if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
+            pinned["mirror_axes"] = list(axes)
+    return pinned
+
+
 def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
-    splits = dataset_folder / "splits_final.json"
+    splits = dataset_folder / SPLITS_FILE
     if splits.is_file():  # nnU-Net makes its own five folds where there is none
         for fold in description.folds:
             fold_cases(read_splits(splits), str(fold), "val")

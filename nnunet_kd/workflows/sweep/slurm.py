@@ -56,22 +56,30 @@ def check_parameters(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
         MissingRequirement: submitit is not installed.
         SettingsError: an unknown cluster or parameter, or no time limit.
     """
-    SlurmExecutor = require("submitit").SlurmExecutor
-
+    own = _own_parameters()
     values = dict(given)
     cluster = values.pop("cluster", "slurm")
     if cluster not in CLUSTERS:
         raise SettingsError(f"--slurm cluster={cluster}: there are {' and '.join(CLUSTERS)}.")
     if "timeout_min" not in values:
         raise SettingsError("--slurm needs a time limit in minutes, for example --slurm timeout_min=1440.")
-    own = sorted(set(SlurmExecutor._valid_parameters()) - {"nodes", "ntasks_per_node", "time"})
     parameters = {}
     for key, value in values.items():
         name = key.removeprefix("slurm_")
-        if name not in SHARED and name not in own:
+        if name not in SHARED and own is not None and name not in own:
             raise SettingsError(f"--slurm {key}: known are {', '.join(SHARED)}, and of SLURM {', '.join(own)}.")
         parameters[name if name in SHARED else f"slurm_{name}"] = value
     return cluster, parameters
+
+
+def _own_parameters() -> list[str] | None:
+    """SLURM's own names, as submitit lists them for itself alone; ``None`` where it does not: it then refuses unknown ones.
+
+    Raises:
+        MissingRequirement: submitit is not installed.
+    """
+    listed = getattr(require("submitit").SlurmExecutor, "_valid_parameters", set)
+    return sorted(set(listed()) - {"nodes", "ntasks_per_node", "time"}) or None
 
 
 def submit(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -10,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from nnunet_kd_runtime.cores import usable_cores
 from nnunet_kd_runtime.errors import MissingRequirement, ModelError, SettingsError
 from nnunet_kd_runtime.extras import require
 
@@ -83,7 +83,7 @@ class OnnxRuntime:
         """
         runtime = require("onnxruntime", "running the network")
         options = runtime.SessionOptions()
-        options.intra_op_num_threads = threads or os.cpu_count() or 1
+        options.intra_op_num_threads = threads or usable_cores()
         options.log_severity_level = 3  # a warning about devices it looks for is of no use to anyone
         available = runtime.get_available_providers()
         if _PROVIDERS.get(device) not in available:

@@ -77,12 +77,10 @@ def write(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) ->
 
 def open_nifti(path: Path) -> BinaryIO:
     """The file's content from its first byte: ``.gz`` files that are none are read as they are, which ITK does, too."""
-    file = path.open("rb")
-    if path.suffix == ".gz" and file.read(2) == b"\x1f\x8b":
-        file.seek(0)
-        return gzip.GzipFile(fileobj=file)  # type: ignore[return-value]
-    file.seek(0)
-    return file
+    with path.open("rb") as file:
+        zipped = path.suffix == ".gz" and file.read(2) == b"\x1f\x8b"
+    # by its name: a GzipFile around an open file leaves that one open
+    return gzip.GzipFile(path) if zipped else path.open("rb")  # type: ignore[return-value]
 
 
 @contextmanager

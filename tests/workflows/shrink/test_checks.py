@@ -2,11 +2,7 @@
 
 from __future__ import annotations
 
-import json
 import shutil
-import zipfile
-from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,52 +10,26 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 from filelock import FileLock
-from scipy.ndimage import gaussian_filter
 
-from nnunet_kd.errors import DataError, MissingRequirement, ModelError, NnunetKdError, SettingsError
-from nnunet_kd.inference.image_folders import ImageCase
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.workflows.shrink import checks
-from nnunet_kd.workflows.shrink import run as run_module
 from nnunet_kd.workflows.shrink.dataset import split_cases
-from nnunet_kd.workflows.shrink.images import Images, SeenImage, look_at
+from nnunet_kd.workflows.shrink.images import look_at
 from nnunet_kd.workflows.shrink.model import find_teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
-from nnunet_kd.workflows.shrink.signs import strange_geometry, strange_intensities, strange_texture
 from nnunet_kd.workflows.shrink.teacher import choose_mirroring
 from tests.workflows.shrink.tiny_shrink import (
+    LONG,
     SIZE,
     error_of,
-    prepare,
+    refused,
     shrink,
-    tiny_plans,
     write_images,
     write_labels,
-    write_model,
     zipped,
 )
 
-LONG = ("--iterations", "2")
-
-
-@pytest.fixture(scope="module")
-def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return write_model(tmp_path_factory.mktemp("model"))
-
-
-@pytest.fixture(autouse=True)
-def _prepared(monkeypatch: pytest.MonkeyPatch) -> None:
-    prepare(monkeypatch)
-
-    def computed(*arguments: Any, **options: Any) -> None:
-        raise AssertionError("something was computed")
-
-    monkeypatch.setattr(run_module.teacher, "predict_held_out", computed)
-
-
-def refused(kind: type[NnunetKdError], *arguments: str | Path) -> str:
-    result = shrink(*arguments, *LONG)
-    assert isinstance(result.exception, kind), (result.output, result.exception)
-    return error_of(result)
+pytestmark = pytest.mark.usefixtures("nothing_computed")
 
 
 def test_fewer_than_five_images(model: Path, tmp_path: Path) -> None:
@@ -140,16 +110,6 @@ def test_minutes_that_are_no_time(minutes: str, model: Path, tmp_path: Path) -> 
     result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", minutes)
     assert isinstance(result.exception, SettingsError)
     assert "--minutes must be a number above 0" in error_of(result)
-
-
-@pytest.mark.parametrize("key", ["labels", "file_ending", "channel_names"])
-def test_a_dataset_without_what_is_needed(key: str, tmp_path: Path) -> None:
-    own = write_model(tmp_path)
-    dataset = json.loads((own / "dataset.json").read_text())
-    del dataset[key]
-    (own / "dataset.json").write_text(json.dumps(dataset))
-    said = refused(ModelError, own, write_images(tmp_path / "images"), tmp_path / "out")
-    assert f"its dataset.json lacks {key}" in said
 
 
 def test_nothing_is_left_of_what_was_refused(model: Path, tmp_path: Path) -> None:
@@ -254,101 +214,6 @@ def test_one_patient_only(tmp_path: Path) -> None:
     assert not {case[0] for case in split.held_out} & {case[0] for case in split.training}
 
 
-# models ----------------------------------------------------------------------------------------------------------------
-
-
-def rewrite(model: Path, change: Callable[[dict[str, Any]], None]) -> None:
-    plans = json.loads((model / "plans.json").read_text())
-    change(plans)
-    (model / "plans.json").write_text(json.dumps(plans))
-
-
-def test_several_configurations(model: Path, tmp_path: Path) -> None:
-    archive = tmp_path / "both.zip"
-    with zipfile.ZipFile(archive, "w") as file:
-        for configuration in ("3d_fullres", "2d"):
-            for path in model.rglob("*"):
-                if path.is_file():
-                    name = f"D/nnUNetTrainer__nnUNetPlans__{configuration}/{path.relative_to(model)}"
-                    file.write(path, name)
-    images = write_images(tmp_path / "images")
-    said = refused(ModelError, archive, images, tmp_path / "out")
-    assert "holds several configurations: 2d, 3d_fullres. Choose one with -c" in said
-    assert "holds none of configuration 3d_lowres" in refused(
-        ModelError, archive, images, tmp_path / "out", "-c", "3d_lowres"
-    )
-    places = Places(tmp_path / "unpacked")
-    found = find_teacher(archive, "3d_fullres", 4, False, places)
-    assert found.configuration == "3d_fullres"
-    with pytest.raises(ModelError, match="holds none of configuration 2d, only 3d_fullres"):  # what lies in its folder
-        find_teacher(archive, "2d", 4, False, places)
-    assert find_teacher(archive, "3d_fullres", 4, False, places).model.folder == found.model.folder
-    folder = tmp_path / "results"
-    shutil.copytree(model, folder / model.name)
-    assert find_teacher(folder, None, 4, False, Places(tmp_path / "x")).model.folder == folder / model.name
-
-
-def test_a_second_stage(tmp_path: Path) -> None:
-    own = write_model(tmp_path)
-
-    def change(plans: dict[str, Any]) -> None:
-        lowres = json.loads(json.dumps(plans["configurations"]["3d_fullres"]))
-        plans["configurations"]["3d_lowres"] = lowres
-        plans["configurations"]["3d_fullres"]["previous_stage"] = "3d_lowres"
-
-    rewrite(own, change)
-    said = refused(ModelError, own, write_images(tmp_path / "images"), tmp_path / "out")
-    assert "is the second stage of a cascade (3d_fullres), which needs the segmentations of 3d_lowres" in said
-    assert "Shrink 3d_lowres" in said
-
-
-def test_a_student_and_what_is_no_model(model: Path, tmp_path: Path) -> None:
-    images = write_images(tmp_path / "images")
-    student = tmp_path / model.name
-    shutil.copytree(model, student)
-
-    def change(plans: dict[str, Any]) -> None:
-        plans["configurations"]["3d_fullres"]["nnunet_kd"] = {"reduction": 4}
-
-    rewrite(student, change)
-    assert "is a student already (channels divided by 4)" in refused(ModelError, student, images, tmp_path / "out")
-    assert "does not exist" in refused(ModelError, tmp_path / "no.zip", images, tmp_path / "out")
-    (tmp_path / "broken.zip").write_bytes(b"PK")
-    assert "is not a complete zip archive" in refused(ModelError, tmp_path / "broken.zip", images, tmp_path / "out")
-    (tmp_path / "net.onnx").touch()
-    assert "without its training plan" in refused(ModelError, tmp_path / "net.onnx", images, tmp_path / "out")
-    assert "leaves less than one of 8 channels" in str(
-        shrink(model, images, tmp_path / "out", "-r", "9", *LONG).exception
-    )
-
-
-def test_training_cases_are_known_by_name(tmp_path: Path) -> None:
-    own = write_model(tmp_path, folds=2)
-    assert not find_teacher(own, None, 4, False, Places(tmp_path / "out")).trained_on
-    for fold, cases in enumerate((["a", "b"], ["c"])):
-        (own / f"fold_{fold}" / "validation").mkdir()
-        measured = [{"reference_file": f"x/{case}.nii.gz", "metrics": {}} for case in cases]
-        (own / f"fold_{fold}" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": measured}))
-    teacher = find_teacher(own, None, 4, False, Places(tmp_path / "out"))
-    assert teacher.trained_on == {"0": ["c"], "1": ["a", "b"]}
-    splits = [{"train": ["p"], "val": ["q"]}, {"train": ["q"], "val": ["p"]}]
-    (tmp_path / "splits_final.json").write_text(json.dumps(splits))
-    teacher = find_teacher(own, None, 4, False, Places(tmp_path / "out"))
-    assert teacher.trained_on == {"0": ["p"], "1": ["q"]}
-
-
-def test_a_zip_is_unpacked_once(model: Path, tmp_path: Path) -> None:
-    copy = tmp_path / "copy" / model.name
-    shutil.copytree(model, copy)
-    archive, places = zipped(copy), Places(tmp_path / "out")
-    first = find_teacher(archive, None, 4, False, places)
-    before = first.model.checkpoint_path("0").stat().st_mtime_ns
-    assert find_teacher(archive, None, 4, False, places).model.checkpoint_path("0").stat().st_mtime_ns == before
-    (copy / "notes.txt").write_text("changed")
-    other = find_teacher(zipped(copy), None, 4, False, places)
-    assert other.model.folder != first.model.folder
-
-
 def test_a_budget_that_the_teacher_alone_exceeds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checks, "choose_mirroring", lambda request, teacher, images: (False, 3600.0))
     result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", "30")
@@ -371,57 +236,3 @@ def test_mirroring_is_given_up_for_a_budget(model: Path, tmp_path: Path) -> None
     assert not chosen(minutes=1e-6)[0]
     assert chosen(minutes=1e-6, mirroring=True)[0]
     assert not chosen(iterations=5, mirroring=False)[0]
-
-
-# images of another kind ------------------------------------------------------------------------------------------------
-
-
-def test_geometry_of_another_kind() -> None:
-    plans = tiny_plans()
-    assert strange_geometry((16, 20, 30), (1, 1, 1), plans) == {}
-    assert strange_geometry((16, 16, 16), (1, 1, 3.5), plans) == {
-        "voxel size": "1 x 1 x 3.5 mm, and the model's training data 1 x 1 x 1 mm",
-        "extent": "16 x 16 x 56 mm, and the model's training data 16 x 16 x 16 mm",
-    }
-    plans["transpose_forward"] = [2, 0, 1]
-    plans["original_median_spacing_after_transp"] = [4.0, 1.0, 1.0]
-    assert strange_geometry((16, 16, 16), (1, 1, 4), plans) == {}
-    assert strange_geometry((16, 16, 64), (1, 1, 4), plans).keys() == {"extent"}
-    plans["original_median_shape_after_transp"] = [1, 16, 16]
-    assert strange_geometry((16, 16, 1), (1, 1, 999), plans) == {}  # pictures
-
-
-def test_intensities_of_another_kind() -> None:
-    random = np.random.default_rng(0)
-    usual = random.normal(100, 20, (1, 8, 8, 8))
-    assert strange_intensities(usual, tiny_plans(), ["MRI"]) == {}
-    found = strange_intensities(usual * 0 + np.linspace(1000, 2000, 512).reshape(8, 8, 8), tiny_plans(), ["MRI"])
-    assert found == {"intensities": "1005 to 1995, and in the foreground of the model's training data 50 to 150"}
-    assert strange_intensities(np.zeros((1, 4, 4, 4)), tiny_plans(), ["MRI"]) == {}
-    two = np.concatenate([usual, usual + 5000])
-    assert strange_intensities(two, tiny_plans(channels=2), ["T1", "T2"]).keys() == {"intensities of T2"}
-
-
-def test_the_texture_of_noise() -> None:
-    noise = np.random.default_rng(0).normal(100, 20, (1, 12, 12, 12))
-    assert strange_texture(noise, ["MRI"])["texture"].endswith("as in noise")
-    smooth = gaussian_filter(noise, 0.7, axes=(1, 2, 3))
-    assert strange_texture(smooth, ["MRI"]) == {}
-    assert strange_texture(np.ones_like(noise), ["MRI"]) == {}
-    assert strange_texture(noise[:, :4, :4, :4], ["MRI"]) == {}  # too few voxels to tell
-    assert strange_texture(noise[:, :1].repeat(8, 1), ["MRI"]) == {}  # one slice after the other
-    assert strange_texture(np.concatenate([smooth, noise]), ["T1", "T2"]).keys() == {"texture of T2"}
-    assert strange_texture(noise.reshape(1, 1, 48, 36), ["MRI"]).keys() == {"texture"}
-
-
-def test_many_images_are_judged_by_those_that_were_looked_into() -> None:
-    case = ImageCase("a", ())
-    noise = SeenImage((9, 9, 9), (1, 1, 1), None, True, {"texture": "as in noise"})
-    unread = SeenImage((9, 9, 9), (1, 1, 1), None, False)
-    many = {f"looked_{n}": noise for n in range(40)} | {f"unread_{n}": unread for n in range(1000)}
-    images = Images(dict.fromkeys(many, case), {}, many)
-    assert images.foreign
-    assert images.warnings()[0].startswith("texture of 40 of 40 images: as in noise (looked_0")
-    thick = {name: replace(one, signs={"extent": "far"}) for name, one in list(many.items())[:100]}
-    found = Images(dict.fromkeys(many, case), {}, {name: replace(one, signs={}) for name, one in many.items()} | thick)
-    assert found.warnings()[0].startswith("extent of 100 of 1040 images")

@@ -17,6 +17,7 @@ from scipy.ndimage import gaussian_filter
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
+from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.nnunet.environment import VARIABLES
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
@@ -28,6 +29,7 @@ from tests.training.tiny_training import without_pictures
 
 cli._register()
 SIZE = 12
+LONG = ("--iterations", "2")
 FAST = ("--device", "cpu", "--set", "inheritance.voxels=2048", "--set", "inheritance.heads=logits", "--no-mirroring")
 
 
@@ -116,3 +118,10 @@ def zip_alone(places: Places, teacher: Teacher) -> str:
     """In the place of ``export_student``: without ONNX, whose exporter takes longer than everything else."""
     export_folder(student_model(places, teacher), places.student_zip, FolderOptions(overwrite=True))
     return "not asked for here"
+
+
+def refused(kind: type[NnunetKdError], *arguments: str | Path) -> str:
+    """What the command says that refuses these arguments."""
+    result = shrink(*arguments, *LONG)
+    assert isinstance(result.exception, kind), (result.output, result.exception)
+    return error_of(result)

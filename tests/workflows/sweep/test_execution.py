@@ -265,3 +265,12 @@ def test_an_array_through_submitit(tiny: dict, fake: Callable, tmp_path: Path) -
 def test_parameters_of_slurm(tiny: dict, tmp_path: Path, given: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         slurm.submit(plan(), given, tmp_path / "jobs")
+
+
+def test_a_submitit_that_does_not_list_slurms_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
+    executor = pytest.importorskip("submitit").SlurmExecutor
+    given = {"timeout_min": 5, "partition": "gpu"}
+    wanted = ("slurm", {"timeout_min": 5, "slurm_partition": "gpu"})
+    assert slurm.check_parameters(given) == wanted
+    monkeypatch.delattr(executor, "_valid_parameters")
+    assert slurm.check_parameters(given) == wanted

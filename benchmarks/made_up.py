@@ -14,6 +14,8 @@ import numpy as np
 from scipy import ndimage
 
 from nnunet_kd.nnunet.datasets import write_preprocessed_case
+from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, Shape, write_untrained_teacher
 
 FOREGROUND_SHARE = 0.05
@@ -46,7 +48,7 @@ def write_made_up_dataset(shape: Shape, cases: int) -> dict[str, int]:
         data, segmentation, properties = _case(shape, random)
         write_preprocessed_case(own / name, data, segmentation, properties, patch)
         found[name] = sum(path.stat().st_size for path in own.glob(f"{name}*"))
-    (folder / "splits_final.json").write_text(json.dumps([{"train": names[:-1], "val": names[-1:]}]))
+    (folder / SPLITS_FILE).write_text(json.dumps([{"train": names[:-1], "val": names[-1:]}]))
     (folder / "dataset_fingerprint.json").write_text("{}")
     return found
 
@@ -59,7 +61,7 @@ def _case(shape: Shape, random: np.random.Generator) -> tuple[np.ndarray, np.nda
     for label in labels:
         field = ndimage.gaussian_filter(random.standard_normal(size), BLOB_WIDTH)
         segmentation[field > np.quantile(field, 1 - FOREGROUND_SHARE)] = label
-    channels = len(shape.dataset_json["channel_names"])
+    channels = len(channel_names(shape.dataset_json))
     data = random.standard_normal((channels, *size)).astype(np.float32) + segmentation
     locations = {label: random.permutation(np.argwhere(segmentation[None] == label))[:MOST_PLACES] for label in labels}
     return data, segmentation[None], {"class_locations": locations}
