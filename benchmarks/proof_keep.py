@@ -32,7 +32,8 @@ from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
 SHOWN_SEED = 0
 """The students of this seed are kept as archives: named beforehand, so that nobody chooses a good one."""
-LICENCE = "CC BY-SA 4.0, as the Medical Segmentation Decathlon's hippocampus data"
+LICENCE = "CC-BY-SA-4.0"
+"""That of the hippocampus data (Medical Segmentation Decathlon)."""
 RUN_COLUMNS = (
     *("variant", "seed", *COLUMNS, "checkpoint_sha256", "teacher_sha256", "soft_labels", "starts"),
     *("training_seconds", "command_seconds", "median_epoch_seconds", "clipped_share", "command"),
@@ -171,7 +172,8 @@ def keep_settings(one: Training, checkpoint: dict[str, Any], place: Path) -> Non
     """All settings of a row, once; its trainings differ by their seed."""
     path = place / "settings" / f"{one.row}.yaml"
     path.parent.mkdir(exist_ok=True)
-    text = without_paths(yaml.safe_dump(checkpoint[ENTRY]["settings"], sort_keys=False)).encode()
+    shared = {name: value for name, value in checkpoint[ENTRY]["settings"].items() if name != "seed"}
+    text = without_paths(yaml.safe_dump(shared, sort_keys=False)).encode()
     write_atomically(path, lambda file: file.write(text))
 
 

@@ -93,7 +93,7 @@ def started_thrice(
     return made, statistics.median(seconds)
 
 
-def iterate(made: DistillationTrainer, iterations: int = ITERATIONS) -> float:
+def iterate(made: DistillationTrainer, iterations: int) -> float:
     """Iterations with their loader; returns their seconds."""
     began = time.perf_counter()
     for _ in range(iterations):
@@ -151,7 +151,9 @@ def measure(name: str, description: SweepDescription) -> dict[str, Any]:
             if variant.method in TUNED:
                 count = variant.settings["objectives"][variant.method][TUNED[variant.method]]
                 tuning[row] = (count, iterate(trainers[row], count))
-        timings = time_in_turn({row: partial(iterate, one) for row, one in trainers.items()}, ROUNDS, title=name)
+        timings = time_in_turn(
+            {row: partial(iterate, one, ITERATIONS) for row, one in trainers.items()}, ROUNDS, title=name
+        )
         for one in trainers.values():
             one.on_train_end()
     iterations = shared["epochs"] * shared["iterations_per_epoch"]
