@@ -78,7 +78,7 @@ def core_table(proof: Proof) -> Table:
                 row,
                 str(len(proof.rows[row])),
                 *(mean(proof, row, metric) for metric in SHOWN),
-                interval_text(interval_over_cases(proof, row)),
+                " to ".join(fixed(end) for end in interval_over_cases(proof, row)),
                 *(difference_cells(own) if own is not None else [DASH] * 4),
                 share_text(proof, row),
                 *(DASH if np.isnan(one) else f"{one:.1f}" for one in minutes),

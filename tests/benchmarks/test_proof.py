@@ -150,6 +150,7 @@ def test_the_table_says_what_was_found_and_what_was_not_run(kept: Proof, tmp_pat
     found = differences(kept)["inherited", "plain"]
     assert rows["inherited"][6] == f"+{found.difference:.2f} to plain"
     assert rows["inherited"][-3:] == ("11.2", "10.5", f"{kept.plain_at(670 / 60):.2f}")
+    assert "+" not in rows["teacher"][5]  # an interval of values, not of differences
     assert rows["inherited"][9] == f"{found.detectable:.2f}"
     assert "HD95 leaves out" not in table.note
     assert "nominal" in table.note
