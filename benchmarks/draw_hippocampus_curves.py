@@ -1,4 +1,4 @@
-"""Draw the curves of docs/results.md, from the two students under nnUNet_results."""
+"""Draw the curves of results/hippocampus/README.md, from the two students under nnUNet_results."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Compare what ``hippocampus.py --keep`` left, and write the tables of docs/results.md from it; a test holds the page to them.
+"""Compare what ``hippocampus.py --keep`` left, and write the tables of results/hippocampus/README.md; a test holds the page to them.
 
 Command: ``python benchmarks/result_tables.py`` (through ``nnunet-kd combine``). A table stands below its line
 ``<!-- FOLDER: TITLE -->``.
@@ -22,7 +22,8 @@ from nnunet_kd.system.files import write_atomically
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
 
 ROOT = Path(__file__).resolve().parents[1]
-PAGE, KEPT = ROOT / "docs" / "results.md", ROOT / "benchmarks" / "results"
+KEPT = ROOT / "benchmarks" / "results"
+PAGE = KEPT / "hippocampus" / "README.md"
 COMPARISONS: dict[str, tuple[str, ...]] = {
     "hippocampus/methods": (
         *(

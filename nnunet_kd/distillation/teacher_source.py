@@ -14,6 +14,7 @@ from nnunet_kd.errors import ModelError, PlanError, TeacherError
 from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance, read_plans
+from nnunet_kd.nnunet.environment import STOCK_TRAINER
 
 HOW_TO_POINT = (
     "Point at one with `-t PATH` (nnunet-kd train), `--set teacher=PATH`, or `teacher: PATH` in the settings file; PATH is a "
@@ -103,7 +104,7 @@ def locate_teacher(
         problem = _why_unusable(candidate, configuration, wanted_fold, settings.checkpoint)
         (unusable.append(f"{candidate.name} ({problem})") if problem else usable.append(candidate))
     found = f" Found but not usable: {'; '.join(unusable)}." if unusable else ""
-    preferred = [candidate for candidate in usable if candidate.name.split("__")[0] == "nnUNetTrainer"]
+    preferred = [candidate for candidate in usable if candidate.name.split("__")[0] == STOCK_TRAINER]
     if not usable:
         training = ["nnUNetv2_train", dataset_name, configuration, wanted_fold, "-p", teacher_plans_name]
         raise TeacherError(
