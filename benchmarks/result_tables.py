@@ -1,4 +1,4 @@
-"""Compare what ``hippocampus.py --keep`` left, and write the tables of results/hippocampus/README.md. A test holds the page to it.
+"""Compare what ``hippocampus.py --keep`` left, and write the tables of results/hippocampus/README.md. A test compares both.
 
 Command: ``python benchmarks/result_tables.py`` (through ``nnunet-kd combine``). A table stands below its line
 ``<!-- FOLDER: TITLE -->``.
