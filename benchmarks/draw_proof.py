@@ -23,23 +23,25 @@ COLOURS = {
 }  # fmt: skip
 
 
-def draw_minutes(proofs: Sequence[Proof], path: Path) -> None:
-    """Dice against minutes with the teacher's line; single trainings are faint."""
+def draw_minutes(proofs: Sequence[Proof], path: Path) -> Figure:
+    """Dice against minutes with the teacher's line; single trainings are faint. Returns what was drawn."""
     figure = Figure(figsize=(10, 4.2), layout="constrained")
     for axis, proof in zip(figure.subplots(1, len(proofs), squeeze=False)[0], proofs, strict=True):
         axis.axhline(proof.teacher, color="black", linewidth=1, linestyle="--")
         place = axis.get_yaxis_transform()
         axis.text(0.99, proof.teacher, "teacher", transform=place, ha="right", va="bottom", fontsize=8)
         for row in (PLAIN, INHERITED):
-            draw_points(axis, row, proof.curve(row), "D-")
+            if points := proof.curve(row):
+                draw_points(axis, row, points, "D-")
         for row in (row for row in proof.trained if row not in (PLAIN, INHERITED, LONGER)):
             draw_points(axis, row, {proof.minutes_of(row): proof.values(row)}, "D")
-        axis.set_xlabel("minutes on two CPU cores, everything included")
+        axis.set_xlabel(f"minutes, {proof.minutes.get('threads', '?')} CPU threads, all before and in the iterations")
         axis.set_ylabel("Dice (%), validation cases")
         axis.set_title(DATASETS[proof.name])
         axis.legend(fontsize=8, loc="lower right")
         axis.grid(alpha=0.3)
     figure.savefig(path, dpi=110)
+    return figure
 
 
 def draw_points(axis: Any, row: str, points: Mapping[float, Sequence[float]], style: str) -> None:
@@ -50,8 +52,8 @@ def draw_points(axis: Any, row: str, points: Mapping[float, Sequence[float]], st
     axis.plot(list(points), means, style, color=COLOURS[row], label=row)
 
 
-def draw_trainings(proofs: Sequence[Proof], path: Path) -> None:
-    """Every single training's Dice by row."""
+def draw_trainings(proofs: Sequence[Proof], path: Path) -> Figure:
+    """Every single training's Dice by row. Returns what was drawn."""
     figure = Figure(figsize=(10, 3.6), layout="constrained")
     for axis, proof in zip(figure.subplots(1, len(proofs), squeeze=False)[0], proofs, strict=True):
         axis.axvline(proof.teacher, color="black", linewidth=1, linestyle="--")
@@ -65,6 +67,7 @@ def draw_trainings(proofs: Sequence[Proof], path: Path) -> None:
         axis.set_title(DATASETS[proof.name])
         axis.grid(axis="x", alpha=0.3)
     figure.savefig(path, dpi=110)
+    return figure
 
 
 def main() -> None:

@@ -47,7 +47,7 @@ from long_commands import code_of, run
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.nnunet.checkpoints import FINAL
-from nnunet_kd.system.files import sha256, write_atomically, write_csv
+from nnunet_kd.system.files import folder_beside, sha256, write_atomically, write_csv
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
 from nnunet_kd.workflows.sweep.finished import find_finished
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
@@ -94,12 +94,20 @@ def prepare(data: Path, teacher: Path, device: str) -> None:
         shutil.copy(teacher / "splits_final.json", preprocessed)
         run("nnUNetv2_preprocess", "-d", "4", "-c", "3d_fullres")
     if not (results / TEACHER).is_dir():
-        shutil.copytree(teacher / TEACHER, results / TEACHER)
+        copy_folder(teacher / TEACHER, results / TEACHER)
     validation = json.loads((preprocessed / "splits_final.json").read_text())[0]["val"]
     predicted = results / TEACHER / "fold_0" / "validation"
     if not all((predicted / f"{case}.nii.gz").is_file() for case in validation):  # for the table's first row
         run("nnUNetv2_train", "4", "3d_fullres", "0", "-tr", TEACHER.split("__")[0], "--val", "-device", device)
     add_search_fold(preprocessed / "splits_final.json")
+
+
+def copy_folder(source: Path, target: Path) -> None:
+    """The whole folder or nothing: an interrupted copy lies under another name."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    with folder_beside(target) as temporary:
+        shutil.copytree(source, temporary / "copy")
+        (temporary / "copy").rename(target)
 
 
 def is_preprocessed(folder: Path, raw: Path) -> bool:

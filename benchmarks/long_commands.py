@@ -51,7 +51,9 @@ def code_of(*command: str | Path, every: float | None = None, meanwhile: Callabl
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    before = {number: signal.signal(number, forward) for number in ENDING}
+    # what nohup ignores stays ignored
+    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
+    before = {number: signal.signal(number, forward) for number in heard}
     try:
         code, looked = None, time.monotonic()
         while code is None:
@@ -60,6 +62,10 @@ def code_of(*command: str | Path, every: float | None = None, meanwhile: Callabl
             if meanwhile is not None and every is not None and time.monotonic() - looked >= every:
                 meanwhile()
                 looked = time.monotonic()
+    except BaseException:  # of `meanwhile`: nothing is left behind
+        forward(signal.SIGINT, None)
+        process.wait()
+        raise
     finally:
         for number, handler in before.items():
             signal.signal(number, handler)

@@ -61,10 +61,13 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
     write_origin(sweep_folder(name), origin)
     failed = []
 
-    def look() -> None:
-        if options.keep is not None:
-            for problem in keep(name, options.keep):
-                print(f"not kept: {problem}", file=sys.stderr, flush=True)
+    def look() -> list[str]:
+        if present_origin(options.jobs, options.device)["code"] != origin["code"]:
+            sys.exit("the code has changed while it trained. Train from a clone that nobody edits.")
+        problems = keep(name, options.keep) if options.keep is not None else []
+        for problem in problems:
+            print(f"not kept: {problem}", file=sys.stderr, flush=True)
+        return problems
 
     for rows, seeds in missing(description, kept_seeds(name, options.keep)):
         for mirroring in sorted(soft_label_choices([description.rows()[row] for row in rows])):
@@ -75,8 +78,7 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
         jobs = ("--jobs", str(options.jobs)) if options.jobs > 1 else ()
         if code_of(*command, *told, *jobs, every=KEEPING, meanwhile=look):
             failed.append(f"{name}: {', '.join(rows)}")
-        look()
-    return failed
+    return failed + look()
 
 
 def missing(description: SweepDescription, kept: Mapping[str, set[int]]) -> list[tuple[list[str], list[int]]]:

@@ -3,14 +3,12 @@
 #   benchmarks/proof.sh TASK04_HIPPOCAMPUS TEACHER ACDC FOLDER
 # The first three are what proof.py prepare names. FOLDER takes all values: an empty one trains everything anew, a copy of
 # benchmarks/results only what is lacking there. Needs nnU-Net's three variables, and this clone's environment first in PATH. About
-# 30 hours on two cores; nothing else may run while the minutes are measured.
+# 30 hours on two cores; nothing else may run while the minutes are measured. Stop it with Ctrl-C.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$4"
 python "$here/proof.py" prepare --data "$1" --teacher "$2" --acdc "$3"
-for sweep in hippocampus acdc hippocampus-objectives; do
-  [ -f "$4/proof-$sweep/minutes.json" ] || python "$here/proof_minutes.py" --keep "$4" --only "$sweep"
-done
+python "$here/proof_minutes.py" --keep "$4"      # what is measured already is left
 python "$here/proof.py" train --jobs 2 --keep "$4"
 python "$here/proof_tables.py" --kept "$4"
 python "$here/draw_proof.py" --kept "$4" --images "$4"

@@ -11,9 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import hippocampus
-from hippocampus import is_preprocessed
+from hippocampus import copy_folder, is_preprocessed
 from long_commands import run
 
+from nnunet_kd.distillation.settings_sources import DATASET_FILE
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256
 
@@ -104,6 +105,9 @@ def check_teacher(dataset: Dataset) -> None:
         sys.exit(f"{dataset.teacher}: the teacher or its predictions are not complete. Run: proof.py prepare ...")
     if (found := sha256(checkpoint)) != dataset.teacher_sha256:
         sys.exit(f"{checkpoint} has the SHA-256 {found}; the protocol's teacher has {dataset.teacher_sha256}.")
+    settings = Path(os.environ["nnUNet_preprocessed"], dataset.name, DATASET_FILE)
+    if settings.exists():
+        sys.exit(f"{settings} would change every row of the proof. Move it away.")
 
 
 def prepare_acdc(source: Path, device: str) -> None:
@@ -111,7 +115,7 @@ def prepare_acdc(source: Path, device: str) -> None:
     raw, preprocessed = (Path(os.environ[name], ACDC.name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     if not is_preprocessed(preprocessed / f"{ACDC.plans}_3d_fullres", raw):
         if not raw.is_dir():
-            shutil.copytree(source / ACDC.name, raw)
+            copy_folder(source / ACDC.name, raw)
         run("nnUNetv2_extract_fingerprint", "-d", ACDC.number)
         spacing = ("-overwrite_target_spacing", "10", "3", "3")
         run("nnUNetv2_plan_experiment", "-d", ACDC.number, *spacing, "-overwrite_plans_name", ACDC.plans)
@@ -119,7 +123,7 @@ def prepare_acdc(source: Path, device: str) -> None:
             shutil.copy(source / name, preprocessed)
         run("nnUNetv2_preprocess", "-d", ACDC.number, "-c", "3d_fullres", "-plans_name", ACDC.plans)
     if not ACDC.teacher.is_dir():
-        shutil.copytree(source / "teacher" / ACDC.name / ACDC.teacher.name, ACDC.teacher)
+        copy_folder(source / "teacher" / ACDC.name / ACDC.teacher.name, ACDC.teacher)
     if ACDC.teacher_predicted:
         return
     # not by `nnUNetv2_train --val`: the checkpoint has no optimizer state

@@ -17,7 +17,7 @@ from hippocampus import add_rows
 from proof_datasets import FOLD, QUEUE, Dataset
 from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
 
-from nnunet_kd.errors import NnunetKdError
+from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import evaluate_folder
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -97,17 +97,18 @@ def keep(name: str, target: Path) -> list[str]:
         What could not be kept, in words.
     """
     name_origins(name)
-    seeds = kept_seeds(name, target)
+    target.mkdir(parents=True, exist_ok=True)
     failed = []
     for one in finished_trainings(name):
-        if one.seed in seeds.get(one.row, ()):
-            continue
-        try:
-            keep_training(name, one, target)
-        except (NnunetKdError, OSError, SystemExit) as error:
-            failed.append(f"{name}, {one.row}, seed {one.seed}: {error}")
-        else:
-            print(f"kept: {name}, {one.row}, seed {one.seed}", flush=True)
+        with FileLock(target / ".keep.lock"):  # `proof.py keep` may run beside `train`
+            if one.seed in kept_seeds(name, target).get(one.row, ()):
+                continue
+            try:
+                keep_training(name, one, target)
+            except (Exception, SystemExit) as error:  # the others do not need it
+                failed.append(f"{name}, {one.row}, seed {one.seed}: {error or type(error).__name__}")
+            else:
+                print(f"kept: {name}, {one.row}, seed {one.seed}", flush=True)
     return failed
 
 
@@ -115,17 +116,18 @@ def keep_training(name: str, one: Training, target: Path) -> None:
     """Everything of one training; its values come last, since what is in them is not looked at again."""
     dataset, place = QUEUE[name], target / f"proof-{name}"
     origin = read_origin(one.folder)
-    assert origin is not None  # see name_origins
+    if origin is None:
+        raise DataError(f"nothing says which code {one.folder} was trained with")
     check_origin(origin, origins_kept(target))
+    place.mkdir(parents=True, exist_ok=True)
+    checkpoint = read_checkpoint(one.folder / FINAL, in_memory=False)
+    keep_settings(one.row, checkpoint, place)
     path = place / CASES_BY_SEED
     values = read_kept([path]) if path.is_file() else {}
     values.setdefault("teacher", {None: teacher_values(dataset, target)})
     values.setdefault(one.row, {})[one.seed] = evaluate(dataset, one.folder / "validation")
-    place.mkdir(parents=True, exist_ok=True)
-    checkpoint = read_checkpoint(one.folder / FINAL, in_memory=False)
     add_rows(place / "epochs.csv", EPOCH_COLUMNS, epoch_rows(one, checkpoint))
     add_rows(place / "runs.csv", RUN_COLUMNS, [run_row(one, checkpoint, origin)])
-    keep_settings(one, checkpoint, place)
     if name == "hippocampus" and one.seed == SHOWN_SEED:
         with open_model(one.folder.parent, (FOLD,)) as model:
             options = FolderOptions(licence=LICENCE, overwrite=True)
@@ -142,7 +144,7 @@ def run_row(one: Training, checkpoint: dict[str, Any], origin: dict[str, str]) -
     soft = (settings["objectives"] or {}).get("soft") or {}
     return (
         *(one.row, str(one.seed), *(origin[column] for column in COLUMNS), sha256(one.folder / FINAL)),
-        *(teacher_hash(settings), str(soft.get("maps") or ""), str(record.starts)),
+        *(teacher_hash(settings), Path(str(soft.get("maps") or "")).name, str(record.starts)),
         *(f"{sum(seconds):.0f}", f"{record.command_seconds:.0f}", f"{statistics.median(seconds):.3g}"),
         *(f"{mean_share(checkpoint[ENTRY].get(CLIPPED) or []):.4f}", without_paths(shlex.join(record.command))),
     )
@@ -168,19 +170,28 @@ def epoch_rows(one: Training, checkpoint: dict[str, Any]) -> list[tuple[str, ...
     return found
 
 
-def keep_settings(one: Training, checkpoint: dict[str, Any], place: Path) -> None:
-    """All settings of a row, once; its trainings differ by their seed."""
-    path = place / "settings" / f"{one.row}.yaml"
+def keep_settings(row: str, checkpoint: dict[str, Any], place: Path) -> None:
+    """All settings of a row, once; its trainings differ by their seed alone.
+
+    Raises:
+        DataError: another training of the row has other settings.
+    """
+    path = place / "settings" / f"{row}.yaml"
     path.parent.mkdir(exist_ok=True)
     shared = {name: value for name, value in checkpoint[ENTRY]["settings"].items() if name != "seed"}
-    text = without_paths(yaml.safe_dump(shared, sort_keys=False)).encode()
-    write_atomically(path, lambda file: file.write(text))
+    text = without_paths(yaml.safe_dump(shared, sort_keys=False))
+    if path.is_file() and path.read_text() != text:
+        raise DataError(f"its settings are not those of {path}, which other trainings of the row have")
+    write_atomically(path, lambda file: file.write(text.encode()))
 
 
 def without_paths(text: str) -> str:
-    """nnU-Net's folders by the names of their variables."""
-    for name in ROOTS:
-        text = text.replace(str(Path(os.environ[name])), f"${name}")
+    """nnU-Net's folders by the names of their variables, also where links were followed."""
+    places = {
+        str(place): name for name in ROOTS for place in (Path(os.environ[name]), Path(os.environ[name]).resolve())
+    }
+    for place in sorted(places, key=len, reverse=True):
+        text = text.replace(place, f"${places[place]}")
     return text
 
 

@@ -47,6 +47,8 @@ from nnunet_kd.workflows.sweep.runs import assignments
 
 MEASURED = ("hippocampus", "acdc", "hippocampus-objectives")
 ITERATIONS, ROUNDS, STARTS = 100, 3, 3
+BUSY = 0.7
+"""Load average of the last minute above which something else runs."""
 TUNED = {"freekd": "prompt_iterations"}
 """Methods whose first iterations are others than the rest, with the setting that says how many."""
 
@@ -105,7 +107,7 @@ def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
     """Of ``nnunet-kd soften`` for all cases of the fold, beside the maps that the rows then read."""
     end_if_failed(soften(dataset, mirroring, "cpu"))
     preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
-    with tempfile.TemporaryDirectory(dir=preprocessed.parent.parent) as folder:
+    with tempfile.TemporaryDirectory(dir=preprocessed.parent) as folder:
         beside = Path(folder, dataset.name)
         beside.mkdir()
         for path in preprocessed.iterdir():
@@ -163,7 +165,7 @@ def measure(name: str, description: SweepDescription) -> dict[str, Any]:
     for row, variant in rows.items():
         made = sum(softened[choice] for choice in soft_label_choices([variant]))
         count, tuned = tuning.get(row, (0, 0.0))
-        once = setup[row] + made + max(0.0, tuned - count * each[row])
+        once = setup[row] + made + tuned - count * each[row]
         seconds = once + iterations * each[row]
         found[row] = {
             "once_seconds": once,
@@ -173,6 +175,17 @@ def measure(name: str, description: SweepDescription) -> dict[str, Any]:
             "plain_iterations": round((seconds - setup[PLAIN]) / each[PLAIN]),
         }
     return {"iterations": iterations, "soften_seconds": sum(softened.values()), "start_seconds": start, "rows": found}
+
+
+def wait_until_idle() -> None:
+    """Until what ran before has left the load average; end if something else keeps running."""
+    for _ in range(30):
+        if os.getloadavg()[0] < BUSY:
+            return
+        time.sleep(10)
+    sys.exit(
+        f"something else runs on this machine (load average {os.getloadavg()[0]:.1f}). Minutes are measured alone."
+    )
 
 
 def main() -> None:
@@ -186,13 +199,17 @@ def main() -> None:
     prepare_environment(jobs=1)
     origin = present_origin(jobs=1, device="cpu")
     check_origin(origin, origins_kept(options.keep))
+    wait_until_idle()
     for name in options.only.split(","):
         if (description := described(name)) is None:
             print(f"{name}: not described yet (proof-{name}.yaml), so not measured")
             continue
+        path = options.keep / f"proof-{name}" / "minutes.json"
+        if path.is_file() and set(rows_of(name, description)) <= set(json.loads(path.read_text())["rows"]):
+            print(f"{name}: measured already ({path})")
+            continue
         check_teacher(QUEUE[name])
         found = {**origin, **measure(name, description)}
-        path = options.keep / f"proof-{name}" / "minutes.json"
         path.parent.mkdir(parents=True, exist_ok=True)
         text = json.dumps(found, indent=1)
         write_atomically(path, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]

@@ -13,6 +13,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import nnunet_kd
+from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processor import processor_name
@@ -22,37 +23,42 @@ ORIGIN = "origin.json"
 """In a sweep's folder: of the trainings that run; in a fold's folder: of that training."""
 CODE = ("nnunet_kd", "trainers", "plans")
 """What decides a training's numbers."""
-COMPARED = ("code", "workers", "nnunetv2", "torch")
+COMPARED = ("code", "workers", "device", "nnunetv2", "torch")
 """What all rows of the proof have in common. The other columns are written down only."""
-COLUMNS = (*COMPARED, "commit", "processor", "threads", "device", "numpy", "python")
+COLUMNS = (*COMPARED, "commit", "processor", "threads", "numpy", "python")
 LOADERS, THREADS = "nnUNet_n_proc_DA", "OMP_NUM_THREADS"
 
 
 def use_this_python() -> None:
     """This environment's commands before others, with bytecode: without it every process compiles all packages anew."""
-    os.environ.pop("PYTHONDONTWRITEBYTECODE", None)
+    for name in ("PYTHONDONTWRITEBYTECODE", LOADERS):  # nnU-Net's planning refuses 0 loader processes
+        os.environ.pop(name, None)
     os.environ["PATH"] = f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"
 
 
 def prepare_environment(jobs: int) -> None:
     """Set what trainings take from the environment; end where the caller's contradicts the protocol.
 
-    No loader processes, so that a seed's batches are always the same; nnU-Net's planning refuses that number. Few processes that
-    write segmentations.
+    No loader processes, so that a seed's batches are always the same. Few processes that write segmentations. No settings from
+    elsewhere than the sweeps' files. All threads that a training's share of the cores allows.
     """
-    use_this_python()
-    if os.environ.setdefault(LOADERS, "0") != "0":
-        sys.exit(f"{LOADERS}={os.environ[LOADERS]}: the proof's trainings have no loader processes. Unset it.")
-    share = max(1, usable_cores() // jobs)
-    if (threads := os.environ.get(THREADS, "")) and int(threads) > share:
+    if (loaders := os.environ.get(LOADERS, "0")) != "0":
+        sys.exit(f"{LOADERS}={loaders}: the proof's trainings have no loader processes. Unset it.")
+    share = str(max(1, usable_cores() // jobs))
+    if (threads := os.environ.get(THREADS, share)) != share:
         sys.exit(f"{THREADS}={threads}: {jobs} trainings at once have {share} each on this machine. Unset it.")
+    for name in (CONFIG_VARIABLE, SET_VARIABLE):
+        if name in os.environ:
+            sys.exit(f"{name} is set, but every row of the proof sets all that is its own. Unset it.")
+    use_this_python()
+    os.environ[LOADERS] = "0"
     os.environ.setdefault("nnUNet_def_n_proc", "2")
 
 
 def present_origin(jobs: int, device: str) -> dict[str, str]:
     """Of trainings that start now; ends if the code is not that of this clone, or is not committed."""
     installed = Path(nnunet_kd.__file__).resolve()
-    if not installed.is_relative_to(HERE.parent):
+    if installed.parent != HERE.parent / "nnunet_kd":  # an installation that is not editable has older code
         sys.exit(f"the installed package is {installed}, not that of this clone, whose commit is written down.")
     if changed := git("status", "--porcelain", "--", *CODE):
         sys.exit(f"not committed:\n{changed}\nTrain from a clean clone, so that every run's commit can be recorded.")
@@ -60,11 +66,11 @@ def present_origin(jobs: int, device: str) -> dict[str, str]:
     return {
         "code": hashlib.sha256(trees.encode()).hexdigest()[:16],
         "workers": os.environ[LOADERS],
+        "device": device_name(device),
         **{name: version(name) for name in ("nnunetv2", "torch")},
         "commit": git("rev-parse", "HEAD"),
         "processor": processor_name(),
         "threads": os.environ.get(THREADS) or str(max(1, usable_cores() // jobs)),
-        "device": device_name(device),
         "numpy": version("numpy"),
         "python": sys.version.split()[0],
     }

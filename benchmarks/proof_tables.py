@@ -61,7 +61,7 @@ def core_table(proof: Proof) -> Table:
             "Dice: difference",
             "95% interval",
             "p (Welch, Holm)",
-            "found at 80% power",
+            "found with 80% power at 1%",
             "Share of the gap",
             "Minutes",
             "Minutes, shared by five",
@@ -114,7 +114,7 @@ def targets(proof: Proof) -> list[str]:
             f"{fixed(proof.teacher - best)} Dice below the teacher (target: {TARGETS[proof.name]})."
         )
     longest = f"{PLAIN}-4x"
-    if longest in proof.rows and INHERITED in proof.rows:
+    if longest in proof.rows and INHERITED in proof.rows and proof.minutes:
         own, other = (float(np.mean(proof.values(row))) for row in (INHERITED, longest))
         minutes = proof.minutes_of(INHERITED), proof.minutes_of(PLAIN, 4)
         told.append(
@@ -127,12 +127,16 @@ def targets(proof: Proof) -> list[str]:
 def single_table(proof: Proof) -> Table | None:
     """Rows that are trained once, without p values; ``None`` if there is none."""
     shown = [row for row in (*OBJECTIVES, *LONG) if row in proof.rows]
-    header = ("Row", *(metric.heading for metric in SHOWN), "Minutes")
-    rows = tuple(
-        (row, *(mean(proof, row, metric) for metric in SHOWN), DASH if np.isnan(took) else f"{took:.1f}")
-        for row, took in ((row, proof.minutes_of(row)) for row in shown)
-    )
-    return Table(f"{DATASETS[proof.name]}: one training each", header, rows) if rows else None
+    header = ("Row", *(metric.heading for metric in SHOWN), "Minutes", "Plain at these minutes")
+    rows = []
+    for row in shown:
+        took = proof.minutes_of(row)
+        told = (
+            DASH if np.isnan(took) else f"{took:.1f}",
+            DASH if np.isnan(proof.plain_at(took)) else fixed(proof.plain_at(took)),
+        )
+        rows.append((row, *(mean(proof, row, metric) for metric in SHOWN), *told))
+    return Table(f"{DATASETS[proof.name]}: one training each", header, tuple(rows)) if rows else None
 
 
 def interval_over_cases(proof: Proof, row: str) -> tuple[float, float]:
@@ -169,8 +173,8 @@ def notes(proof: Proof, found: Mapping[tuple[str, str], Difference]) -> str:
     if proof.best is not None and (best := found.get((proof.best, LONGER))) is not None:
         told.append(
             f"The best row against plain at its minutes: {signed(best.difference)} Dice, 95% interval "
-            f"{interval_text(best.interval)}, p {p_value(best.holm_p)} with Holm. At 80% power the test finds "
-            f"{fixed(best.detectable)} Dice."
+            f"{interval_text(best.interval)}, p {p_value(best.holm_p)} with Holm. With a power of 80% at 1% the "
+            f"test finds {fixed(best.detectable)} Dice."
         )
     if proof.best is not None and len(proof.rows.get(proof.best, ())) > 1:
         p, low = not_inferior(proof.values(proof.best), proof.teacher, MARGIN)
@@ -178,6 +182,8 @@ def notes(proof: Proof, found: Mapping[tuple[str, str], Difference]) -> str:
     told += targets(proof)
     if empty := missed(proof):
         told.append(f"HD95 leaves out structures that were missed altogether, a training on average: {empty}.")
+    if proof.minutes and any(np.isnan(proof.plain_at(proof.minutes_of(row))) for row in proof.trained):
+        told.append("Where plain at these minutes is a dash, no plain student was trained as long.")
     if proof.name == "acdc":
         told.append("Millimetres are nominal: the data's spacings are lost.")
     if proof.not_run:
@@ -188,7 +194,7 @@ def notes(proof: Proof, found: Mapping[tuple[str, str], Difference]) -> str:
 def missed(proof: Proof) -> str:
     """Rows with structures that HD95 is not defined for because nothing was predicted, with how many a training has."""
     counts = {}
-    for row in proof.trained:
+    for row in proof.rows:
         every = [one.values[HD95.name][one.values[DICE.name] == 0] for one in proof.rows[row].values()]
         counts[row] = float(np.mean([np.isnan(values).sum() for values in every]))
     return ", ".join(f"{row} {count:.1f}" for row, count in counts.items() if count)

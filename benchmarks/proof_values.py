@@ -26,10 +26,14 @@ TEACHER, PLAIN, INHERITED, LONGER = "teacher", "plain", "inherited", "plain-long
 CORE = (PLAIN, "random-dcd", INHERITED, "inherited-soft", "inherited-dcd", "inherited-soft-dcd", LONGER)
 BEST: str | None = None
 """The row that is named best on fold 5, before fold 0 is trained with it."""
+TRAININGS = {"hippocampus": 6, "acdc": 4}
+"""Of each core row."""
 CURVES = {"hippocampus": (0.5, 1, 2, 4), "acdc": (1, 2)}
 """Shares of the budget."""
 OBJECTIVES = ("fgbvd", "figkd", "fopro", "fitnet", "cwd", "ifvd", "logits", "freekd")
 LONG = ("plain-20000", "inherited-20000", "best-20000")
+LONG_SHARE = 10
+"""Of the hippocampus budget."""
 SHARING = 5
 """Students that one start and one set of soft labels serve."""
 PATIENT = re.compile(r"patient\d+")
@@ -73,10 +77,19 @@ class Proof:
 
     @property
     def not_run(self) -> list[str]:
-        """Rows of the protocol without trainings."""
-        shares = (f"{row}-{share:g}x" for share in CURVES[self.name] if share != 1 for row in (PLAIN, INHERITED))
+        """Rows of the protocol without trainings, or with fewer than it names."""
+        lacking = []
+        for row, wanted in self.wanted.items():
+            found = len(self.rows.get(row, ()))
+            lacking += [row] if not found else [f"{row} ({found} of {wanted})"] if found < wanted else []
+        return lacking
+
+    @property
+    def wanted(self) -> dict[str, int]:
+        """The protocol's rows with their trainings."""
+        shares = [f"{row}-{share:g}x" for share in CURVES[self.name] if share != 1 for row in (PLAIN, INHERITED)]
         more = (*OBJECTIVES, *LONG) if self.name == "hippocampus" else ()
-        return [row for row in (*CORE, *shares, *more) if row not in self.rows]
+        return {**dict.fromkeys(CORE, TRAININGS[self.name]), **dict.fromkeys(shares, 3), **dict.fromkeys(more, 1)}
 
     @property
     def teacher(self) -> float:
@@ -92,6 +105,8 @@ class Proof:
             sharing: how many students the start and the soft labels are for.
         """
         known = self.minutes.get("rows", {})
+        if row in LONG:
+            row, share = {LONG[0]: PLAIN, LONG[1]: INHERITED}.get(row, self.best or ""), LONG_SHARE
         if row == LONGER and self.longer is not None:
             share, row = self.longer / self.minutes.get("iterations", float("nan")), PLAIN
         if row not in known:
@@ -108,7 +123,7 @@ class Proof:
             if name in self.rows:
                 found[self.minutes_of(row, share)] = self.values(name)
         if row == PLAIN and LONGER in self.rows:
-            found[self.minutes_of(LONGER)] = self.values(LONGER)
+            found.setdefault(self.minutes_of(LONGER), []).extend(self.values(LONGER))
         return dict(sorted(found.items()))
 
     def plain_at(self, minutes: float) -> float:
@@ -124,7 +139,7 @@ def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptio
     """What lies in ``kept/proof-NAME`` and in ``kept/proof-NAME-*``.
 
     Raises:
-        ValueError: the minutes were measured with other code than the trainings.
+        ValueError: the minutes were measured with other code than the trainings, or on more than one machine.
     """
     folders = sorted(kept.glob(f"proof-{name}*"))
     found = read_kept([folder / CASES_BY_SEED for folder in folders if (folder / CASES_BY_SEED).is_file()])
@@ -135,6 +150,9 @@ def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptio
     codes = {one["code"] for one in measured} | {origin["code"] for path, origin in origins_kept(kept)}
     if len(codes) > 1:
         raise ValueError(f"trainings and minutes below {kept} come from different code: {', '.join(sorted(codes))}")
+    machines = {(one["processor"], one["threads"], one["torch"]) for one in measured}
+    if len(machines) > 1:
+        raise ValueError(f"minutes of {name} are of different machines or PyTorch: {sorted(machines)}")
     minutes: dict[str, Any] = {}
     if measured:  # the core's come last, and count where rows are measured twice
         minutes = {**measured[-1], "rows": {row: one for each in measured for row, one in each["rows"].items()}}

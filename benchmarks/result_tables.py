@@ -150,7 +150,8 @@ def compared_runs(folder: Path, comparison: Rows, file: str) -> Rows:
     """What is kept of the runs behind a comparison: rows of ``runs.csv`` or ``epochs.csv``."""
     options = COMPARISONS[str(folder.relative_to(KEPT))]
     seeds = options[options.index("--seeds") + 1].split(",")
-    rows = [row for row in read(folder.parent / file) if row["seed"] in seeds]
+    kept = [row for row in read(folder.parent / file) if row["seed"] in seeds]
+    rows = sorted(kept, key=lambda row: seeds.index(row["seed"]))  # of all methods in the same order
     return [row for method in methods(comparison) for row in rows if row["variant"] == method]
 
 

@@ -9,6 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import proof_statistics
 import pytest
 import yaml
 from draw_proof import draw_minutes, draw_trainings
@@ -72,6 +73,19 @@ def test_the_share_of_the_gap_by_hand() -> None:
     assert recovered_share((86.0, 86.0), (84.0, 84.0), 88.0) == (0.5, (0.5, 0.5))
 
 
+@pytest.mark.parametrize(("trainings", "least"), [(4, 0.85), (6, 0.86)])
+def test_how_often_the_bootstrap_holds_the_true_share(
+    trainings: int, least: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proof_statistics, "RESAMPLES", 999)
+    generator, found = np.random.default_rng(0), []
+    for _ in range(300):
+        plain, row = generator.normal(85, 0.35, trainings), generator.normal(87.3, 0.25, trainings)
+        _, (low, high) = recovered_share(row, plain, 88.0)
+        found.append(low <= 2.3 / 3 <= high)
+    assert least - 0.03 < np.mean(found) < 0.95
+
+
 def test_the_bootstrap_varies_as_means_of_trainings_do() -> None:
     values = np.array([83.0, 84.0, 85.0, 86.0])
     _, (low, high) = recovered_share(values, (80.0, 80.0), 90.0)
@@ -80,7 +94,7 @@ def test_the_bootstrap_varies_as_means_of_trainings_do() -> None:
 
 
 MINUTES = {
-    "code": "a",
+    **{"code": "a", "processor": "one", "threads": "2", "torch": "2"},
     "iterations": 3000,
     "rows": {
         "plain": {"once_seconds": 10, "shareable_seconds": 0, "seconds_per_100": [20, 18, 19]},
@@ -136,6 +150,9 @@ def test_minutes_of_other_code_are_refused(kept: Proof, tmp_path: Path) -> None:
     (tmp_path / "proof-acdc-curves" / "minutes.json").write_text(json.dumps({**MINUTES, "code": "b"}))
     with pytest.raises(ValueError, match="different code"):
         read_proof("acdc", tmp_path)
+    (tmp_path / "proof-acdc-curves" / "minutes.json").write_text(json.dumps({**MINUTES, "processor": "another"}))
+    with pytest.raises(ValueError, match="different machines"):
+        read_proof("acdc", tmp_path)
 
 
 def test_a_patients_volumes_count_once(kept: Proof) -> None:
@@ -158,7 +175,9 @@ def test_the_table_says_what_was_found_and_what_was_not_run(kept: Proof, tmp_pat
     assert "Not inferior to the teacher" in table.note
     for name in ("random-dcd", "inherited-soft-dcd", "inherited-2x"):
         assert name in table.note.split("Not run:")[1]
-    assert "plain-2x" not in table.note
+    assert "plain-2x (1 of 3)" in table.note
+    assert "plain (" not in table.note
+    assert "no plain student was trained as long" not in table.note
     write_tables(kept, tmp_path)
     with (tmp_path / "tests.csv").open(newline="") as file:
         assert [(row["row"], row["baseline"]) for row in csv.DictReader(file)] == [
@@ -194,5 +213,7 @@ def test_structures_that_were_missed_are_counted(kept: Proof) -> None:
 
 def test_pictures_show_every_row(kept: Proof, tmp_path: Path) -> None:
     for name, draw in (("minutes", draw_minutes), ("trainings", draw_trainings)):
-        draw([kept], tmp_path / f"{name}.png")
+        figure = draw([kept], tmp_path / f"{name}.png")
         assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        drawn = sum(len(line.get_xdata()) for line in figure.axes[0].lines if line.get_marker() == "o")
+        assert drawn == (13 if name == "minutes" else 12)  # trainings: three rows of four, and one of twice the length
