@@ -24,6 +24,7 @@ from torch.nn.utils import convert_conv3d_weight_memory_format
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.models.plans import build_meta_network, reduce_plans
+from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 from nnunet_kd.training.patches import patch_count
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape
@@ -36,7 +37,7 @@ SIDES = ("start", "plain step")
 def start(shape: Shape, device: torch.device) -> dict[str, Any]:
     """Seconds, peak memory and patches of one start."""
     plans, settings = shape.plans, InheritanceSettings()
-    channels, heads = len(shape.dataset_json["channel_names"]), len(shape.dataset_json["labels"])
+    channels, heads = len(channel_names(shape.dataset_json)), len(shape.dataset_json["labels"])
     before = resident_bytes()
     torch.manual_seed(0)
     networks = [

@@ -16,6 +16,7 @@ from rich.markup import escape
 from nnunet_kd import __version__
 from nnunet_kd.errors import DataError, MissingRequirement, NnunetKdError, NnunetKdWarning
 from nnunet_kd.system.names import name_as_text, name_problem
+from nnunet_kd.system.requirements import REQUIRED
 
 app = typer.Typer(
     name="nnunet-kd",
@@ -24,9 +25,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-
-REQUIRED = ("nnunetv2", "torch", "dynamic_network_architectures", "sklearn")
-"""Imported by commands when they run, so that those which need none of it work without."""
 
 
 def _print_version(wanted: bool) -> None:
@@ -106,7 +104,7 @@ def main() -> None:
     except NnunetKdError as error:
         _stop(error)
     except ModuleNotFoundError as error:
-        if str(error.name).partition(".")[0] not in REQUIRED:
+        if error.name not in REQUIRED:  # a part of it may be missing through a mistake of ours
             raise
         _stop(MissingRequirement(f"{error}. `nnunet-kd doctor` says which packages are missing and how to get them."))
     except UnicodeEncodeError as error:

@@ -9,6 +9,7 @@ import typer
 
 from nnunet_kd.cli.comparison_output import write_and_show
 from nnunet_kd.cli.options import option
+from nnunet_kd.system.files import check_output
 
 
 def combine(
@@ -30,7 +31,7 @@ def combine(
     output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""
-    from nnunet_kd.workflows.comparison import check_output, combine_kept
+    from nnunet_kd.workflows.comparison import combine_kept
     from nnunet_kd.workflows.sweep.description import parse_seeds
 
     check_output(output)

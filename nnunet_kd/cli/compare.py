@@ -19,6 +19,7 @@ from nnunet_kd.cli.evaluate import (
 )
 from nnunet_kd.cli.options import option
 from nnunet_kd.nnunet.folds import parse_fold
+from nnunet_kd.system.files import check_output
 
 
 def compare(
@@ -71,7 +72,7 @@ def compare(
     """Tables with means, errors and significance, and a report.html that opens offline."""
     from nnunet_kd.evaluation.metrics import MetricOptions
     from nnunet_kd.nnunet.datasets import default_processes
-    from nnunet_kd.workflows.comparison import ComparisonRequest, check_output, compare_predictions
+    from nnunet_kd.workflows.comparison import ComparisonRequest, compare_predictions
 
     if fold is not None:
         parse_fold(fold)

@@ -24,8 +24,7 @@ from nnunet_kd.nnunet.environment import (
 from nnunet_kd.nnunet.folds import parse_fold
 from nnunet_kd.system.cores import usable_cores
 from nnunet_kd.system.counts import counted
-
-PACKAGES = ("nnunet-kd", "nnunetv2", "torch", "dynamic-network-architectures", "PyWavelets", "ptwt", "numpy")
+from nnunet_kd.system.requirements import REQUIRED
 
 
 def doctor(
@@ -43,11 +42,13 @@ def doctor(
     def check(label: str, look: Callable[[], str]) -> None:
         try:
             console.print(f"[green]ok[/]       {label}: {escape(look())}", soft_wrap=True)
-        except (NnunetKdError, ImportError, OSError) as error:  # a package that is missing, or a part of it that is
+        except (NnunetKdError, ImportError, OSError) as error:
+            if isinstance(error, ImportError) and not _is_of_installation(error):
+                raise
             problems.append(label)
             console.print(f"[bold red]missing[/]  {label}: {escape(str(error))}", soft_wrap=True)
 
-    for package in PACKAGES:
+    for package in ("nnunet-kd", *REQUIRED.values()):
         check(package, lambda package=package: _version(package))  # type: ignore[misc]
     check("Python", platform.python_version)
     check("device", _device)
@@ -63,6 +64,13 @@ def doctor(
             f"{counted(len(problems), 'check')} failed: {', '.join(problems)}. See above what to do."
         )
     console.print("Everything is in place.")
+
+
+def _is_of_installation(error: ImportError) -> bool:
+    """Whether a required package is missing, or there but cannot be loaded, for lack of a system's library for example."""
+    if isinstance(error, ModuleNotFoundError):
+        return error.name in REQUIRED
+    return str(error.name).partition(".")[0] in REQUIRED
 
 
 def _version(package: str) -> str:

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Sequence
+import shlex
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 
 from nnunet_kd.cli.options import option
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import find_trainer, preprocessed_dataset, required_folder
 
 if TYPE_CHECKING:
@@ -45,10 +47,20 @@ def check_device(device: str) -> None:
 
 
 def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequence[str]) -> None:
-    """Options to environment variables, which the trainer reads whoever builds it."""
-    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
+    """Options to environment variables, which the trainer reads whoever builds it.
+
+    Raises:
+        SettingsError: both ``teachers`` and ``assignments`` say where the teacher is.
+    """
+    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments
 
     given = list(assignments)
+    named = parse_assignments(given).get("teacher") if teachers else None
+    if named is not None and (len(teachers) > 1 or not isinstance(named, Mapping) or named.get("path") is not None):
+        raise SettingsError(
+            f"both -t {shlex.quote(teachers[0])} and --set teacher say which teacher is meant. Leave one of them out; with "
+            f"several teachers, --set teacher='[{{path: ..., trusted: ...}}, ...]' says all of each."
+        )
     paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers]
     if len(paths) == 1:
         given.append(f"teacher.path={json.dumps(paths[0])}")

@@ -11,7 +11,7 @@ from typing import Any
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import TeacherError
+from nnunet_kd.errors import DataError, TeacherError
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.resampling import resampling_defaults
 
@@ -41,9 +41,11 @@ class DataDescription:
 
     @property
     def channels(self) -> tuple[str, ...]:
-        """Names of the image's channels, in the order of their files."""
-        named = self.dataset.get("modality") or self.dataset.get("channel_names")
-        return tuple(channel_names(self.dataset)) if named else ()
+        """Names of the image's channels, in the order of their files; empty if there are none."""
+        try:
+            return tuple(channel_names(self.dataset))
+        except DataError:
+            return ()
 
     @property
     def schemes(self) -> tuple[str, ...]:

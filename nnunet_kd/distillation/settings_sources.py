@@ -101,13 +101,21 @@ def _yaml_value(value: str, assignment: str) -> Any:
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
-    """``over`` laid over ``base``, mapping by mapping; neither is changed."""
+    """``over`` laid over ``base``, mapping by mapping; neither is changed.
+
+    A teacher's ``trusted`` is for the path that it stands with; another path does not inherit it.
+    """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if key == "teacher" and isinstance(value, str):
             value = {"path": value}
-        merged[key] = merge(old, value) if isinstance(old, Mapping) and isinstance(value, Mapping) else value
+        if not isinstance(old, Mapping) or not isinstance(value, Mapping):
+            merged[key] = value
+            continue
+        if key == "teacher" and old.get("path") not in (None, value.get("path", old.get("path"))):
+            old = {name: said for name, said in old.items() if name != "trusted"}
+        merged[key] = merge(old, value)
     return merged
 
 

@@ -10,14 +10,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
 
-import torch
 from rich.progress import Progress
 
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.model_card import FoldSummary, summarise_fold, write_card
 from nnunet_kd.export.stock_trainer import stock_trainer_name
 from nnunet_kd.export.weights import check_weights
-from nnunet_kd.models.checkpoint import ENTRY
+from nnunet_kd.models.checkpoint import ENTRY, save_to
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.checkpoints import GRADIENT_SCALER, OPTIMIZER, TRAINER, trained_configuration
 from nnunet_kd.system.files import folder_beside, write_atomically
@@ -101,7 +100,10 @@ def _move_into_place(folder: Path, output: Path, temporary: Path) -> None:
     except BaseException:
         os.replace(old, output)
         raise
-    shutil.rmtree(old, ignore_errors=True)
+    if old.is_symlink():
+        old.unlink()  # what it points to is not the output
+    else:
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def _archive(folder: Path, name: str, file: BinaryIO) -> None:
@@ -127,7 +129,9 @@ def _fill(model: ModelFolder, folder: Path, options: FolderOptions) -> str:
             configurations.add(trained_configuration(checkpoint))
             validation = _copy_results(model.folder / f"fold_{fold}", target)
             summaries.append(summarise_fold(fold, checkpoint, validation))
-            torch.save(_stock_checkpoint(model, checkpoint, options), target / model.checkpoint)
+            stock = _stock_checkpoint(model, checkpoint, options)
+            with (target / model.checkpoint).open("wb") as file:
+                save_to(stock, file)
     if len(configurations) != 1:
         raise ModelError(f"the folds of {model.folder} are of several configurations: {', '.join(configurations)}.")
     _copy_cross_validation(model, folder)

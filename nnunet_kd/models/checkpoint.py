@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import lzma
 import math
 import time
 import zipfile
@@ -68,10 +69,10 @@ def save_with_entry(
     checkpoint[OPTIMIZER], learned = split_optimizer_state(checkpoint[OPTIMIZER])
     checkpoint[ENTRY] = {**entry, "optimizer": learned, "saved_at": time.time()}
     previous = path.with_name(PREVIOUS) if keep else None
-    write_atomically(path, lambda file: _save(checkpoint, file), keep_as=previous)
+    write_atomically(path, lambda file: save_to(checkpoint, file), keep_as=previous)
 
 
-def _save(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
+def save_to(checkpoint: Mapping[str, Any], file: BinaryIO) -> None:
     """``torch.save``, whose word for a full disk is RuntimeError.
 
     Raises:
@@ -107,6 +108,7 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         zipfile.BadZipFile,
         EOFError,
         zlib.error,
+        lzma.LZMAError,
         RuntimeError,
     ) as error:  # the last: encrypted, or no compression known
         raise CheckpointError(
@@ -166,8 +168,11 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
             content = read_checkpoint(path, in_memory=False)
         except CheckpointError as error:
             problems[path] = str(error)
-        else:
+            continue
+        if EPOCH in content:
             readable.append((content[EPOCH], content.get(ENTRY, {}).get("saved_at", 0.0), path))
+        else:
+            problems[path] = f"the checkpoint {path} does not say its epoch ({EPOCH}), as nnU-Net's do."
     if not readable:
         raise CheckpointError(
             f"no checkpoint in {folder} can be continued from. {' '.join(problems.values()) or 'There is none.'} "

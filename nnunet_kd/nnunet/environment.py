@@ -127,14 +127,21 @@ def _read_description(path: Path) -> dict[str, Any]:
 
 
 def channel_names(dataset_json: Mapping[str, Any]) -> list[str]:
-    """Names of a model's channels, in order; ``modality`` is what the first releases of nnU-Net v2 called them.
+    """Names of a model's channels, in order.
+
+    They stand under ``channel_names``, which nnU-Net plans by where it is there. The first releases of nnU-Net v2 called them
+    ``modality``, which may also be something else beside it, as in other formats.
 
     Raises:
-        KeyError: it has neither.
+        DataError: neither names a channel.
     """
-    named = (
-        dataset_json.get("modality") or dataset_json["channel_names"]
-    )  # nnU-Net counts the former where both are there
+    entries = [dataset_json.get(key) for key in ("channel_names", "modality")]
+    named = next((entry for entry in entries if isinstance(entry, Mapping) and entry), None)
+    if named is None:
+        raise DataError(
+            'a dataset.json names no channel: it needs "channel_names": {"0": "T1", "1": "T2"}, with a number and a name for '
+            "every channel. Add the entry to the dataset.json of the dataset or model."
+        )
     order = sorted(named, key=int) if all(str(number).isdigit() for number in named) else named
     return [str(named[number]) for number in order]
 

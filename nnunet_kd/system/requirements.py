@@ -1,4 +1,4 @@
-"""Optional requirements: imported where they are used, with an error that says how to install them."""
+"""Requirements that are imported where they are used, with an error that says how to install those that are optional."""
 
 from __future__ import annotations
 
@@ -8,6 +8,17 @@ from types import ModuleType
 
 from nnunet_kd.errors import MissingRequirement
 
+REQUIRED = {
+    "nnunetv2": "nnunetv2",
+    "torch": "torch",
+    "dynamic_network_architectures": "dynamic-network-architectures",
+    "pywt": "PyWavelets",
+    "ptwt": "ptwt",
+    "sklearn": "scikit-learn",
+    "scipy": "scipy",
+    "numpy": "numpy",
+}
+"""Module: the package that installs it. Imported by commands when they run, so that those which need none of it work without."""
 RUNTIME = "nnunet_kd_runtime"
 EXTRAS = {
     "onnx": "onnx",

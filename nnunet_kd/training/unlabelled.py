@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
-from nnunet_kd.nnunet.datasets import case_names, write_segmentation
+from nnunet_kd.distillation.soft_labels.student import unlabelled_cases_of, unlabelled_folder_of
+from nnunet_kd.nnunet.datasets import write_segmentation
 
 if TYPE_CHECKING:
     from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
@@ -28,11 +28,9 @@ def unlabelled_folder(trainer: nnUNetTrainer) -> Path:
 
 
 def unlabelled_cases(trainer: nnUNetTrainer) -> list[str]:
-    """Their names, sorted; empty if there are none, and for the second stage of a cascade.
-
-    Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases.
-    """
-    return [] if trainer.is_cascaded else case_names(unlabelled_folder(trainer))
+    """Their names, sorted; empty if there are none, and for the second stage of a cascade."""
+    cases = Path(str(trainer.preprocessed_dataset_folder))
+    return unlabelled_cases_of(cases, trainer.plans_manager.plans, trainer.configuration_name)
 
 
 def write_decision(trainer: nnUNetTrainer, case: str, decision: np.ndarray) -> None:

@@ -22,7 +22,6 @@ from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import Method, attach_runs, method_name, parse_method
 from nnunet_kd.evaluation.seeds import Trainings, seeds_told
 from nnunet_kd.evaluation.tables import Table, comparison_tables, joined
-from nnunet_kd.system.files import check_output as check_output
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processes import worker_pool
 from nnunet_kd.workflows.sweep.finished import FinishedSweep, find_finished

@@ -185,6 +185,9 @@ def test_doctor_names_packages_that_are_not_installed(folders: Path, monkeypatch
         (["--set", "reduction=9"], 4, "less than one of 8 channels"),
         (["-p", "nnUNetOtherPlans"], 4, "Plans found beside it: nnUNetPlans"),
         (["-device", "tpu"], 3, "cuda, cpu or mps"),
+        (["--set", "teacher=/a", "-t", "/b"], 3, "both -t /b and --set teacher say which teacher is meant"),
+        (["--set", "teacher.path=/a", "-t", "/b"], 3, "both -t /b and --set teacher"),
+        (["--set", "teacher.trusted=true", "-t", "/a", "-t", "/b"], 3, "both -t /a and --set teacher"),
     ],
 )
 def test_train_refuses_before_anything_is_written(tiny: dict, arguments: list[str], code: int, message: str) -> None:

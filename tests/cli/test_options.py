@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from typer.testing import CliRunner
 
 import nnunet_kd
 from nnunet_kd import cli
+from nnunet_kd.cli import doctor
 from nnunet_kd.cli.options import TABLE, parse_folds, repeated_folds
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.folds import parse_fold
@@ -202,10 +204,24 @@ HEAVY = ("torch", "nnunetv2", "sklearn", "scipy")
 """What takes seconds to import, and what commands do without until they run."""
 
 
+LACKING = """
+import ast, sys
+names = ast.literal_eval(sys.argv.pop(1))
+
+class Lacking:
+    def find_spec(self, name, path=None, target=None):
+        if name in names:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+sys.meta_path.insert(0, Lacking())
+"""
+
+
 def without(heavy: tuple[str, ...], code: str, *arguments: str) -> subprocess.CompletedProcess[str]:
     """Run code in a Python that lacks some packages."""
-    code = f"import sys; sys.modules.update(dict.fromkeys({heavy!r})); {code}"
-    return subprocess.run([sys.executable, "-c", code, *arguments], capture_output=True, text=True)
+    return subprocess.run(
+        [sys.executable, "-c", LACKING + code, repr(heavy), *arguments], capture_output=True, text=True
+    )
 
 
 def test_commands_load_pytorch_and_nnunet_when_they_run() -> None:
@@ -220,13 +236,50 @@ def test_doctor_says_what_is_missing_even_if_nearly_everything_is() -> None:
     start = "from nnunet_kd.cli import main; main()"
     finished = without(HEAVY, start, "doctor")
     assert finished.returncode == 6, finished.stderr
-    assert "missing  device: import of torch halted" in finished.stdout
+    assert "missing  device: No module named 'torch'" in finished.stdout
     assert "missing  nnUNetTrainerDCD: No module named 'nnunetv2" in finished.stdout
     assert "Traceback" not in finished.stderr
     other = without(HEAVY, start, "plan", "998")
     assert other.returncode == 6, other.stderr
     assert "`nnunet-kd doctor` says which packages are missing" in " ".join(other.stderr.split())
     assert "Traceback" not in other.stderr
+
+
+@pytest.mark.parametrize("error", [ModuleNotFoundError("part", name="torch.part"), ImportError("part", name="torch")])
+def test_an_import_that_fails_within_a_package_keeps_its_traceback(
+    error: ImportError, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> None:
+        raise error
+
+    monkeypatch.setattr(warnings, "showwarning", warnings.showwarning)  # which main replaces
+    monkeypatch.setattr(cli, "_register", lambda: None)
+    monkeypatch.setattr(cli, "app", fail)
+    with pytest.raises(ImportError, match="part"):
+        cli.main()
+
+
+@pytest.mark.parametrize(
+    ("error", "told"),
+    [
+        (ModuleNotFoundError("gone", name="torch"), True),
+        (ImportError("libcudart.so.12: cannot open shared object file", name="torch._C"), True),
+        (ModuleNotFoundError("gone", name="torch.part"), False),
+        (ImportError("gone", name="nnunet_kd.system"), False),
+    ],
+)
+def test_doctor_tells_faults_of_the_installation_alone(
+    error: ImportError, told: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail() -> str:
+        raise error
+
+    cli._register()
+    monkeypatch.setattr(doctor, "_device", fail)
+    monkeypatch.setattr(doctor, "trainer_names", list)
+    result = CliRunner().invoke(cli.app, ["doctor"])
+    assert (f"missing  device: {error}" in result.output) is told
+    assert (result.exception is error) is not told
 
 
 def test_version() -> None:

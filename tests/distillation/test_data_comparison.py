@@ -88,6 +88,8 @@ REGIONS = {"labels": {"background": 0, "whole": [1, 2], "core": [2]}, "regions_c
         ({"regions_class_order": [2, 1]}, {}, None),
         ({"channel_names": {"1": "PET", "0": "CT"}}, {}, None),
         ({"modality": {"0": "CT", "1": "PET"}}, {}, None),
+        ({"modality": ["CT"]}, {"modality": {"0": "MRI", "1": "MRI"}}, None),
+        ({"channel_names": {}}, {}, "input channels: teacher 0, student 2"),
         ({"name": "other", "numTraining": 9, "file_ending": ".mha"}, {}, None),
         ({"channel_names": {"0": "PET", "1": "CT"}}, {}, "channel names, in order: teacher PET, CT; student CT, PET"),
         ({"channel_names": {"0": "CT"}}, {}, "input channels: teacher 1, student 2"),

@@ -15,6 +15,7 @@ from nnunet_kd.distillation.settings_model import Schedule
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
+    merge,
     parse_assignments,
     read_settings_file,
     resolve_settings,
@@ -143,6 +144,16 @@ def test_a_teacher_may_be_just_a_path() -> None:
         settings = validate_settings({"teacher": value}, "x")
         assert [one.path for one in settings.teachers()] == ["/models/a"]
         assert settings.as_dict()["teacher"]["path"] == "/models/a"
+
+
+@pytest.mark.parametrize("other", ["/b", {"path": "/b"}])
+def test_trust_in_a_teacher_is_not_for_another(other: Any) -> None:
+    trusted = {"teacher": {"path": "/a", "fold": 1, "trusted": True}}
+    assert merge(trusted, {"teacher": other}) == {"teacher": {"path": "/b", "fold": 1}}
+    assert merge(trusted, {"teacher": {"path": "/b", "trusted": True}})["teacher"]["trusted"]
+    assert merge(trusted, {"teacher": "/a"}) == trusted
+    assert merge(trusted, {"teacher": {"fold": 0}})["teacher"] == {"path": "/a", "fold": 0, "trusted": True}
+    assert merge({"teacher": {"trusted": True}}, {"teacher": other})["teacher"] == {"path": "/b", "trusted": True}
 
 
 def test_several_teachers_are_a_list_or_folds() -> None:

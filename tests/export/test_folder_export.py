@@ -162,6 +162,15 @@ def test_what_was_there_comes_back_if_the_exchange_fails(
     assert list(tmp_path.iterdir()) == [output]
 
 
+def test_a_link_to_a_model_is_replaced_and_not_the_model(student: Path, tmp_path: Path) -> None:
+    output, link = export(student, tmp_path / "model", ("0",)), tmp_path / "link"
+    link.symlink_to(output)
+    export(student, link, ("1",), overwrite=True)
+    assert not link.is_symlink()
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["link", "model"]
+    assert [path.name for place in (link, output) for path in place.glob("fold_*")] == ["fold_1", "fold_0"]
+
+
 def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: Path) -> None:
     """Several teachers, first weights and soft labels; in `shrink`, all of them lie in its output folder."""
     model = shutil.copytree(student, tmp_path / FOLDER_NAME)
@@ -257,12 +266,15 @@ def test_command_line(student: Path, tmp_path: Path) -> None:
         assert (code, message in errors) == (expected, True), errors
 
 
-def test_a_full_disk_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "error", [OSError(28, "No space left on device"), RuntimeError("PytorchStreamWriter failed writing file data/0")]
+)
+def test_a_full_disk_is_named(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def full(*arguments: Any) -> None:
-        raise OSError(28, "No space left on device")
+        raise error
 
     monkeypatch.setattr(torch, "save", full)
-    with pytest.raises(MissingRequirement, match=r"out could not be written: .*No space left on device"):
+    with pytest.raises(MissingRequirement, match=r"out could not be written: .*(No space left|writing file)"):
         export(student, tmp_path / "out")
     assert list(tmp_path.iterdir()) == []
 

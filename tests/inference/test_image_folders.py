@@ -76,7 +76,15 @@ def test_a_reader_that_needs_nnunets_names(tmp_path: Path) -> None:
     assert found(tmp_path / "named", ["a_0000.tif"], pictures, Tiff3DIO()) == {"a": ["a_0000.tif"]}
 
 
-def test_channels_as_the_first_releases_called_them() -> None:
+def test_channels_by_either_name() -> None:
     assert channel_names({"modality": {"0": "CT"}}) == ["CT"]
     assert channel_names({"channel_names": {"1": "PET", "0": "CT", "10": "T1", "2": "T2"}}) == ["CT", "PET", "T2", "T1"]
-    assert channel_names({"modality": {"0": "CT"}, "channel_names": {"0": "a", "1": "b"}}) == ["CT"]
+    assert channel_names({"modality": {"0": "CT"}, "channel_names": {"0": "a"}}) == ["a"]  # as nnU-Net plans
+    assert channel_names({"modality": ["MRI"], "channel_names": {"0": "T1"}}) == ["T1"]
+    assert channel_names({"modality": {"0": "CT"}, "channel_names": {}}) == ["CT"]
+
+
+@pytest.mark.parametrize("dataset", [{}, {"modality": ["MRI"]}, {"channel_names": {}}, {"channel_names": "CT"}])
+def test_no_channels_are_told(dataset: dict[str, Any]) -> None:
+    with pytest.raises(DataError, match=r"names no channel.*Add the entry"):
+        channel_names(dataset)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import lzma
 import os
 import shutil
 import zipfile
@@ -121,6 +122,28 @@ def test_if_all_are_damaged_it_says_so(tiny: dict) -> None:
         continued(tiny, folder / "checkpoint_latest.pth")
     with pytest.raises(CheckpointError, match="cannot be read"):
         trainer("nnUNetTrainerDCD", tiny).load_checkpoint(str(folder / "checkpoint_best.pth"))
+
+
+def test_one_without_its_epoch_is_told_and_another_is_continued(tmp_path: Path) -> None:
+    torch.save({"network_weights": {}}, tmp_path / "checkpoint_latest.pth")
+    with pytest.raises(CheckpointError, match=r"latest\.pth does not say its epoch.*Without --c"):
+        newest_checkpoint(tmp_path)
+    torch.save({"current_epoch": 3}, tmp_path / "checkpoint_best.pth")
+    path, problems = newest_checkpoint(tmp_path)
+    assert (path.name, [one.name for one in problems]) == ("checkpoint_best.pth", ["checkpoint_latest.pth"])
+
+
+def test_a_damaged_compression_is_a_damaged_checkpoint(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint_final.pth"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("a", bytes(range(256)) * 64)
+    content = bytearray(path.read_bytes())
+    content[60:80] = b"\xff" * 20
+    path.write_bytes(content)
+    with zipfile.ZipFile(path) as archive, pytest.raises(lzma.LZMAError):
+        archive.testzip()
+    with pytest.raises(CheckpointError, match="no whole zip archive"):
+        read_checkpoint(path)
 
 
 def test_one_that_is_not_there_is_not_called_damaged(tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nn
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
+from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.distillation.soft_labels.maps import open_map, write_map
 from nnunet_kd.distillation.soft_labels.student import unlabelled_folder_of
@@ -28,6 +29,8 @@ from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders
+from nnunet_kd.workflows.sweep.checkpoints import SweepCheckpoints
+from nnunet_kd.workflows.sweep.description import SweepDescription
 from tests.conftest import make_plans
 from tests.training.tiny_training import CASES, NAME, SHORT, write_tiny_dataset
 
@@ -124,6 +127,9 @@ def test_from_the_command_to_the_step(kind: tuple[str, str, nnUNetDatasetBlosc2]
     folder = made.soft_labels
     assert folder is not None
     assert sorted(path.stem for path in folder.glob("*.b2nd")) == CASES[:4]
+    swept = SweepDescription(dataset="998", configuration=configuration, name="kinds", methods=["soft"], device="cpu")
+    planned = SweepCheckpoints(swept, made.dataset_json)
+    assert planned.soft_labels(SoftSettings(), made.settings, made.plans_manager.plans, 0).maps == str(folder)
     model = Path(os.environ["nnUNet_results"], NAME, f"nnUNetTrainer__nnUNetPlans__{configuration}")
     predictor = new_predictor(mirroring=False)
     load_predictor(ModelFolder(model, ("0",), "checkpoint_final.pth"), predictor)

@@ -15,7 +15,7 @@ from nnunet_kd.distillation.soft_labels.command import SoftenCommand
 from nnunet_kd.distillation.soft_labels.description import FOLDER, Description, data_of
 from nnunet_kd.distillation.soft_labels.images import PreprocessedImage
 from nnunet_kd.distillation.soft_labels.teachers import RunTeacher, StudentTeachers
-from nnunet_kd.nnunet.datasets import preprocessed_cases
+from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 
 
 @dataclass(frozen=True)
@@ -69,6 +69,19 @@ def unlabelled_folder_of(cases: Path) -> Path:
     Apart from the dataset's own, so that stock nnU-Net, other trainers and new splits never take their dummy labels for labels.
     """
     return cases.parent / "unlabelled" / cases.name
+
+
+def unlabelled_cases_of(cases: Path, plans: Mapping[str, Any], configuration: str) -> list[str]:
+    """Cases without labels that a configuration trains on, by name, sorted; empty for the second stage of a cascade.
+
+    Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases.
+
+    Args:
+        cases: folder of the configuration's preprocessed cases; :func:`unlabelled_folder_of` it need not exist.
+        plans, configuration: of the student, or of its teacher: both have the same stages.
+    """
+    second_stage = PlansManager(dict(plans)).get_configuration(configuration).previous_stage_name is not None
+    return [] if second_stage else case_names(unlabelled_folder_of(cases))
 
 
 def student_of(

@@ -15,7 +15,7 @@ from nnunet_kd.distillation.settings import Settings, TeacherSettings
 from nnunet_kd.distillation.soft_labels.description import Description, SoftTeacher
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.teacher_source import TeacherSource, locate_teacher
-from nnunet_kd.errors import NnunetKdError, TeacherError
+from nnunet_kd.errors import ModelError, TeacherError
 from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.plans import provenance
 from nnunet_kd.nnunet.environment import STOCK_TRAINER
@@ -153,7 +153,7 @@ def other_teacher(description: Description, used: Sequence[RunTeacher]) -> RunTe
 def _digest_at(place: Path, teacher: SoftTeacher, configuration: str) -> str | None:
     inside = f"fold_{teacher.fold}/{teacher.checkpoint}"
     if is_archive(place):
-        with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked, contextlib.suppress(NnunetKdError):
+        with tempfile.TemporaryDirectory(prefix="nnunet_kd_teacher_") as unpacked, contextlib.suppress(ModelError):
             model = unpack_model(place, Path(unpacked), configuration, ("plans.json", "dataset.json", inside))
             return hash_of(model / inside)
         return None

@@ -5,17 +5,19 @@ from __future__ import annotations
 import os
 import shlex
 import shutil
-import subprocess
+import signal
 import sysconfig
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+from types import FrameType
 
 from rich.progress import BarColumn, Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from nnunet_kd.errors import MissingRequirement, RunFailed
 from nnunet_kd.system.files import free_space
+from nnunet_kd.system.sessions import handling_ends, running
 
 
 def script(name: str) -> str:
@@ -60,53 +62,67 @@ def run_with_progress(
 
     Raises:
         RunFailed: the command failed; with the end of its output and the log's path.
-        MissingRequirement: the log cannot be written; the command was ended.
+        MissingRequirement: the command cannot be started; or the log cannot be written, and the command was ended.
     """
     lines: list[tuple[float, str]] = []
     columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), TextColumn("{task.fields[state]}"))
-    try:
-        with (
-            log.open("w", buffering=1) as file,
-            Progress(*columns, TimeElapsedColumn()) as progress,
-            _running(command, variables) as process,
-        ):
-            task = progress.add_task(title, total=steps, state="")
-            assert process.stdout is not None
-            for line in process.stdout:
-                file.write(line)
-                lines.append((time.perf_counter(), line.rstrip()))
-                if is_step(line):
-                    done = progress.tasks[0].completed + 1
-                    progress.update(task, completed=done, state=f"{done:.0f}/{steps}")
-            code = process.wait()
-            if code == 0:
-                progress.update(task, total=steps or 1, completed=steps or 1, state="done")
-    except OSError as error:
-        raise MissingRequirement(
-            f"the output of {title!r} could not be written to {log}: {error}. {free_space(log.parent)}"
-        ) from error
+    with (
+        handling_ends(_end),
+        _log(log, title) as write,
+        Progress(*columns, TimeElapsedColumn()) as progress,
+        running(command, {**os.environ, **variables}) as process,
+    ):
+        task = progress.add_task(title, total=steps, state="")
+        assert process.stdout is not None
+        for line in process.stdout:
+            write(line)
+            lines.append((time.perf_counter(), line.rstrip()))
+            if is_step(line):
+                done = progress.tasks[0].completed + 1
+                progress.update(task, completed=done, state=f"{done:.0f}/{steps}")
+        code = process.wait()
+        if code == 0:
+            progress.update(task, total=steps or 1, completed=steps or 1, state="done")
     if code != 0:
         end = "\n".join(text for _, text in lines[-15:])
         raise RunFailed(f"{title} failed (exit code {code}): {shlex.join(command)}\n{end}\nThe whole output: {log}")
     return lines
 
 
+def _end(number: int, frame: FrameType | None) -> None:
+    """Whatever asks this process to end also ends the command, which no terminal reaches."""
+    if number == signal.SIGINT:
+        raise KeyboardInterrupt
+    raise SystemExit(128 + number)
+
+
 @contextmanager
-def _running(command: Sequence[str], variables: Mapping[str, str]) -> Iterator[subprocess.Popen[str]]:
-    """A command whose messages and errors are one stream of lines; it does not outlive the context."""
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-        errors="replace",
-        env={**os.environ, **variables, "PYTHONUNBUFFERED": "1"},
-    )
+def _log(path: Path, title: str) -> Iterator[Callable[[str], object]]:
+    """What writes to a log file, and says so if the disk refuses."""
+
+    def refused(error: OSError) -> MissingRequirement:
+        return MissingRequirement(
+            f"the output of {title!r} could not be written to {path}: {error}. {free_space(path.parent)}"
+        )
+
     try:
-        yield process
-    finally:
-        if process.poll() is None:
-            process.kill()
-        process.wait()
-        if process.stdout is not None:
-            process.stdout.close()
+        file = path.open("w", buffering=1)
+    except OSError as error:
+        raise refused(error) from error
+
+    def write(line: str) -> None:
+        try:
+            file.write(line)
+        except OSError as error:
+            raise refused(error) from error
+
+    try:
+        yield write
+    except BaseException:
+        with suppress(OSError):  # what could not be written is tried once more
+            file.close()
+        raise
+    try:
+        file.close()
+    except OSError as error:
+        raise refused(error) from error

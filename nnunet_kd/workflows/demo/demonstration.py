@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.models.plans import build_meta_network, parameter_count, read_plans
-from nnunet_kd.nnunet.environment import STOCK_TRAINER
+from nnunet_kd.nnunet.environment import STOCK_TRAINER, channel_names
 from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.nnunet.scoring import write_summary
 from nnunet_kd.system.files import check_output, write_atomically
@@ -212,4 +212,4 @@ class Demonstration:
 
 def _parameters(plans: dict[str, Any], description: dict[str, Any]) -> int:
     heads = PlansManager(plans).get_label_manager(description).num_segmentation_heads
-    return parameter_count(build_meta_network(plans, CONFIGURATION, len(description["channel_names"]), heads))
+    return parameter_count(build_meta_network(plans, CONFIGURATION, len(channel_names(description)), heads))

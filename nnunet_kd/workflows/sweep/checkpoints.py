@@ -13,13 +13,13 @@ from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import Settings, TeacherSettings
 from nnunet_kd.distillation.soft_labels.choice import choose_maps
-from nnunet_kd.distillation.soft_labels.student import student_of, unlabelled_folder_of
+from nnunet_kd.distillation.soft_labels.student import student_of, unlabelled_cases_of
 from nnunet_kd.distillation.starts.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.distillation.starts.student import pin_start
 from nnunet_kd.distillation.teacher import found_teacher, load_teacher
 from nnunet_kd.errors import TeacherError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
-from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
+from nnunet_kd.nnunet.datasets import preprocessed_cases
 from nnunet_kd.nnunet.environment import required_folder
 from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.sweep.description import SweepDescription
@@ -105,7 +105,7 @@ class SweepCheckpoints:
                 training, validation = (sorted(fold_cases(splits, str(fold), part)) for part in ("train", "val"))
             fitting = student_of(
                 cases, student, configuration, self._dataset_json, fold, training, validation,
-                case_names(unlabelled_folder_of(cases)), settings, required_folder("nnUNet_results"),
+                unlabelled_cases_of(cases, student, configuration), settings, required_folder("nnUNet_results"),
                 self._description.device,
             )  # fmt: skip
             self._soft_labels[key] = choose_maps(wanted, fitting).settings

@@ -18,6 +18,7 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256
+from nnunet_kd.system.sessions import handling_ends
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.record import (
     EPOCH_FINISHED,
@@ -239,14 +240,10 @@ class _EpochWatch:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[None]:
-    """Ctrl-C and a request to end become :class:`Stopped`; a closed terminal counts as one."""
+    """Ctrl-C and a request to end become :class:`Stopped`; a closed terminal counts as one, unless it is ignored."""
 
     def stop(number: int, frame: FrameType | None) -> None:
         raise Stopped(signal.Signals(number).name)
 
-    before = {number: signal.signal(number, stop) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
-    try:
+    with handling_ends(stop):
         yield
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)

@@ -11,7 +11,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from nnunet_kd.system.cores import usable_cores
-from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD, start
+from nnunet_kd.system.sessions import ending_signals, start
+from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD
 
 THREADS, LOADERS = "OMP_NUM_THREADS", "nnUNet_n_proc_DA"
 
@@ -88,10 +89,7 @@ class _Forwarding:
         self._tell()
 
     def __enter__(self) -> _Forwarding:
-        numbers = [signal.SIGINT, signal.SIGTERM]
-        if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:  # as nohup asks for
-            numbers.append(signal.SIGHUP)
-        self._before = {number: signal.signal(number, self._forward) for number in numbers}
+        self._before = {number: signal.signal(number, self._forward) for number in ending_signals()}
         return self
 
     def __exit__(self, *error: object) -> None:

@@ -66,20 +66,19 @@ def check_parameters(given: Mapping[str, Any]) -> tuple[str, dict[str, Any]]:
     parameters = {}
     for key, value in values.items():
         name = key.removeprefix("slurm_")
-        if name not in SHARED and own is not None and name not in own:
+        if name not in SHARED and name not in own:
             raise SettingsError(f"--slurm {key}: known are {', '.join(SHARED)}, and of SLURM {', '.join(own)}.")
         parameters[name if name in SHARED else f"slurm_{name}"] = value
     return cluster, parameters
 
 
-def _own_parameters() -> list[str] | None:
-    """SLURM's own names, as submitit lists them for itself alone; ``None`` where it does not: it then refuses unknown ones.
+def _own_parameters() -> list[str]:
+    """SLURM's own names, as submitit lists them for itself.
 
     Raises:
         MissingRequirement: submitit is not installed.
     """
-    listed = getattr(require("submitit").SlurmExecutor, "_valid_parameters", set)
-    return sorted(set(listed()) - {"nodes", "ntasks_per_node", "time"}) or None
+    return sorted(set(require("submitit").SlurmExecutor._valid_parameters()) - {"nodes", "ntasks_per_node", "time"})
 
 
 def submit(

@@ -2,19 +2,18 @@
 
 from __future__ import annotations
 
-import errno
-import subprocess
+import os
+import signal
 import sys
 import sysconfig
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from nnunet_kd.errors import MissingRequirement, RunFailed
-from nnunet_kd.workflows.demo import commands
 from nnunet_kd.workflows.demo.commands import run_with_progress, script
 from nnunet_kd.workflows.demo.demonstration import Demonstration
+from tests.workflows.sweep.test_execution import is_gone
 
 
 def test_commands_are_looked_for_in_turn(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -46,28 +45,39 @@ def test_what_is_missing_is_said_first(tmp_path: Path, monkeypatch: pytest.Monke
 
 
 @pytest.mark.parametrize(
-    ("error", "raised"),
-    [(OSError(errno.ENOSPC, "No space left on device"), MissingRequirement), (KeyboardInterrupt(), KeyboardInterrupt)],
+    ("ending", "raised"),
+    [("full disk", MissingRequirement), ("Ctrl-C", KeyboardInterrupt), ("closed terminal", SystemExit)],
 )
-def test_no_command_outlives_an_error(
-    error: BaseException, raised: type[BaseException], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    started: list[subprocess.Popen[str]] = []
-    original = subprocess.Popen
+def test_nothing_of_a_command_outlives_an_error(ending: str, raised: type[BaseException], tmp_path: Path) -> None:
+    pids = tmp_path / "pids"
+    worker = f"sleep 60 & echo $! $$ > {pids}; trap 'touch {tmp_path}/cleaned; exit 1' INT; echo begun; wait"
 
-    def start(*arguments: Any, **options: Any) -> subprocess.Popen[str]:
-        started.append(original(*arguments, **options))
-        return started[0]
+    def end(line: str) -> bool:
+        os.kill(os.getpid(), signal.SIGINT if ending == "Ctrl-C" else signal.SIGHUP)
+        return False
 
-    def fail(line: str) -> bool:
-        raise error
+    log = Path("/dev/full") if ending == "full disk" else tmp_path / "log"
+    before = signal.signal(signal.SIGHUP, signal.SIG_DFL)  # nohup may have had it ignored
+    try:
+        with pytest.raises(raised):
+            run_with_progress("wait", ["/bin/sh", "-c", worker], log, {}, steps=1, is_step=end)
+    finally:
+        signal.signal(signal.SIGHUP, before)
+    assert all(is_gone(int(pid)) for pid in pids.read_text().split())
+    assert (tmp_path / "cleaned").exists()
 
-    monkeypatch.setattr(commands.subprocess, "Popen", start)
-    with pytest.raises(raised):
-        run_with_progress(
-            "wait", ["/bin/sh", "-c", "echo begun; exec sleep 60"], tmp_path / "log", {}, steps=1, is_step=fail
-        )
-    assert started[0].returncode is not None
+
+def test_a_command_that_cannot_be_started_is_told(tmp_path: Path) -> None:
+    program = tmp_path / "program"
+    program.write_text("no program\n")
+    program.chmod(0o755)
+    with pytest.raises(MissingRequirement, match=r"program cannot be started: Exec format error\. .*install"):
+        run_with_progress("start", [str(program)], tmp_path / "log", {})
+
+
+def test_a_log_that_cannot_be_opened_is_told(tmp_path: Path) -> None:
+    with pytest.raises(MissingRequirement, match=r"the output of 'start' could not be written to .*log"):
+        run_with_progress("start", ["/bin/sh", "-c", "true"], tmp_path / "nowhere" / "log", {})
 
 
 def test_a_failed_command_is_told_with_its_last_lines(tmp_path: Path) -> None:

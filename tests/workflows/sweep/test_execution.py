@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
 import os
@@ -19,7 +20,8 @@ from typer.testing import CliRunner
 
 from nnunet_kd.cli.sweep import sweep
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.workflows.sweep import execution, slurm, subprocesses
+from nnunet_kd.system import sessions
+from nnunet_kd.workflows.sweep import execution, slurm
 from nnunet_kd.workflows.sweep.execution import Stopped, TrainedElsewhere, train, train_all
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.record import read_record
@@ -142,7 +144,7 @@ def test_interrupted_after_its_last_file(tiny: dict, fake: Callable) -> None:
 
 
 def test_a_killed_training_whose_workers_linger(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subprocesses, "TIME_TO_LINGER", 0.3)
+    monkeypatch.setattr(sessions, "TIME_TO_LINGER", 0.3)
     run = plan()[0]
     started = time.monotonic()
     failure = train(run, program=fake([run], **{str(run): "die"}))
@@ -267,10 +269,12 @@ def test_parameters_of_slurm(tiny: dict, tmp_path: Path, given: dict, message: s
         slurm.submit(plan(), given, tmp_path / "jobs")
 
 
-def test_a_submitit_that_does_not_list_slurms_parameters(monkeypatch: pytest.MonkeyPatch) -> None:
-    executor = pytest.importorskip("submitit").SlurmExecutor
-    given = {"timeout_min": 5, "partition": "gpu"}
-    wanted = ("slurm", {"timeout_min": 5, "slurm_partition": "gpu"})
-    assert slurm.check_parameters(given) == wanted
-    monkeypatch.delattr(executor, "_valid_parameters")
-    assert slurm.check_parameters(given) == wanted
+@pytest.mark.parametrize("ignored", [False, True])
+def test_a_closed_terminal_stops_a_sweep_unless_nohup_says_otherwise(ignored: bool) -> None:
+    stopped: contextlib.AbstractContextManager[object] = pytest.raises(Stopped, match="SIGHUP")
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN if ignored else signal.SIG_DFL)
+    try:
+        with contextlib.nullcontext() if ignored else stopped, execution._stop_signals():
+            os.kill(os.getpid(), signal.SIGHUP)
+    finally:
+        assert signal.signal(signal.SIGHUP, before) is (signal.SIG_IGN if ignored else signal.SIG_DFL)

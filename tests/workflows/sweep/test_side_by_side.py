@@ -13,8 +13,8 @@ from typing import Any
 
 import pytest
 
+from nnunet_kd.system.sessions import start
 from nnunet_kd.workflows.sweep.side_by_side import run_side_by_side, shares
-from nnunet_kd.workflows.sweep.subprocesses import start
 
 PROGRAM = """
 import os, sys, time
@@ -79,13 +79,15 @@ def survives() -> Iterator[None]:
 
 @pytest.fixture
 def own_group() -> Iterator[None]:
-    """This process leads a group, as a command in a terminal does, so that a signal to all of it reaches no other."""
+    """This process is alone in a group of its own, so that a signal to all of it reaches no other."""
     before = os.getpgrp()
-    if before != os.getpid():
-        os.setpgid(0, 0)
+    if before == os.getpid():
+        pytest.skip(
+            "this process leads a group already, which a signal would reach: a pipeline's other commands, for example"
+        )
+    os.setpgid(0, 0)
     yield
-    if before != os.getpid():
-        os.setpgid(0, before)
+    os.setpgid(0, before)
 
 
 def when_both_run(folder: Path, act: Callable[[], None]) -> None:
@@ -98,6 +100,7 @@ def when_both_run(folder: Path, act: Callable[[], None]) -> None:
     threading.Thread(target=wait_and_act, daemon=True).start()
 
 
+@pytest.mark.usefixtures("survives")
 def test_stopped_together(tmp_path: Path) -> None:
     when_both_run(tmp_path, lambda: os.kill(os.getpid(), signal.SIGTERM))
     code = run_side_by_side([str(tmp_path), "wait"], 2, lambda line: None, [sys.executable, "-c", PROGRAM])
@@ -118,7 +121,8 @@ def test_what_a_terminal_sends_reaches_every_job_once(tmp_path: Path, number: si
 def test_a_job_that_was_started_while_a_signal_came_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def start_and_stop(*arguments: Any, **options: Any) -> Any:
         process = start(*arguments, **options)
-        while not list(tmp_path.iterdir()):
+        deadline = time.monotonic() + 20
+        while not list(tmp_path.iterdir()) and time.monotonic() < deadline:
             time.sleep(0.01)
         os.kill(os.getpid(), signal.SIGTERM)
         return process
