@@ -12,11 +12,12 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 
+from nnunet_kd.system.sessions import handling_ends
+
 INTERRUPTED = 130
 """Exit code after a request to end."""
 WAIT = 0.5
 """Seconds after which a request to end is noticed at the latest."""
-ENDING = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 
 
 def run(*command: str | Path) -> None:
@@ -51,24 +52,19 @@ def code_of(*command: str | Path, every: float | None = None, meanwhile: Callabl
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, number)
 
-    # what nohup ignores stays ignored
-    heard = [number for number in ENDING if signal.getsignal(number) is not signal.SIG_IGN]
-    before = {number: signal.signal(number, forward) for number in heard}
-    try:
-        code, looked = None, time.monotonic()
-        while code is None:
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                code = process.wait(WAIT)
-            if meanwhile is not None and every is not None and time.monotonic() - looked >= every:
-                meanwhile()
-                looked = time.monotonic()
-    except BaseException:  # of `meanwhile`: nothing is left behind
-        forward(signal.SIGINT, None)
-        process.wait()
-        raise
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
+    with handling_ends(forward):
+        try:
+            code, looked = None, time.monotonic()
+            while code is None:
+                with contextlib.suppress(subprocess.TimeoutExpired):
+                    code = process.wait(WAIT)
+                if meanwhile is not None and every is not None and time.monotonic() - looked >= every:
+                    meanwhile()
+                    looked = time.monotonic()
+        except BaseException:  # of `meanwhile`: nothing is left behind
+            forward(signal.SIGINT, None)
+            process.wait()
+            raise
     if asked:
         sys.exit(INTERRUPTED)
     return code
