@@ -99,7 +99,10 @@ def keep(name: str, target: Path) -> list[str]:
     name_origins(name)
     target.mkdir(parents=True, exist_ok=True)
     failed = []
+    kept = kept_seeds(name, target)
     for one in finished_trainings(name):
+        if one.seed in kept.get(one.row, ()):
+            continue
         with FileLock(target / ".keep.lock"):  # `proof.py keep` may run beside `train`
             if one.seed in kept_seeds(name, target).get(one.row, ()):
                 continue

@@ -177,9 +177,12 @@ def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: P
     path = model / "fold_0" / "checkpoint_final.pth"
     checkpoint = load(path)
     own = checkpoint[ENTRY]["settings"]
-    own["teacher"] = [{"path": "/home/me/one", "sha256": "ab"}, {"path": "/home/me/two.zip"}]
-    own["start"] = "/home/me/work/start"
-    own["objectives"]["soft"] = {"maps": "/home/me/work/soft_labels/ab_no-mirroring", "alpha": 1.0}
+    own["teacher"] = [
+        {"path": "/folder/of/this/machine/one", "sha256": "ab"},
+        {"path": "/folder/of/this/machine/two.zip"},
+    ]
+    own["start"] = "/folder/of/this/machine/work/start"
+    own["objectives"]["soft"] = {"maps": "/folder/of/this/machine/work/soft_labels/ab_no-mirroring", "alpha": 1.0}
     torch.save(checkpoint, path)
     card = (export(model, tmp_path / "out", ("0",)) / "README.md").read_text()
     assert "/home" not in card
@@ -192,7 +195,7 @@ def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: P
 def test_settings_without_paths_stay() -> None:
     for settings in ({}, {"start": "teacher", "teacher": {"fold": 1}, "objectives": {}}, {"teacher": [{"path": None}]}):
         assert shareable_settings(settings) == settings
-    assert shareable_settings({"teacher": "/home/me/one"}) == {"teacher": "one"}
+    assert shareable_settings({"teacher": "/folder/of/this/machine/one"}) == {"teacher": "one"}
 
 
 def test_what_was_there_is_replaced_only_on_request_and_only_by_a_whole_model(student: Path, tmp_path: Path) -> None:
