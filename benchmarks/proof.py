@@ -25,6 +25,7 @@ from long_commands import code_of
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher, prepare
 from proof_keep import keep, kept_seeds, name_origins, sweep_folder
 from proof_origin import (
+    HERE,
     check_origin,
     origins_kept,
     origins_on_disk,
@@ -37,7 +38,6 @@ from proof_origin import (
 from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
 
-HERE = Path(__file__).resolve().parent
 NNUNET_KD = Path(sys.executable).with_name("nnunet-kd")
 KEEPING = 600.0
 """Seconds between two looks for finished trainings."""

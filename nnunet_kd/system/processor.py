@@ -7,6 +7,8 @@ import platform
 from pathlib import Path
 
 CPUINFO = Path("/proc/cpuinfo")
+_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
+"""What tells one processor from another of the same name, and what Linux calls it."""
 
 
 def processor_name() -> str:
@@ -22,6 +24,3 @@ def processor_name() -> str:
         if "model name" in told:
             return f"{told['model name']} ({', '.join(numbers)})" if numbers else told["model name"]
     return platform.processor() or "CPU"
-
-
-_NUMBERS = {"family": "cpu family", "model": "model", "stepping": "stepping"}
