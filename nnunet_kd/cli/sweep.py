@@ -167,8 +167,7 @@ def _print_end(console: Console, end: SweepEnd, reference: str) -> None:
 def _print_table(console: Console, states: Mapping[PlannedRun, State], folder: Path) -> None:
     from nnunet_kd.workflows.sweep.record import read_record
 
-    table = Table("variant", "fold", "seed", "state", "epochs", "training", title=escape(str(folder)))
-    table.add_column("folder", overflow="fold")
+    table = Table("variant", "fold", "seed", "state", "epochs", "training")
     colours = {"done": "green", "running": "yellow", "failed": "red", "todo": ""}
     for run, state in states.items():
         record = read_record(run.folder)
@@ -179,9 +178,11 @@ def _print_table(console: Console, states: Mapping[PlannedRun, State], folder: P
             f"[{colours[state]}]{state}[/]" if colours[state] else state,
             f"{run.epochs_finished()}/{run.epochs}",
             "" if record is None else duration(record.training_seconds),
-            escape(str(run.folder.relative_to(folder))),
         )
     console.print(table)
+    dataset = next(iter(states)).folder.parent.parent.name  # a sweep has one, and at least one run
+    # below the table: a column of paths is wider than most terminals
+    _say(console, f"Folders: {folder / 'VARIANT/seed_SEED' / dataset / '*' / 'fold_FOLD'}")
     counts = Counter(states.values())
     _say(
         console,

@@ -200,6 +200,8 @@ def test_the_command(tiny: dict, fake: Callable, monkeypatch: pytest.MonkeyPatch
     code, output = run_command("--dry-run")
     assert code == 0
     assert "2 todo" in output
+    place = runs[0].folder.relative_to(folder)
+    assert f"Folders: {folder}/VARIANT/seed_SEED/{place.parts[2]}/*/fold_FOLD" in output
     assert not folder.exists()
     code, output = run_command(**{str(runs[0]): "fail"})
     assert code == 1
