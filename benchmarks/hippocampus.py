@@ -45,7 +45,7 @@ import yaml
 from long_commands import code_of, run
 
 from nnunet_kd.evaluation.kept import read_kept, write_kept
-from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import folder_beside, sha256, write_atomically, write_csv
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
@@ -173,6 +173,8 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         if options.keep is not None:  # a comparison needs two
             compare((reference, variant), output.with_name(f"{output.name}-rows") / variant)
     compare([name for name in variants if name in trained], output)
+    if options.keep is not None:  # what `compare` measures on files that are not kept, such as calibration
+        shutil.copy(output / "tables.md", options.keep / sweep.name / "tables.md")
     if failed := [name for name in variants if name not in trained]:
         sys.exit(f"not finished: {', '.join(failed)}. The same command again tries them once more.")
 
@@ -188,6 +190,7 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
     root = str(folder_of("nnUNet_results").parent)
     runs: list[tuple[str, ...]] = []
     epochs: list[tuple[str, ...]] = []
+    clipped: list[tuple[str, ...]] = []
     for (variant, seed, _), folder in find_finished(sweep, fold, variants).fold_folders.items():
         record = read_record(folder)
         assert record is not None  # what is finished has one
@@ -196,13 +199,17 @@ def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[s
         versions = (record.software[name] for name in SOFTWARE)
         checkpoint = folder / FINAL
         runs.append((variant, str(seed), sha256(checkpoint), *seconds, *versions, command))
-        logged = read_checkpoint(checkpoint, in_memory=False)["logging"]
+        content = read_checkpoint(checkpoint, in_memory=False)
+        logged = content["logging"]
+        if shares := content.get(ENTRY, {}).get(CLIPPED):
+            clipped.append((variant, str(seed), f"{mean_share(shares):.4f}"))
         pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
         epochs += (
             (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
         )
     columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", *SOFTWARE, "command")
     add_rows(target / "runs.csv", columns, runs)
+    add_rows(target / "clipped.csv", ("variant", "seed", "share_of_steps"), clipped)
     add_rows(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
 
 

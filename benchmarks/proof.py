@@ -3,8 +3,8 @@
     python benchmarks/proof.py prepare --data .../Task04_Hippocampus --teacher .../teacher --acdc .../acdc
         Both datasets, preprocessed with their teachers' plans and splits; both teachers and their predictions.
     python benchmarks/proof.py train [--only hippocampus,acdc] [--jobs 2] --keep benchmarks/results
-        Every sweep of the queue, in its order. The same command goes on where it stopped. What is finished is kept every ten
-        minutes, and what is kept is not trained again, also on another machine.
+        Every sweep of the queue, in its order. The same command goes on where it stopped. What is finished is kept within a
+        minute, and what is kept is not trained again, also on another machine.
     python benchmarks/proof.py keep --keep benchmarks/results
         The values of every training that is finished now, while others go on.
 
@@ -23,10 +23,11 @@ from pathlib import Path
 
 from long_commands import code_of
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher, prepare
-from proof_keep import keep, kept_seeds, name_origins, sweep_folder
+from proof_keep import contradiction, finished_seeds, keep, kept_seeds, name_origins, sweep_folder
 from proof_origin import (
     HERE,
     check_origin,
+    continue_origins,
     origins_kept,
     origins_on_disk,
     prepare_environment,
@@ -39,7 +40,7 @@ from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
 
 NNUNET_KD = Path(sys.executable).with_name("nnunet-kd")
-KEEPING = 600.0
+KEEPING = 60.0
 """Seconds between two looks for finished trainings."""
 MIRRORED = re.compile(r"_(not_)?mirrored")
 
@@ -58,43 +59,67 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
     kept = origins_kept(options.keep) if options.keep is not None else []
     check_origin(origin, [*origins_on_disk(map(sweep_folder, QUEUE)), *kept])
     name_origins(name)
+    continue_origins(sweep_folder(name), origin)
     write_origin(sweep_folder(name), origin)
     failed = []
 
     def look() -> list[str]:
         if present_origin(options.jobs, options.device)["code"] != origin["code"]:
             sys.exit("the code has changed while it trained. Train from a clone that nobody edits.")
-        problems = keep(name, options.keep) if options.keep is not None else []
+        try:
+            problems = keep(name, options.keep) if options.keep is not None else []
+        except (NnunetKdError, OSError) as error:  # a full disk must not end trainings that can be kept later
+            problems = [f"{name}: {error}"]
         for problem in problems:
             print(f"not kept: {problem}", file=sys.stderr, flush=True)
         return problems
 
-    for rows, seeds in missing(description, kept_seeds(name, options.keep)):
-        for mirroring in sorted(soft_label_choices([description.rows()[row] for row in rows])):
-            if soften(dataset, mirroring, options.device):
-                return [f"{name}: soft labels"]
+    for rows, seeds in queue(name, description, options.keep):
+        told = [contradiction(name, row, description, options.keep) for row in rows]
+        if problems := [problem for problem in told if problem is not None]:
+            failed += problems  # hours of training would not be kept
+            continue
+        choices = sorted(soft_label_choices([description.rows()[row] for row in rows]))
+        if any(soften(dataset, mirroring, options.device) for mirroring in choices):
+            failed.append(f"{name}, {', '.join(rows)}: soft labels")
+            continue
         command = (NNUNET_KD, "sweep", HERE / f"proof-{name}.yaml", "-t", dataset.teacher, "-device", options.device)
-        told = ("--methods", ",".join(rows), "--seeds", ",".join(map(str, seeds)))
-        jobs = ("--jobs", str(options.jobs)) if options.jobs > 1 else ()
-        if code_of(*command, *told, *jobs, every=KEEPING, meanwhile=look):
+        command += ("--methods", ",".join(rows), "--seeds", ",".join(map(str, seeds)))
+        command += ("--jobs", str(options.jobs)) if options.jobs > 1 else ()
+        if code_of(*command, every=KEEPING, meanwhile=look):
             failed.append(f"{name}: {', '.join(rows)}")
     return failed + look()
 
 
-def missing(description: SweepDescription, kept: Mapping[str, set[int]]) -> list[tuple[list[str], list[int]]]:
-    """Rows beside each other that lack the same seeds, with these, in the sweep's order."""
-    lacking = {
-        row: tuple(seed for seed in description.seeds if seed not in kept.get(row, ())) for row in description.rows()
-    }
-    grouped = groupby((row for row in lacking if lacking[row]), key=lacking.__getitem__)
-    return [(list(rows), list(seeds)) for seeds, rows in grouped]
+def queue(name: str, description: SweepDescription, target: Path | None) -> list[tuple[list[str], list[int]]]:
+    """What is missing of one sweep; rows that read no soft labels first, since these take long to make."""
+    kept, finished = kept_seeds(name, target), finished_seeds(name)
+    reading = {row: bool(soft_label_choices([variant])) for row, variant in description.rows().items()}
+    parts = [[row for row in reading if reading[row] is choice] for choice in (False, True)]
+    return [one for rows in parts for one in missing(description, rows, kept, finished)]
 
 
-def soften(dataset: Dataset, mirroring: bool, device: str) -> int:
-    """Soft labels of the fold's own teacher; those that are there stay. Returns the exit code."""
+def missing(
+    description: SweepDescription, rows: list[str], kept: Mapping[str, set[int]], finished: Mapping[str, set[int]]
+) -> list[tuple[list[str], list[int]]]:
+    """Rows with the seeds that they lack, in the sweep's order.
+
+    One sweep over all of them leaves no core without work between two rows. So they are divided, by the seeds that they lack,
+    only where a training was kept and is not on this disk: the sweep would train it again.
+    """
+    lacking = {row: tuple(seed for seed in description.seeds if seed not in kept.get(row, ())) for row in rows}
+    lacking = {row: seeds for row, seeds in lacking.items() if seeds}
+    union = [seed for seed in description.seeds if any(seed in seeds for seeds in lacking.values())]
+    if all(seed in lacking[row] or seed in finished.get(row, ()) for row in lacking for seed in union):
+        return [(list(lacking), union)] if lacking else []
+    return [(list(some), list(seeds)) for seeds, some in groupby(lacking, key=lacking.__getitem__)]
+
+
+def soften(dataset: Dataset, mirroring: bool, device: str, part: tuple[str, ...] = ()) -> int:
+    """Soft labels of the fold's own teacher, of all cases or a part; those that are there stay. Returns the exit code."""
     told = ("-p", dataset.plans, "-t", dataset.teacher, "-device", device)
     choice = () if mirroring else ("--no-mirroring",)
-    return code_of(NNUNET_KD, "soften", dataset.number, "3d_fullres", FOLD, *told, *choice)
+    return code_of(NNUNET_KD, "soften", dataset.number, "3d_fullres", FOLD, *told, *choice, *part)
 
 
 def soft_label_choices(rows: list[Variant]) -> set[bool]:

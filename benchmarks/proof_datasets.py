@@ -17,6 +17,7 @@ from long_commands import run
 from nnunet_kd.distillation.settings_sources import DATASET_FILE
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256
+from nnunet_kd.volumes.wholeness import find_damage
 
 FOLD = "0"
 
@@ -49,10 +50,18 @@ class Dataset:
         return str(int(self.name[len("Dataset") :].split("_")[0]))
 
     @property
+    def training_cases(self) -> list[str]:
+        """Of the fold."""
+        return self._cases("train")
+
+    @property
     def validation_cases(self) -> list[str]:
         """Of the fold."""
+        return self._cases("val")
+
+    def _cases(self, part: str) -> list[str]:
         splits = Path(os.environ["nnUNet_preprocessed"], self.name, "splits_final.json")
-        found: list[str] = json.loads(splits.read_text())[int(FOLD)]["val"]
+        found: list[str] = json.loads(splits.read_text())[int(FOLD)][part]
         return found
 
     @property
@@ -92,10 +101,20 @@ def prepare(data: Path, teacher: Path, acdc: Path, device: str) -> None:
         acdc: the folder with the cardiac dataset, its plan, split and teacher.
         device: to predict on.
     """
+    for dataset in (HIPPOCAMPUS, ACDC):
+        remove_damaged(dataset.teacher_predictions)
     hippocampus.prepare(data, teacher, device)
     prepare_acdc(acdc, device)
     for dataset in (HIPPOCAMPUS, ACDC):
         check_teacher(dataset)
+
+
+def remove_damaged(folder: Path) -> None:
+    """Segmentations that a kill left half written: nnU-Net goes on after them, and they cannot be read."""
+    for path in folder.glob("*.nii.gz"):
+        if (damage := find_damage(path)) is not None:
+            print(f"{path} {damage}: predicted again", flush=True)
+            path.unlink()
 
 
 def check_teacher(dataset: Dataset) -> None:

@@ -6,7 +6,7 @@ import json
 import os
 import shlex
 import statistics
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,7 @@ import yaml
 from filelock import FileLock, Timeout
 from hippocampus import add_rows
 from proof_datasets import FOLD, QUEUE, Dataset
-from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
+from proof_origin import COLUMNS, begun_trainings, check_origin, origins_kept, read_origin, write_origin
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import evaluate_folder
@@ -28,6 +28,7 @@ from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import sha256, write_atomically
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
+from nnunet_kd.workflows.sweep.description import SweepDescription
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
 SHOWN_SEED = 0
@@ -63,7 +64,7 @@ def sweep_folder(name: str) -> Path:
 
 def finished_trainings(name: str) -> Iterator[Training]:
     """Trained, validated, and not in anybody's hands."""
-    for folder in sorted(sweep_folder(name).glob(f"*/seed_*/Dataset*/*__*__*/fold_{FOLD}")):
+    for folder in begun_trainings(sweep_folder(name)):
         if not (folder / FINAL).is_file() or not (folder / "validation" / "summary.json").is_file():
             continue
         results = folder.parents[2]
@@ -82,12 +83,20 @@ def kept_seeds(name: str, target: Path | None) -> dict[str, set[int]]:
     return {row: {seed for seed in by_seed if seed is not None} for row, by_seed in values.items()}
 
 
+def finished_seeds(name: str) -> dict[str, set[int]]:
+    """Seeds by row that are finished on this disk."""
+    found: dict[str, set[int]] = {}
+    for one in finished_trainings(name):
+        found.setdefault(one.row, set()).add(one.seed)
+    return found
+
+
 def name_origins(name: str) -> None:
-    """Give every finished training the origin of its sweep where it has none yet; before the sweep's own is replaced."""
+    """Give every training that has begun the origin of its sweep where it has none yet; before the sweep's own is replaced."""
     if (origin := read_origin(sweep_folder(name))) is not None:
-        for one in finished_trainings(name):
-            if read_origin(one.folder) is None:
-                write_origin(one.folder, origin)
+        for folder in begun_trainings(sweep_folder(name)):
+            if read_origin(folder) is None:
+                write_origin(folder, origin)
 
 
 def keep(name: str, target: Path) -> list[str]:
@@ -186,6 +195,35 @@ def keep_settings(row: str, checkpoint: dict[str, Any], place: Path) -> None:
     if path.is_file() and path.read_text() != text:
         raise DataError(f"its settings are not those of {path}, which other trainings of the row have")
     write_atomically(path, lambda file: file.write(text.encode()))
+
+
+def contradiction(name: str, row: str, description: SweepDescription, target: Path | None) -> str | None:
+    """Why trainings of a row could not be kept beside those that are, in words; ``None`` where nothing speaks against it.
+
+    Looked at before hours of training: the settings that the sweep's file names, against those kept of the row.
+    """
+    path = target / f"proof-{name}" / "settings" / f"{row}.yaml" if target is not None else None
+    if path is None or not path.is_file():
+        return None
+    described = {**description.settings, **description.rows()[row].settings}
+    if not (unlike := differing(described, yaml.safe_load(path.read_text()))):
+        return None
+    told = ", ".join(unlike)
+    return f"{name}, {row}: {told}: not as in {path}, which other trainings of the row have. One of them must go."
+
+
+def differing(described: Mapping[str, Any], kept: Mapping[str, Any], before: str = "") -> list[str]:
+    """Names of the settings that are described otherwise than kept; soft labels are described by how their name begins."""
+    found = []
+    for name, value in described.items():
+        other = kept.get(name) if isinstance(kept, Mapping) else None
+        if isinstance(value, Mapping):
+            found += differing(value, other or {}, f"{before}{name}.")
+        elif name == "maps" and value is not None:
+            found += [] if Path(str(other)).name.startswith(str(value)) else [before + name]
+        elif value != other:
+            found.append(before + name)
+    return found
 
 
 def without_paths(text: str) -> str:

@@ -3,14 +3,15 @@
     python benchmarks/proof_minutes.py --keep benchmarks/results [--only hippocampus,acdc,hippocampus-objectives]
 
 Nothing else may run. Through the real data, teachers, loaders and commands: what is done once before the first iteration (median
-of three times), what ``nnunet-kd soften`` takes for all training cases, and three times 100 iterations of every row in turn.
-Minutes = once + iterations x median. Written to ``proof-SWEEP/minutes.json``, which also says how many iterations of the plain
-student take as long as each row.
+of three times), what ``nnunet-kd soften`` takes (an eighth of the training cases, and one alone: a straight line), and three
+times 100 iterations of every row in turn. Minutes = once + iterations x median. Written to ``proof-SWEEP/minutes.json``, which
+also says how many iterations of the plain student take as long as each row. What soft labels take is written as soon as it is
+known (``proof-SWEEP/soften.json``), so that a stop does not lose it.
 
 The other objectives are measured in turn with ``plain`` and ``inherited``. FreeKD tunes its prompts in its first iterations; what
 these take longer than its later ones counts as done once.
 
-Needs what ``proof.py prepare`` made, and nnU-Net's three variables. About two hours on two cores.
+Needs what ``proof.py prepare`` made, and nnU-Net's three variables.
 """
 
 from __future__ import annotations
@@ -32,7 +33,7 @@ from typing import Any
 import torch
 from proof import described, soft_label_choices, soften
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher
-from proof_origin import check_origin, origins_kept, prepare_environment, present_origin
+from proof_origin import COLUMNS, check_origin, origins_kept, prepare_environment, present_origin
 from proof_values import INHERITED, LONGER, PLAIN
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge
@@ -47,6 +48,10 @@ from nnunet_kd.workflows.sweep.runs import assignments
 
 MEASURED = ("hippocampus", "acdc", "hippocampus-objectives")
 ITERATIONS, ROUNDS, STARTS = 100, 3, 3
+PARTS = 8
+"""Of so many parts of the cases, one is softened for the minutes."""
+MACHINE = ("processor", "threads", "torch")
+"""What all minutes of one dataset have in common."""
 BUSY = 0.7
 """Load average of the last minute above which something else runs."""
 TUNED = {"freekd": "prompt_iterations"}
@@ -104,8 +109,22 @@ def iterate(made: DistillationTrainer, iterations: int) -> float:
 
 
 def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
-    """Of ``nnunet-kd soften`` for all cases of the fold, beside the maps that the rows then read."""
-    end_if_failed(soften(dataset, mirroring, "cpu"))
+    """Of ``nnunet-kd soften`` for all training cases of the fold: on the line through one case and an eighth of them."""
+    cases = len(dataset.training_cases)
+    some = len(range(0, cases, PARTS))  # the command gives every PARTS-th case to part 0
+    return line_at(
+        cases, (1, seconds_of_part(dataset, mirroring, cases)), (some, seconds_of_part(dataset, mirroring, PARTS))
+    )
+
+
+def line_at(where: int, first: tuple[int, float], second: tuple[int, float]) -> float:
+    """Seconds of ``where`` cases, from the seconds of two other numbers of cases."""
+    each = (second[1] - first[1]) / (second[0] - first[0])
+    return first[1] + (where - first[0]) * each
+
+
+def seconds_of_part(dataset: Dataset, mirroring: bool, parts: int) -> float:
+    """Of ``nnunet-kd soften`` for the first of so many parts of the cases, where no soft labels lie yet."""
     preprocessed = Path(os.environ["nnUNet_preprocessed"], dataset.name)
     with tempfile.TemporaryDirectory(dir=preprocessed.parent) as folder:
         beside = Path(folder, dataset.name)
@@ -115,8 +134,29 @@ def soften_seconds(dataset: Dataset, mirroring: bool) -> float:
                 (beside / path.name).symlink_to(path)
         with variables_set_to({"nnUNet_preprocessed": folder}):
             began = time.perf_counter()
-            end_if_failed(soften(dataset, mirroring, "cpu"))
+            end_if_failed(soften(dataset, mirroring, "cpu", ("--num-parts", str(parts), "--part-id", "0")))
             return time.perf_counter() - began
+
+
+def softened(dataset: Dataset, mirroring: bool, path: Path, origin: Mapping[str, str]) -> float:
+    """Seconds of :func:`soften_seconds`, kept in ``path`` with where they come from; measured where they are not there.
+
+    The maps that the rows read are made, too, without looking at the clock.
+    """
+    end_if_failed(soften(dataset, mirroring, "cpu"))
+    choice = "mirrored" if mirroring else "not_mirrored"
+    kept = json.loads(path.read_text()) if path.is_file() else {}
+    if {name: kept.get(choice, {}).get(name) for name in COLUMNS} != dict(origin):
+        kept[choice] = {**origin, "seconds": soften_seconds(dataset, mirroring)}
+        write_json(path, kept)
+    return float(kept[choice]["seconds"])
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1).encode()
+    write_atomically(path, lambda file: file.write(text))
 
 
 def end_if_failed(code: int) -> None:
@@ -138,10 +178,11 @@ def starts_inside(row: Variant) -> bool:
     return bool(row.settings.get("start") == "teacher")
 
 
-def measure(name: str, description: SweepDescription) -> dict[str, Any]:
+def measure(name: str, description: SweepDescription, place: Path, origin: Mapping[str, str]) -> dict[str, Any]:
     """All rows of one sweep."""
     dataset, rows, shared = QUEUE[name], rows_of(name, description), description.settings
-    softened = {choice: soften_seconds(dataset, choice) for choice in soft_label_choices(list(rows.values()))}
+    choices = soft_label_choices(list(rows.values()))
+    making = {choice: softened(dataset, choice, place / "soften.json", origin) for choice in choices}
     trainers: dict[str, DistillationTrainer] = {}
     setup: dict[str, float] = {}
     tuning: dict[str, tuple[int, float]] = {}
@@ -163,7 +204,7 @@ def measure(name: str, description: SweepDescription) -> dict[str, Any]:
     start = setup[INHERITED] - setup[PLAIN] if INHERITED in setup else 0.0
     found: dict[str, Any] = {}
     for row, variant in rows.items():
-        made = sum(softened[choice] for choice in soft_label_choices([variant]))
+        made = sum(making[choice] for choice in soft_label_choices([variant]))
         count, tuned = tuning.get(row, (0, 0.0))
         once = setup[row] + made + tuned - count * each[row]
         seconds = once + iterations * each[row]
@@ -173,8 +214,34 @@ def measure(name: str, description: SweepDescription) -> dict[str, Any]:
             "seconds_per_100": timings[row].seconds,
             "minutes": seconds / 60,
             "plain_iterations": round((seconds - setup[PLAIN]) / each[PLAIN]),
+            "variant": variant_told(variant, shared),
         }
-    return {"iterations": iterations, "soften_seconds": sum(softened.values()), "start_seconds": start, "rows": found}
+    return {"iterations": iterations, "soften_seconds": sum(making.values()), "start_seconds": start, "rows": found}
+
+
+def variant_told(variant: Variant, shared: Mapping[str, Any]) -> dict[str, Any]:
+    """What decides a row's minutes, as JSON gives it back."""
+    told = {**variant.model_dump(mode="json"), "shared": dict(shared)}
+    found: dict[str, Any] = json.loads(json.dumps(told))
+    return found
+
+
+def measured_already(path: Path, name: str, description: SweepDescription) -> bool:
+    """Whether the minutes of all rows are there, of the rows as they are described now."""
+    known = json.loads(path.read_text())["rows"] if path.is_file() else {}
+    return all(
+        known.get(row, {}).get("variant") == variant_told(variant, description.settings)
+        for row, variant in rows_of(name, description).items()
+    )
+
+
+def check_machine(origin: Mapping[str, str], name: str, keep: Path) -> None:
+    """End where other sweeps of the dataset were measured on another machine: their minutes would not be read together."""
+    for path in sorted(keep.glob(f"proof-{name.split('-')[0]}*/minutes.json")):
+        other = json.loads(path.read_text())
+        if path.parent.name != f"proof-{name}" and (unlike := [one for one in MACHINE if other[one] != origin[one]]):
+            told = "; ".join(f"{one}: {other[one]} there, {origin[one]} now" for one in unlike)
+            sys.exit(f"{path} is of another machine ({told}). Delete it, so that both are measured on this one.")
 
 
 def wait_until_idle() -> None:
@@ -199,20 +266,19 @@ def main() -> None:
     prepare_environment(jobs=1)
     origin = present_origin(jobs=1, device="cpu")
     check_origin(origin, origins_kept(options.keep))
-    wait_until_idle()
     for name in options.only.split(","):
         if (description := described(name)) is None:
             print(f"{name}: not described yet (proof-{name}.yaml), so not measured")
             continue
         path = options.keep / f"proof-{name}" / "minutes.json"
-        if path.is_file() and set(rows_of(name, description)) <= set(json.loads(path.read_text())["rows"]):
+        if measured_already(path, name, description):
             print(f"{name}: measured already ({path})")
             continue
+        check_machine(origin, name, options.keep)
         check_teacher(QUEUE[name])
-        found = {**origin, **measure(name, description)}
-        path.parent.mkdir(parents=True, exist_ok=True)
-        text = json.dumps(found, indent=1)
-        write_atomically(path, lambda file, text=text: file.write(text.encode()))  # type: ignore[misc]
+        wait_until_idle()
+        found = {**origin, **measure(name, description, path.parent, origin)}
+        write_json(path, found)
         for row, values in found["rows"].items():
             print(f"{name}, {row}: {values['minutes']:.1f} minutes")
 

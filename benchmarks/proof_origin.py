@@ -113,6 +113,26 @@ def origins_on_disk(sweeps: Iterable[Path]) -> list[tuple[str, dict[str, str]]]:
     return found
 
 
+def begun_trainings(sweep: Path) -> list[Path]:
+    """nnU-Net's folders of the folds that a sweep has begun."""
+    return sorted(sweep.glob("*/seed_*/Dataset*/*__*__*/fold_*"))
+
+
+def continue_origins(sweep: Path, origin: Mapping[str, str]) -> None:
+    """Trainings that are not finished go on where ``origin`` says; what differs from where they began is written behind it."""
+    for folder in begun_trainings(sweep):
+        if (before := read_origin(folder)) is None or (folder / "validation" / "summary.json").is_file():
+            continue
+        told = {name: told_once(before.get(name, ""), value) for name, value in origin.items()}
+        if told != before:
+            write_origin(folder, told)
+
+
+def told_once(before: str, now: str) -> str:
+    """``now`` behind ``before``, unless it stands there already."""
+    return before if now in before.split("; ") else f"{before}; {now}"
+
+
 def origins_kept(target: Path) -> list[tuple[str, dict[str, str]]]:
     """Of every training in the ``runs.csv`` files below a folder of results."""
     found = []

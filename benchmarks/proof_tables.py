@@ -96,9 +96,10 @@ def curves_table(proof: Proof) -> Table | None:
             name = row if share == 1 else f"{row}-{share:g}x"
             if name in proof.rows:
                 minutes = proof.minutes_of(row, share)
-                told = (mean(proof, name, DICE), DASH if np.isnan(minutes) else f"{minutes:.1f}")
+                plain = DASH if row == PLAIN or np.isnan(other := proof.plain_at(minutes)) else fixed(other)
+                told = (mean(proof, name, DICE), DASH if np.isnan(minutes) else f"{minutes:.1f}", plain)
                 rows.append((row, f"{share:g}", str(len(proof.rows[name])), *told))
-    header = ("Row", "Share of the budget", "Trainings", DICE.heading, "Minutes")
+    header = ("Row", "Share of the budget", "Trainings", DICE.heading, "Minutes", "Plain at these minutes")
     trained = any(share != "1" for _, share, *_ in rows)
     return Table(f"{DATASETS[proof.name]}: other lengths", header, tuple(rows)) if trained else None
 
@@ -117,9 +118,11 @@ def targets(proof: Proof) -> list[str]:
     if longest in proof.rows and INHERITED in proof.rows and proof.minutes:
         own, other = (float(np.mean(proof.values(row))) for row in (INHERITED, longest))
         minutes = proof.minutes_of(INHERITED), proof.minutes_of(PLAIN, 4)
+        share = minutes[0] / minutes[1]
         told.append(
             f"inherited at 1x has {fixed(own)} Dice after {minutes[0]:.1f} minutes, plain at 4x {fixed(other)} after "
-            f"{minutes[1]:.1f} (target: plain's Dice in a third of the minutes)."
+            f"{minutes[1]:.1f}: {fixed(own - other)} Dice more in {share:.0%} of the minutes (target: at least plain's Dice in a "
+            f"third; {'reached' if own >= other and share <= 1 / 3 else 'missed'})."
         )
     return told
 

@@ -202,6 +202,9 @@ def test_other_lengths_and_targets_are_told(kept: Proof, tmp_path: Path) -> None
     longer = replace(kept, rows={**kept.rows, "plain-4x": kept.rows["plain-2x"]}, best=None)
     (told,) = targets(longer)
     assert "plain at 4x 86.00 after" in told
+    assert told.endswith("1.03 Dice more in 29% of the minutes (target: at least plain's Dice in a third; reached).")
+    better = replace(longer, rows={**longer.rows, "plain-4x": {0: evaluation(0.88)}})
+    assert targets(better)[0].endswith("missed).")
 
 
 def test_structures_that_were_missed_are_counted(kept: Proof) -> None:

@@ -84,12 +84,14 @@ def train(
 def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequence[str]) -> Failure | None:
     arguments = [*run.arguments, *_how_to_start(run)]
     before = read_record(run.folder)
+    told = ["nnunet-kd", *arguments]
     record = RunRecord(
         variant=run.variant,
         method=run.method,
         fold="all" if run.fold == "all" else int(run.fold),
         seed=run.seed,
-        command=["nnunet-kd", *arguments],
+        # what only validates says nothing of how the run was trained
+        command=before.command if run.trained and before is not None else told,
         device=run.device,
         software=software(),
         starts=1 + (before.starts if before else 0),
@@ -107,7 +109,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
 
     try:
         with (run.folder / LOG_FILE).open("a", buffering=1) as log:
-            log.write(f"$ nnUNet_results={shlex.quote(str(run.results))} {shlex.join(record.command)}\n")
+            log.write(f"$ nnUNet_results={shlex.quote(str(run.results))} {shlex.join(told)}\n")
             with running_training([*program, *arguments], run.results) as process:
                 assert process.stdout is not None
                 for line in process.stdout:

@@ -45,7 +45,7 @@ class RunRecord(SettingsModel):
     method: str
     fold: int | Literal["all"]
     seed: int
-    command: list[str] = Field(description="as typed; nnUNet_results is the run's own root")
+    command: list[str] = Field(description="that trained it last, as typed; nnUNet_results is the run's own root")
     device: str
     software: dict[str, str] = Field(description="versions at the last start")
     state: RunState = "running"

@@ -92,6 +92,7 @@ def test_only_the_validation_is_made_up_for(tiny: dict, fake: Callable) -> None:
     record = read_record(run.folder)
     assert record is not None
     assert record.training_seconds == 2.0
+    assert record.command[-1] == "--c"  # that trained it
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])

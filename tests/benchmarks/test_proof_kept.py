@@ -1,0 +1,111 @@
+"""What is kept of the proof's trainings."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import hippocampus
+import proof_keep
+import pytest
+from filelock import FileLock
+from proof_values import KEPT
+
+from nnunet_kd.errors import DataError
+from nnunet_kd.workflows.sweep.record import RunRecord
+
+
+def test_only_whole_trainings_are_kept(sweep: Path) -> None:
+    with FileLock(sweep / "plain" / "seed_2" / ".fold_0.lock"):
+        assert [(one.row, one.seed) for one in proof_keep.finished_trainings("hippocampus")] == [("plain", 0)]
+    assert [one.seed for one in proof_keep.finished_trainings("hippocampus")] == [0, 2]
+
+
+def test_no_machines_path_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in proof_keep.ROOTS:
+        monkeypatch.setenv(name, f"/data/{name[7:]}")
+    assert proof_keep.without_paths("-t /data/results/x maps=/data/preprocessed/y") == (
+        "-t $nnUNet_results/x maps=$nnUNet_preprocessed/y"
+    )
+
+
+def test_rows_are_added_and_replaced_under_the_same_columns(tmp_path: Path) -> None:
+    path, columns = tmp_path / "runs.csv", ("variant", "seed", "commit")
+    hippocampus.add_rows(path, columns, [("plain", "0", "a"), ("plain", "1", "a")])
+    hippocampus.add_rows(path, columns, [("plain", "1", "b"), ("inherited", "0", "b")])
+    with path.open(newline="") as file:
+        assert [tuple(row.values()) for row in csv.DictReader(file)] == [
+            ("plain", "0", "a"),
+            ("plain", "1", "b"),
+            ("inherited", "0", "b"),
+        ]
+    with pytest.raises(SystemExit, match="other columns"):
+        hippocampus.add_rows(path, ("variant", "seed", "code"), [])
+
+
+def test_kept_files_have_the_columns_that_are_written() -> None:
+    for path in KEPT.glob("proof-*/runs.csv"):
+        assert tuple(next(csv.reader(path.open()))) == proof_keep.RUN_COLUMNS
+
+
+def test_a_row_whose_trainings_have_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in proof_keep.ROOTS:
+        monkeypatch.setenv(name, f"/data/{name[7:]}")
+
+    def keep(**settings: object) -> None:
+        proof_keep.keep_settings("inherited", {"nnunet_kd": {"settings": {"reduction": 4.0, **settings}}}, tmp_path)
+
+    keep(seed=0, start="/data/results/x")
+    keep(seed=1, start="/data/results/x")
+    assert "$nnUNet_results/x" in (tmp_path / "settings" / "inherited.yaml").read_text()
+    with pytest.raises(DataError, match="its settings are not those of"):
+        keep(seed=2, start="/data/results/y")
+
+
+def test_what_is_kept_of_a_training(sweep: Path, origin: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    one = next(proof_keep.finished_trainings("hippocampus"))
+    told = {
+        "variant": "plain",
+        "method": "student",
+        "fold": 0,
+        "seed": 0,
+        "device": "cpu",
+        "starts": 2,
+        "command_seconds": 9.0,
+    }
+    command = ["nnunet-kd", "train", "--set", f"start={sweep.parent}/x"]
+    RunRecord.model_validate({**told, "command": command, "software": {}}).write(one.folder)
+    (one.folder / "training_log_1.txt").write_text("Epoch time: 3.0 s\nEpoch time: 5.0 s\n")
+    for name in proof_keep.ROOTS[1:]:
+        monkeypatch.setenv(name, f"/data/{name}")
+    soft = {"maps": "/data/maps/teacher_mirrored_12ab"}
+    settings = {"teacher": [{"sha256": "aa"}, {"sha256": "bb"}], "objectives": {"soft": soft}}
+    entry = {"settings": settings, "clipped_steps": [0.25, 0.75], "history": [{"segmentation": 0.123456, "soft": 1.0}]}
+    logged = {"train_losses": [0.5, 0.25], "mean_fg_dice": [0.1, 0.2]}
+    checkpoint = {"nnunet_kd": entry, "logging": logged}
+    row = dict(zip(proof_keep.RUN_COLUMNS, proof_keep.run_row(one, checkpoint, origin), strict=True))
+    assert (row["teacher_sha256"], row["soft_labels"], row["starts"]) == ("aa bb", "teacher_mirrored_12ab", "2")
+    assert (row["training_seconds"], row["median_epoch_seconds"], row["clipped_share"]) == ("8", "4", "0.5000")
+    assert row["command"].endswith("start=$nnUNet_results/Dataset004_Hippocampus/sweeps/x")
+    first, second = (
+        dict(zip(proof_keep.EPOCH_COLUMNS, each, strict=True)) for each in proof_keep.epoch_rows(one, checkpoint)
+    )
+    assert json.loads(first["losses"]) == {"segmentation": 0.12346, "soft": 1.0}
+    assert (first["clipped_share"], second["pseudo_dice"], second["losses"]) == ("0.2500", "0.200000", "{}")
+
+
+def test_one_bad_training_does_not_stop_the_others(
+    sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = []
+
+    def keep_training(name: str, one: proof_keep.Training, target: Path) -> None:
+        if one.seed == 0:
+            raise KeyError("history")
+        kept.append(one.seed)
+
+    monkeypatch.setattr(proof_keep, "keep_training", keep_training)
+    (problem,) = proof_keep.keep("hippocampus", tmp_path / "kept")
+    assert problem.startswith("hippocampus, plain, seed 0:")
+    assert kept == [2]
