@@ -83,7 +83,8 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
         if any(soften(dataset, mirroring, options.device) for mirroring in choices):
             failed.append(f"{name}, {', '.join(rows)}: soft labels")
             continue
-        command = (NNUNET_KD, "sweep", HERE / f"proof-{name}.yaml", "-t", dataset.teacher, "-device", options.device)
+        sweep = HERE / f"proof-{name}.yaml"
+        command: tuple[str | Path, ...] = (NNUNET_KD, "sweep", sweep, "-t", dataset.teacher, "-device", options.device)
         command += ("--methods", ",".join(rows), "--seeds", ",".join(map(str, seeds)))
         command += ("--jobs", str(options.jobs)) if options.jobs > 1 else ()
         if code_of(*command, every=KEEPING, meanwhile=look):

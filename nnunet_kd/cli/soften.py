@@ -46,6 +46,16 @@ def soften(
             "--out-of-fold", help="Every case by the fold that was not trained on it; for fold all, with -f 0 1 2 3 4."
         ),
     ] = False,
+    allow_leak: Annotated[
+        bool,
+        typer.Option(
+            "--allow-leak",
+            help="Also by teachers that were trained on validation cases of FOLD; students then need objectives.soft.allow_leak.",
+        ),
+    ] = False,
+    trusted: Annotated[
+        bool, option("trusted", "Load a teacher's checkpoint that holds more than data, which may run code.")
+    ] = False,
     images: Annotated[
         Optional[Path],  # noqa: UP045
         option("input", "Folder of images without labels; they train along from then on."),
@@ -92,8 +102,8 @@ def soften(
         with variables_set_to({"nnUNet_compile": "f"}), contextlib.redirect_stdout(io.StringIO()):
             found = run(
                 make,
-                TeacherSettings(path=teacher),
-                SoftenOptions(chosen, mirroring, out_of_fold, part_id, num_parts),
+                TeacherSettings(path=teacher, trusted=trusted),
+                SoftenOptions(chosen, mirroring, out_of_fold, part_id, num_parts, allow_leak=allow_leak),
                 torch.device(device),
                 show,
                 images,

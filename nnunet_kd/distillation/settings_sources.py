@@ -162,6 +162,7 @@ def resolve_settings(
         layer = _only_allowed(layer, allowed_objectives)
         if saved is not None:
             layer = _without_known_start(_without_known_teacher(layer, start, source), start, source)
+            layer = _without_known_maps(layer, start)
         merged = merge(merged, layer)
     if assignments:
         validate_settings(assignments, "--set")
@@ -223,6 +224,21 @@ def _without_known_start(layer: dict[str, Any], saved: dict[str, Any], source: s
     elif "start" in layer and str(Path(wanted).expanduser().resolve()) == begun:
         known = {"start"}
     return {key: value for key, value in layer.items() if key not in known}
+
+
+def _without_known_maps(layer: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
+    """A continued run's settings say exactly where its soft labels lie; a file may say how their folder's name begins."""
+    own, known = ((values.get("objectives") or {}).get("soft") or {} for values in (layer, saved))
+    if (
+        not known.get("maps_sha256")
+        or own.get("maps") is None
+        or own.get("maps_sha256", known["maps_sha256"]) != (known["maps_sha256"])
+    ):
+        return layer
+    if not Path(str(known["maps"])).name.startswith(Path(str(own["maps"])).name):
+        return layer
+    soft = {key: value for key, value in own.items() if key not in ("maps", "maps_sha256")}
+    return {**layer, "objectives": {**layer["objectives"], "soft": soft}}
 
 
 def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:

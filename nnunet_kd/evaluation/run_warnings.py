@@ -65,6 +65,10 @@ def _soft_labels_seen(name: str, run: Run, maps: Description | None, cases: Sequ
     if not run.reads_maps:
         return []
     found, seen = [], set()
+    if maps is None and not run.allows_leak:
+        found.append(
+            f"whether teachers of {name}'s soft labels had seen the cases cannot be told: they are not where they were."
+        )
     if maps is not None:
         seen = {case for teacher in maps.teachers for case in teacher.trained_on or ()} & set(cases)
         if unknown := unknown_teachers(maps):

@@ -121,9 +121,9 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         named = torch.serialization.get_unsafe_globals_in_checkpoint(str(path))
     if foreign := [name for name in named if not _is_data(name)]:
         raise CheckpointError(
-            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. Two commands load it all the "
-            f"same, if you know who made it: `nnunet-kd predict --trusted`, and a training with it as its teacher and `--set "
-            f"teacher.trusted=true`. See docs/explanation-security.md."
+            f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. If you know who made it: "
+            f"`--trusted` of `nnunet-kd predict`, `soften` and `shrink` loads it all the same, and so does `--set "
+            f"teacher.trusted=true` of a training. See docs/explanation-security.md."
         )
     with _read_as_pytorch_does(path), torch.serialization.safe_globals(_numpy_data()):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)

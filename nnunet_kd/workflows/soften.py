@@ -20,6 +20,7 @@ from nnunet_kd.distillation.soft_labels.description import Description, data_of
 from nnunet_kd.distillation.soft_labels.images import ImageRecord, PreprocessedImage, content_of, write_record
 from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, map_path, write_map
 from nnunet_kd.distillation.soft_labels.student import foreground_heads, sets_folder
+from nnunet_kd.distillation.teacher_source import TeacherSource, previous_stage_segmentations
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
@@ -29,7 +30,14 @@ from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
-from nnunet_kd.workflows.soften_set import check_out_of_fold, describe_teacher, find_soft_teacher, write_description
+from nnunet_kd.workflows.soften_set import (
+    check_folds,
+    check_leaks,
+    check_out_of_fold,
+    describe_teacher,
+    find_soft_teacher,
+    write_description,
+)
 from nnunet_kd.workflows.unlabelled_images import add_images
 
 Progress = Callable[[int, int, str], object]
@@ -46,6 +54,7 @@ class SoftenOptions:
         out_of_fold: every case by the teacher that was not trained on it.
         part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
         trained_on: the teachers' training cases by fold; ``None``: as the split of their dataset says, if it can be read.
+        allow_leak: also by teachers that were trained on cases that the student's fold validates on.
     """
 
     folds: tuple[int | str, ...] = ()
@@ -54,6 +63,7 @@ class SoftenOptions:
     part: int = 0
     parts: int = 1
     trained_on: Mapping[str, Sequence[str]] | None = None
+    allow_leak: bool = False
 
 
 @dataclass(frozen=True)
@@ -97,8 +107,9 @@ def soften(
         images: folder of images without labels, which are preprocessed first and train along from then on.
 
     Raises:
-        TeacherError: a teacher is missing or does not fit the preprocessed data, or ``out_of_fold`` lacks what it needs.
-        SettingsError: ``out_of_fold`` for a student of one fold.
+        TeacherError: a teacher is missing or does not fit the preprocessed data, is of another fold than ``folds`` says, or
+            was trained on cases that the student validates on; or ``out_of_fold`` lacks what it needs.
+        SettingsError: ``out_of_fold`` for a student of one fold; a fold that is named twice.
         MissingRequirement: memory or disk will not do; said before the first case.
         DataError: a preprocessed case cannot be read, or the fold has no training cases.
     """
@@ -107,12 +118,14 @@ def soften(
         description = teachers.description
         if choices.out_of_fold:
             check_out_of_fold(description, trainer.fold)
+        elif not choices.allow_leak:
+            check_leaks(description, trainer)
         if images is not None:
             add_images(trainer, images, progress)
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
             remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
-        cases, dataset = _cases(trainer)
+        cases, dataset = _cases(trainer, teachers.first)
         without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
@@ -146,6 +159,7 @@ class _Teachers:
     predictor: nnUNetPredictor
     parameters: list[Any]
     description: Description
+    first: TeacherSource
 
 
 def _load_teachers(
@@ -157,6 +171,7 @@ def _load_teachers(
 ) -> _Teachers:
     """Every teacher's weights, and the description of the set that they make; archives stay unpacked as long as ``opened``."""
     sources = [find_soft_teacher(trainer, wanted, fold, opened) for fold in choices.folds or (trainer.fold,)]
+    check_folds(choices.folds, [source for source, _ in sources])
     predictor = new_predictor(choices.mirroring, device.type)
     predictor.device = device
     parameters: list[Any] = []
@@ -178,7 +193,7 @@ def _load_teachers(
         has_regions=trainer.label_manager.has_regions,
         data=data_of(trainer.plans_manager.plans, trainer.configuration_name),
     )
-    return _Teachers(predictor, parameters, description)
+    return _Teachers(predictor, parameters, description, sources[0][0])
 
 
 def _predict_cases(
@@ -227,15 +242,18 @@ def _write_case(
     write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
 
 
-def _cases(trainer: DistillationTrainer) -> tuple[list[str], Any]:
-    """The fold's training cases with those that have no labels, and a dataset of them.
+def _cases(trainer: DistillationTrainer, teacher: TeacherSource) -> tuple[list[str], Any]:
+    """The fold's training cases with those that have no labels, and a dataset of them; a cascade's input lies beside the teacher.
 
     Raises:
         DataError: there is none.
+        TeacherError: the first stage's segmentations do not lie beside the teacher.
     """
     training, _ = trainer.do_split()
     if trainer.is_cascaded:
-        trainer.folder_with_segs_from_previous_stage = str(trainer.previous_stage_segmentations())
+        previous = str(trainer.configuration_manager.previous_stage_name)
+        found = previous_stage_segmentations(teacher, previous, trainer.configuration_name)
+        trainer.folder_with_segs_from_previous_stage = str(found)
     dataset = trainer.dataset_class(
         trainer.preprocessed_dataset_folder,
         list(training),

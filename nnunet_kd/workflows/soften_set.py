@@ -7,7 +7,13 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from nnunet_kd.distillation.settings import TeacherSettings
-from nnunet_kd.distillation.soft_labels.description import FILE, Description, SoftTeacher, read_description
+from nnunet_kd.distillation.soft_labels.description import (
+    FILE,
+    Description,
+    SoftTeacher,
+    leaked_cases,
+    read_description,
+)
 from nnunet_kd.distillation.soft_labels.teachers import place_in_results
 from nnunet_kd.distillation.teacher import found_teacher
 from nnunet_kd.distillation.teacher_source import TeacherSource
@@ -99,6 +105,42 @@ def check_out_of_fold(description: Description, fold: int | str) -> None:
         )
 
 
+def check_folds(folds: Sequence[int | str], sources: Sequence[TeacherSource]) -> None:
+    """Whether the teachers are of the folds that were asked for: the path of one fold or checkpoint is of that fold alone.
+
+    Raises:
+        SettingsError: a fold is named twice.
+        TeacherError: a teacher is of another fold.
+    """
+    if len(set(folds)) < len(folds):
+        raise SettingsError(f"-f {' '.join(map(str, folds))}: a fold is named twice. Name each fold once.")
+    for fold, source in zip(folds, sources, strict=bool(folds)):
+        if source.fold != str(fold):
+            raise TeacherError(
+                f"-f names fold {fold}, and the teacher's path is of fold {source.fold} alone. Give the model folder, "
+                f"-t {source.model_folder}, or leave -f out."
+            )
+
+
+def check_leaks(description: Description, trainer: DistillationTrainer) -> None:
+    """Whether a student of the trainer's fold may learn from these teachers: told before hours of work, not after.
+
+    Raises:
+        TeacherError: one was trained on cases that this fold validates on.
+    """
+    if trainer.fold == "all":  # which validates on what it learns from anyway
+        return
+    validation = [str(case) for case in trainer.do_split()[1]]
+    if leaks := leaked_cases(description, validation):
+        told = ", ".join(f"fold {fold} on {count}" for fold, count in leaks.items())
+        raise TeacherError(
+            f"these teachers were trained on validation cases of fold {trainer.fold} ({told} of {len(validation)}). A student of "
+            f"fold {trainer.fold} that learned from them would look better than it is. Take the teacher of this fold: leave -f "
+            f"out, and give -t a model folder. Several folds, or --out-of-fold, are for a student of fold all. If this is "
+            f"meant: --allow-leak here, and objectives.soft.allow_leak=true in the training."
+        )
+
+
 def write_description(folder: Path, description: Description) -> None:
     """Put a set's description into its folder, unless it is there; what killed processes left of maps goes.
 
@@ -108,8 +150,7 @@ def write_description(folder: Path, description: Description) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     remove_leftovers(folder)
-    if (folder / FILE).is_file():
-        there = read_description(folder)
+    if (folder / FILE).is_file() and (there := _description_there(folder)) is not None:
         if _cases_known(there, description):
             return  # its hash, which trainings have saved, stays
         if there.digest() == description.digest() and list(folder.glob("*.b2nd")):
@@ -121,9 +162,23 @@ def write_description(folder: Path, description: Description) -> None:
     write_atomically(folder / FILE, lambda file: file.write(text))
 
 
+def _description_there(folder: Path) -> Description | None:
+    """That of a set; ``None`` if it cannot be read and describes no map, so that it can be written anew.
+
+    Raises:
+        DataError: it cannot be read, and there are maps.
+    """
+    try:
+        return read_description(folder)
+    except DataError:
+        if any(folder.glob("*.b2nd")):
+            raise
+        return None
+
+
 def _cases_known(there: Description, now: Description) -> bool:
     """Whether both say the same; where a model lies now, and a split that could be read meanwhile, are no difference."""
     if there.digest() != now.digest():
         return False
-    pairs = zip(there.teachers, now.teachers, strict=True)
-    return all(before.trained_on in (None, after.trained_on) for before, after in pairs)
+    pairs = [(one.trained_on, other.trained_on) for one, other in zip(there.teachers, now.teachers, strict=True)]
+    return all(None in (before, after) or before == after for before, after in pairs)

@@ -180,6 +180,22 @@ def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path
     assert on_purpose.epochs == 9
 
 
+def test_a_file_may_name_soft_labels_shorter_than_the_run_that_is_continued(tmp_path: Path) -> None:
+    known = {"objectives": {"soft": {"maps": "/a/teacher_fold_0_mirrored_12ab", "maps_sha256": "0" * 64}}}
+    saved = validate_settings(known, "x").as_dict()
+
+    def continued(maps: str) -> Settings:
+        (tmp_path / "nnunet_kd.yaml").write_text(f"objectives: {{soft: {{maps: {maps}}}}}")
+        return resolve_settings("soft", ("soft",), tmp_path, saved=saved, environment={})
+
+    for maps in ("teacher_fold_0_mirrored", "/b/teacher_fold_0_mirrored_12ab"):
+        assert continued(maps).as_dict() == saved
+    with pytest.raises(
+        SettingsError, match=r"objectives\.soft\.maps: was /a/teacher_fold_0_mirrored_12ab, now teacher_fold_1"
+    ):
+        continued("teacher_fold_1_mirrored")
+
+
 @pytest.mark.parametrize(
     ("schedule", "expected"),
     [

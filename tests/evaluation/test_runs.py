@@ -194,6 +194,15 @@ def test_a_leak_of_soft_labels_is_told(tmp_path):
     assert "objectives.soft.allow_leak=true: teachers of its soft labels may have seen these cases" in allowed
 
 
+def test_soft_labels_that_were_deleted_are_told(tmp_path):
+    one = soft_run(tmp_path, [soft_teacher(["c"])])
+    (tmp_path / FILE).unlink()
+    (told,) = find_warnings([one], ["d", "e"], SPLITS)
+    assert (
+        "whether teachers of soft's soft labels had seen the cases cannot be told: they are not where they were" in told
+    )
+
+
 def test_teachers_of_soft_labels_are_teachers(tmp_path):
     right = soft_run(tmp_path, [soft_teacher(["a", "b", "c"])])
     assert find_warnings([right], ["d", "e"], SPLITS) == []

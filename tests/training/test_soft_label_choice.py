@@ -7,6 +7,7 @@ import os
 import re
 import shlex
 import shutil
+from fractions import Fraction
 from pathlib import Path
 from typing import Any
 
@@ -21,7 +22,7 @@ from nnunet_kd.distillation.settings import validate_settings
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.distillation.soft_labels.description import FILE, read_description
 from nnunet_kd.distillation.soft_labels.maps import open_map
-from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.errors import DataError, SettingsError, TeacherError
 from nnunet_kd.models.folder import ModelFolder, load_predictor, new_predictor
 from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.system.files import sha256
@@ -181,6 +182,90 @@ def test_a_student_of_all_cases(dataset: Path) -> None:
     assert "fold 0 validates on cases that some of these teachers were trained on" in str(refused)
 
 
+def test_a_leak_names_the_command_of_this_folds_teacher(dataset: Path) -> None:
+    halves = [{"train": CASES[:4], "val": CASES[4:]}, {"train": CASES[2:], "val": CASES[:2]}]
+    (dataset / "splits_final.json").write_text(json.dumps(halves))
+    other = fold_of(model_folder(), 1) / "checkpoint_final.pth"
+    made_maps("-t", str(other), "--allow-leak")
+    with pytest.raises(DataError, match=r"fold 1 on 2 of 2.*Take maps of the teacher of this fold") as error:
+        ready(f"teacher={other}", "objectives.soft.maps=nnUNetTrainer_fold_1_mirrored")
+    command, own = run_command(error)
+    assert f"-t {model_folder()} " in f"{command} "
+    assert [one.fold for one in read_description(own).teachers] == [0]
+    allowed = ("objectives.soft.allow_leak=true", "objectives.soft.maps=nnUNetTrainer_fold_1_mirrored")
+    leaking = ready(*allowed).soft_labels
+    assert leaking is not None
+    (leaking / "case_1.b2nd").unlink()
+    with pytest.raises(DataError, match="have no map") as error:
+        ready(*allowed)
+    command, there = run_command(error)
+    assert "--allow-leak" in command
+    assert there == leaking
+
+
+def test_a_trusted_teacher(dataset: Path) -> None:
+    path = model_folder() / "fold_0" / "checkpoint_final.pth"
+    torch.save({**torch.load(path, weights_only=False), "share": Fraction(1, 2)}, path)
+    refused = soften().exception
+    assert "holds more than data" in str(refused)
+    with pytest.raises(DataError, match="no soft labels for fold 0") as error:
+        ready("teacher.trusted=true")
+    command, folder = run_command(error)
+    assert "--trusted" in command
+    assert ready("teacher.trusted=true").soft_labels == folder
+
+
+def test_rounding_at_another_temperature_is_told(dataset: Path) -> None:
+    made_maps("--no-mirroring")
+    assert "stored probabilities below" not in log_of(ready())
+    assert "stored probabilities below 1/510 are 0" in log_of(ready("objectives.soft.temperature=2"))
+
+
+def test_folds_that_the_teachers_path_does_not_have(dataset: Path) -> None:
+    checkpoint = model_folder() / "fold_0" / "checkpoint_final.pth"
+    for path in (checkpoint, checkpoint.parent):
+        refused = soften("-t", str(path), "-f", "0", "1", fold="all").exception
+        assert isinstance(refused, TeacherError)
+        assert (
+            f"-f names fold 1, and the teacher's path is of fold 0 alone. Give the model folder, -t {model_folder()}"
+            in str(refused)
+        )
+    twice = soften("-f", "0", "0", fold="all").exception
+    assert isinstance(twice, SettingsError)
+    assert "-f 0 0: a fold is named twice" in str(twice)
+
+
+def test_a_set_that_is_not_complete_or_cannot_be_read_is_no_choice(dataset: Path) -> None:
+    trial = made_maps("--no-mirroring")
+    (trial / "case_1.b2nd").unlink()
+    whole = made_maps()
+    broken = whole.with_name("broken")
+    broken.mkdir()
+    (broken / FILE).write_text("{")
+    assert ready().soft_labels == whole
+    assert ready("objectives.soft.maps=nnUNetTrainer_fold_0_mirrored").soft_labels == whole
+    shutil.rmtree(trial)
+    (whole / FILE).write_text("{")
+    with pytest.raises(DataError, match=f"Found, but not usable: .*{whole.name}.*Delete the folder"):
+        ready()
+    refused = soften().exception
+    assert isinstance(refused, DataError)
+    assert "Delete the folder" in str(refused)
+    for path in whole.glob("*.b2nd"):
+        path.unlink()
+    assert made_maps() == whole
+    assert ready().soft_labels == whole
+
+
+def test_a_training_goes_on_where_the_preprocessed_data_moved(dataset: Path, tmp_path: Path) -> None:
+    folder = made_maps("--no-mirroring")
+    digest = f"objectives.soft.maps_sha256={sha256(folder / FILE)}"
+    before = f"objectives.soft.maps=/scratch/job_1/{folder.name}"
+    assert ready(before, digest).soft_labels == folder
+    with pytest.raises(DataError, match="is no folder of soft labels"):
+        ready(before)
+
+
 def test_cases_that_every_teacher_was_trained_on(dataset: Path) -> None:
     splits = [{"train": CASES[:4], "val": CASES[4:]}, {"train": CASES[2:], "val": CASES[:2]}]
     (dataset / "splits_final.json").write_text(json.dumps(splits))
@@ -207,7 +292,7 @@ def test_teachers_of_another_dataset(dataset: Path) -> None:
     split = dataset.with_name("Dataset997_Other") / "splits_final.json"
     split.parent.mkdir()
     split.write_text(json.dumps([{"train": CASES[1:], "val": CASES[:1]}]))
-    folder = made_maps("-t", str(other))
+    folder = made_maps("-t", str(other), "--allow-leak")
     assert read_description(folder).teachers[0].trained_on == CASES[1:]
     with pytest.raises(DataError, match=r"trained on validation cases of fold 0 \(fold 0 on 2 of 2\)"):
         ready()

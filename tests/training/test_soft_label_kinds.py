@@ -137,6 +137,13 @@ def test_from_the_command_to_the_step(kind: tuple[str, str, nnUNetDatasetBlosc2]
     regions = made.label_manager.has_regions
     wanted = logits.sigmoid() if regions else logits.softmax(0)[1:]
     assert np.abs(open_map(folder, "case_1")[:] / 255 - wanted.numpy()).max() <= 1 / 510 + 1e-5
+    if configuration == CASCADE:  # with what its first stage says beside it, wherever the teacher lies
+        elsewhere = model.parent.rename(model.parents[1] / "elsewhere")
+        told = ["soften", "998", configuration, "0", "-device", "cpu", "--no-mirroring", "-t"]
+        result = CliRunner().invoke(cli.app, [*told, str(elsewhere / model.name)])
+        assert result.exit_code == 0, (result.output, result.exception)
+        assert "0 cases written, 4 kept" in result.output
+        elsewhere.rename(model.parent)
 
     # maps that are their images must still be so after every spatial transform
     for case in CASES[:4]:

@@ -250,7 +250,11 @@ def test_refused_before_training(dataset: Path) -> None:
 def test_leaks(dataset: Path) -> None:
     splits = dataset / "splits_final.json"
     splits.write_text(json.dumps([{"train": CASES[:4], "val": CASES[4:]}, {"train": CASES[2:], "val": CASES[:2]}]))
-    folder = made_maps("-f", "0", fold="1")
+    refused = soften("-f", "0", fold="1").exception
+    assert isinstance(refused, TeacherError)
+    assert "trained on validation cases of fold 1 (fold 0 on 2 of 2)" in str(refused)
+    assert not (dataset / "soft_labels").exists(), "told before anything is made"
+    folder = made_maps("-f", "0", "--allow-leak", fold="1")
     assert sorted(path.stem for path in folder.glob("*.b2nd")) == CASES[2:]
     with pytest.raises(DataError, match=r"trained on validation cases of fold 1 \(fold 0 on 2 of 2\)"):
         ready(fold=1)

@@ -34,7 +34,12 @@ class SoftSettings(ObjectiveSettings):
     maps_sha256: str | None = Field(
         None, pattern="^[0-9a-f]{64}$", description="hash of the maps' description; saved with every run"
     )
-    temperature: float = Field(1.0, gt=0, description="T of the cross-entropy; above 1 softens both distributions")
+    temperature: float = Field(
+        1.0,
+        gt=0,
+        description="T of the cross-entropy; above 1 softens both distributions. Stored "
+        "probabilities below 1/510 are 0 at any T",
+    )
     where_ignored: bool = Field(True, description="the teacher also speaks where the label is to be ignored")
     allow_leak: bool = Field(
         False, description="take maps of a teacher that was trained on cases which this fold validates on"

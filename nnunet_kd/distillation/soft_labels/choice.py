@@ -13,6 +13,7 @@ from nnunet_kd.distillation.soft_labels.description import (
     read_description,
     sets_of,
     unknown_teachers,
+    unreadable_sets,
 )
 from nnunet_kd.distillation.soft_labels.maps import is_whole, map_path
 from nnunet_kd.distillation.soft_labels.student import Student
@@ -47,7 +48,7 @@ def choose_maps(settings: SoftSettings, student: Student) -> ChosenMaps:
             other images or by another teacher than there are now, or its teachers were trained on cases that the student
             validates on. Says which command makes what is missing.
     """
-    folder = _named(settings.maps, student) if settings.maps is not None else _only_one(settings, student)
+    folder = _named(settings, student) if settings.maps is not None else _only_one(settings, student)
     description = read_description(folder)
     problem = _why_not(description, settings, student)
     if problem is not None:
@@ -63,11 +64,15 @@ def choose_maps(settings: SoftSettings, student: Student) -> ChosenMaps:
     return ChosenMaps(pinned, description, tuple(_warnings(description, settings, student)))
 
 
-def _named(name: str, student: Student) -> Path:
+def _named(settings: SoftSettings, student: Student) -> Path:
+    name = str(settings.maps)
     path = Path(name).expanduser()
     for folder in (path, student.parent / name):
         if (folder / FILE).is_file():
             return folder
+    moved = student.parent / path.name  # a training that goes on where nnUNet_preprocessed lies elsewhere now
+    if settings.maps_sha256 is not None and (moved / FILE).is_file():
+        return moved
     begun = [folder for folder, _ in sets_of(student.parent) if folder.name.startswith(name)]
     if len(begun) == 1:
         return begun[0]
@@ -84,15 +89,19 @@ def _only_one(settings: SoftSettings, student: Student) -> Path:
     for folder, description in sets_of(student.parent):
         problem = _why_not(description, settings, student)
         (fitting.append(folder) if problem is None else others.append(f"{folder.name}: {problem}"))
-    if len(fitting) == 1:
-        return fitting[0]
+    whole = [folder for folder in fitting if _has_all_maps(folder, student)]
+    if len(fitting) == 1 or len(whole) == 1:
+        return (whole or fitting)[0]
     if fitting:
+        fitting = whole or fitting  # what is not complete is no choice where others are
         raise DataError(
             f"several sets of soft labels fit: {', '.join(path.name for path in fitting)}. Name one: "
             f"--set objectives.soft.maps={fitting[0].name}"
         )
+    others += [f"{folder.name}: {problem}" for folder, problem in unreadable_sets(student.parent)]
+    command = replace(student.own_command(), allow_leak=settings.allow_leak)
     raise DataError(
-        f"there are no soft labels for fold {student.fold} under {student.parent}. Make them first: `{student.own_command()}`. "
+        f"there are no soft labels for fold {student.fold} under {student.parent}. Make them first: `{command}`. "
         + (f"Found, but not usable: {' '.join(others)}" if others else "")
     )
 
@@ -114,7 +123,7 @@ def _why_not(description: Description, settings: SoftSettings, student: Student)
     if leaks and not settings.allow_leak:
         return (
             f"their teachers were trained on validation cases of fold {student.fold} ({leaks}), so validation would look better "
-            f"than it is. Take maps of the teacher of this fold: `{replace(student.own_command(), folds=())}`. Or say that this "
+            f"than it is. Take maps of the teacher of this fold: `{student.own_command().of_own_fold()}`. Or say that this "
             f"is meant: --set objectives.soft.allow_leak=true."
         )
     # which maps a training began with is said by their hash, and it may go on with them
@@ -162,11 +171,20 @@ def _warnings(description: Description, settings: SoftSettings, student: Student
             f"what {', '.join(unknown)} was trained on is not known. If it was trained on validation cases of fold "
             f"{student.fold}, validation looks better than it is."
         )
+    if settings.temperature != 1:
+        found.append(
+            f"objectives.soft.temperature is {settings.temperature:g}, and stored probabilities below 1/510 are 0: at this "
+            f"temperature they differ more from the teacher's than at 1. With objectives.soft.source=live they do not."
+        )
     if replaced := replaced_teacher(description, student.teachers):
         found.append(f"the soft labels: {_replaced(replaced)}")
     if other := other_teacher(description, student.used()):
         found.append(f"the soft labels: {_other(other)}")
     return found
+
+
+def _has_all_maps(folder: Path, student: Student) -> bool:
+    return all(map_path(folder, case).is_file() for case in student.training)
 
 
 def _check_complete(folder: Path, description: Description, student: Student) -> None:

@@ -24,6 +24,8 @@ class SoftenCommand:
         teacher: path; ``None``: the one that is found without.
         folds: the teacher's; empty: the student's own.
         mirroring, out_of_fold: see :class:`~.description.Description`.
+        allow_leak: teachers may have been trained on the student's validation cases.
+        trusted: their checkpoints may hold more than data.
     """
 
     dataset: str
@@ -35,6 +37,8 @@ class SoftenCommand:
     folds: tuple[int | str, ...] = ()
     mirroring: bool = True
     out_of_fold: bool = False
+    allow_leak: bool = False
+    trusted: bool = False
 
     def __str__(self) -> str:
         parts = ["nnunet-kd", "soften", self.dataset, self.configuration, str(self.fold)]
@@ -42,9 +46,20 @@ class SoftenCommand:
         parts += ["-t", self.teacher] if self.teacher is not None else []
         parts += ["--out-of-fold"] if self.out_of_fold else []
         parts += [] if self.mirroring else ["--no-mirroring"]
+        parts += ["--allow-leak"] if self.allow_leak else []
+        parts += ["--trusted"] if self.trusted else []
         parts += ["-device", self.device] if self.device != DEFAULT_DEVICE else []
         parts += ["-f", *map(str, self.folds)] if self.folds not in ((), (self.fold,)) else []
         return shlex.join(parts)
+
+    def of_own_fold(self) -> SoftenCommand:
+        """By the teacher of the student's fold: of the same model, whichever of its folds or checkpoints was named."""
+        path = None if self.teacher is None else Path(self.teacher)
+        if path is not None and path.parent.name.startswith("fold_"):
+            path = path.parent
+        if path is not None and path.name.startswith("fold_"):
+            path = path.parent
+        return replace(self, teacher=None if path is None else str(path), folds=())
 
     def of_set(self, description: Description, teachers: StudentTeachers) -> SoftenCommand:
         """What makes the maps of a set that is there, with its teachers and choices.
@@ -79,7 +94,7 @@ class SoftenCommand:
         path = None if first.path is None else str(Path(first.path).expanduser())
         if first.checkpoint != FINAL and len(wanted) == 1 and (source := teachers.locate(first)) is not None:
             path = str(source.origin or source.checkpoint_path)
-        chosen = replace(self, teacher=path, folds=folds)
+        chosen = replace(self, teacher=path, folds=folds, trusted=first.trusted)
         if self.fold != "all" or folds or teachers.locate(first) is not None:
             return chosen
         there = teachers.trained_folds(first)

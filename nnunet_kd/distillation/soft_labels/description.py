@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -114,14 +115,27 @@ def read_description(folder: Path) -> Description:
     except (ValidationError, UnicodeDecodeError) as error:
         reason = " ".join(str(error).splitlines()[:3])
         raise DataError(
-            f"{path} does not describe soft labels: {reason}. Make them anew with `nnunet-kd soften`."
+            f"{path} does not describe soft labels: {reason}. Delete the folder, then make them anew with `nnunet-kd soften`."
         ) from error
 
 
 def sets_of(parent: Path) -> Iterator[tuple[Path, Description]]:
-    """Every described folder under ``nnUNet_preprocessed/DATASET/soft_labels/<data identifier>``."""
+    """Every described folder under ``nnUNet_preprocessed/DATASET/soft_labels/<data identifier>``.
+
+    Those that cannot be read (:func:`unreadable_sets`) are left out: the others can be learned from.
+    """
     for path in sorted(parent.glob(f"*/{FILE}")):
-        yield path.parent, read_description(path.parent)
+        with contextlib.suppress(DataError):
+            yield path.parent, read_description(path.parent)
+
+
+def unreadable_sets(parent: Path) -> Iterator[tuple[Path, str]]:
+    """Folders there whose description cannot be read, with the reason."""
+    for path in sorted(parent.glob(f"*/{FILE}")):
+        try:
+            read_description(path.parent)
+        except DataError as error:
+            yield path.parent, str(error)
 
 
 def unknown_teachers(description: Description) -> list[str]:

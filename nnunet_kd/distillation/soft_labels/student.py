@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.distillation.soft_labels.command import SoftenCommand
-from nnunet_kd.distillation.soft_labels.description import FOLDER, Description, data_of
+from nnunet_kd.distillation.soft_labels.description import FOLDER, Description, data_of, leaked_cases
 from nnunet_kd.distillation.soft_labels.images import PreprocessedImage
 from nnunet_kd.distillation.soft_labels.teachers import RunTeacher, StudentTeachers
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
@@ -49,7 +49,8 @@ class Student:
 
     def command_of(self, description: Description) -> SoftenCommand:
         """What makes the missing maps of a set."""
-        return self.own_command().of_set(description, self.teachers)
+        leaking = self.fold != "all" and bool(leaked_cases(description, self.validation))
+        return replace(self.own_command().of_set(description, self.teachers), allow_leak=leaking)
 
 
 def foreground_heads(label_manager: Any) -> list[str]:
