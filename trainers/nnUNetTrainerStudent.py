@@ -8,3 +8,4 @@ class nnUNetTrainerStudent(DistillationTrainer):
 
     recipe = "student"
     objectives = ()
+    starts_at_random = True

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import re
 from functools import partial
 from pathlib import Path
 from statistics import mean
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
@@ -23,6 +25,8 @@ if TYPE_CHECKING:
     from nnunet_kd.workflows.inherit import Inherited
 
 TRAINER = "nnUNetTrainerInherited"
+WARNING = re.compile(r"WARNING: (.*)")
+"""In the log, which is not shown."""
 
 
 def inherit(
@@ -69,15 +73,27 @@ def inherit(
             bar.update(task, completed=done, total=total, description=what)
 
         def tell(what: str) -> None:
-            bar.update(task, completed=0, total=None, description=what)
+            nonlocal task
+            bar.remove_task(task)  # a bar without an end is a new one
+            task = bar.add_task(what, total=None)
 
-        # a few patches need no worker processes, and what is not trained needs no compiling
-        with (
-            variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}),
-            contextlib.redirect_stdout(io.StringIO()),
-        ):
-            found = inherit_student(make, output, overwrite, not no_validation, show, tell)
-    _print(console, found)
+        found: list[Inherited] = []
+        log = io.StringIO()
+        try:
+            # a few patches need no worker processes, and what is not trained needs no compiling
+            with (
+                variables_set_to({"nnUNet_n_proc_DA": "0", "nnUNet_compile": "f"}),
+                contextlib.redirect_stdout(log),
+            ):
+                inherit_student(make, output, overwrite, not no_validation, show, tell, found.append)
+        finally:  # also where the output could not be written
+            bar.stop()
+            for warning in WARNING.findall(log.getvalue()):
+                Console(stderr=True, highlight=False).print(
+                    f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True
+                )
+            for one in found:
+                _print(console, one)
     if output is not None:
         console.print(f"The untrained student is in {output}.", soft_wrap=True, highlight=False)
 

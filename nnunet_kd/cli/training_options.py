@@ -99,7 +99,9 @@ def check_settings(
     required_folder("nnUNet_results")
     folder, dataset_json = preprocessed_dataset(dataset)
     trainer_class = find_trainer(trainer)
-    settings = resolve_settings(trainer_class.recipe, trainer_class.objectives, folder)
+    settings = resolve_settings(
+        trainer_class.recipe, trainer_class.objectives, folder, starts_at_random=trainer_class.starts_at_random
+    )
     student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
     if pretrained_weights is None:
         return settings, None

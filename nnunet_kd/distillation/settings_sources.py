@@ -37,6 +37,12 @@ SET_VARIABLE = "NNUNET_KD_SET"
 DATASET_FILE = "nnunet_kd.yaml"
 SETTINGS_FILE = "distillation_settings.yaml"
 """What a run writes beside its checkpoints; see :func:`saved_settings`."""
+_START = ("start", "start_sha256")
+_BEFORE_START = {
+    *("teacher", "feature_teacher", "reduction", "epochs", "iterations_per_epoch", "validation_iterations"),
+    *("learning_rate", "mirror_axes", "seed", "ema", "patience", "save_every", "max_skipped_steps", "objectives"),
+}
+"""Every key that a run of version 0.1.0 writes into its settings file."""
 
 
 def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
@@ -130,6 +136,7 @@ def resolve_settings(
     dataset_folder: Path | None = None,
     saved: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
+    starts_at_random: bool = False,
 ) -> Settings:
     """Gather and validate the settings of a run.
 
@@ -140,6 +147,8 @@ def resolve_settings(
         dataset_folder: the preprocessed dataset folder, which may hold ``nnunet_kd.yaml``.
         saved: the settings of the run that is continued; they hold, and only ``--set`` may change them.
         environment: default ``os.environ``.
+        starts_at_random: the trainer stands for students without a teacher: files, which may be meant for other trainers, do not
+            say where it starts; ``--set`` does.
 
     Raises:
         SettingsError: names every problem at once, with the source it comes from; or a file now says something else
@@ -159,7 +168,9 @@ def resolve_settings(
     merged = start
     for source, layer in layers:
         validate_settings(layer, source)
-        layer = _only_allowed(layer, allowed_objectives)
+        layer = _with_start_of_its_time(_only_allowed(layer, allowed_objectives))
+        if starts_at_random:
+            layer = {key: value for key, value in layer.items() if key not in _START}
         if saved is not None:
             layer = _without_known_start(_without_known_teacher(layer, start, source), start, source)
             layer = _without_known_maps(layer, start)
@@ -192,6 +203,11 @@ def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapp
     return key in assignments or any(path.is_file() and key in read_settings_file(path) for path in files)
 
 
+def _with_start_of_its_time(layer: dict[str, Any]) -> dict[str, Any]:
+    """Settings that a run left behind before there was a ``start`` mean a random one, whatever the recipe below them says."""
+    return {**layer, "start": Settings.model_fields["start"].default} if layer.keys() == _BEFORE_START else layer
+
+
 def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dict[str, Any]:
     if allowed is None or not layer.get("objectives"):
         return layer
@@ -220,7 +236,7 @@ def _without_known_start(layer: dict[str, Any], saved: dict[str, Any], source: s
     begun, wanted = (validate_settings(values, source).start for values in (saved, layer))
     known: set[str] = set()
     if begun == Settings.model_fields["start"].default:
-        known = {"start", "start_sha256"}
+        known = set(_START)
     elif "start" in layer and str(Path(wanted).expanduser().resolve()) == begun:
         known = {"start"}
     return {key: value for key, value in layer.items() if key not in known}

@@ -238,3 +238,20 @@ def load_teachers(
     has_regions = PlansManager(dict(student_plans)).get_label_manager(dict(dataset_json)).has_regions
     teachers = Teachers(members, settings.feature_teacher, has_regions)
     return teachers, settings.model_copy(update={"teacher": pinned})
+
+
+@contextlib.contextmanager
+def naming_random_start(possible: bool) -> Iterator[None]:
+    """Within, a TeacherError says how to train without a teacher, where it is needed for the start alone.
+
+    Args:
+        possible: whether that is so, and the trainer also begins at random.
+    """
+    try:
+        yield
+    except TeacherError as error:
+        if not possible:
+            raise
+        raise TeacherError(
+            f"{error} This training needs its teacher for the start alone: --set start=random begins without it."
+        ) from error

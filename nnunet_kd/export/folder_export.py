@@ -58,14 +58,7 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
     output = output.expanduser().absolute()
     archived = output.suffix == ".zip"
     _refuse_source(model, output, archived)
-    if output.exists() and not options.overwrite:
-        raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
-    if output.exists() and output.is_dir() == archived:
-        raise ModelError(f"{output} is a {'folder' if archived else 'file'}, which is not replaced by the export.")
-    if not archived and output.is_dir() and any(output.iterdir()) and not (output / "plans.json").is_file():
-        raise ModelError(
-            f"{output} is a folder with other content than a model, so it is not replaced. Choose another."
-        )
+    check_output(output, options.overwrite)
     with folder_beside(output) as temporary:
         folder = temporary / "model"
         folder.mkdir()
@@ -75,6 +68,24 @@ def export_folder(model: ModelFolder, output: Path, options: FolderOptions) -> P
         else:
             _move_into_place(folder, output, temporary)
     return output
+
+
+def check_output(output: Path, overwrite: bool) -> None:
+    """Whether an export may be written to a place.
+
+    Raises:
+        ModelError: what lies there is not replaced.
+    """
+    output = output.expanduser().absolute()
+    archived = output.suffix == ".zip"
+    if output.exists() and not overwrite:
+        raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
+    if output.exists() and output.is_dir() == archived:
+        raise ModelError(f"{output} is a {'folder' if archived else 'file'}, which is not replaced by the export.")
+    if not archived and output.is_dir() and any(output.iterdir()) and not (output / "plans.json").is_file():
+        raise ModelError(
+            f"{output} is a folder with other content than a model, so it is not replaced. Choose another."
+        )
 
 
 def _refuse_source(model: ModelFolder, output: Path, archived: bool) -> None:

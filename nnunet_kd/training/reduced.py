@@ -28,10 +28,12 @@ class ReducedTrainer(SoftLabelTrainer):
     Attributes:
         recipe: the trainer's own recipe, the lowest layer of its settings.
         objectives: the objectives it takes from the settings; ``None``: any.
+        starts_at_random: whether settings files leave its start alone; see :func:`resolve_settings`.
         settings: the run's resolved settings.
     """
 
     recipe: ClassVar[str] = "student"
+    starts_at_random: ClassVar[bool] = False
     objectives: ClassVar[tuple[str, ...] | None] = ()
 
     def __init__(
@@ -70,7 +72,9 @@ class ReducedTrainer(SoftLabelTrainer):
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             folder = results / plans["dataset_name"] / model / f"fold_{fold}"
             saved = saved_settings(folder / SETTINGS_FILE)
-        return resolve_settings(self.recipe, self.objectives, dataset_folder, saved=saved)
+        return resolve_settings(
+            self.recipe, self.objectives, dataset_folder, saved=saved, starts_at_random=self.starts_at_random
+        )
 
     def initialize(self) -> None:
         """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.saved_state import LEARNED, STATE, learned_names, ta
 from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
-from nnunet_kd.distillation.teacher import load_teachers
+from nnunet_kd.distillation.teacher import load_teachers, naming_random_start
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters
@@ -112,17 +112,18 @@ class DistillationTrainer(ReducedTrainer):
         self.choose_soft_labels()
         teachers = None
         if self.settings.runs_teacher() or (new and self.settings.start == TEACHER):
-            teachers, self.settings = load_teachers(
-                self.settings,
-                optional_folder("nnUNet_results"),
-                self.plans_manager.plans,
-                self.configuration_name,
-                self.fold,
-                self.dataset_json,
-                self.device,
-                compile_backend(self),
-                self.print_to_log_file,
-            )
+            with naming_random_start(not self.settings.runs_teacher() and not self.requires_start):
+                teachers, self.settings = load_teachers(
+                    self.settings,
+                    optional_folder("nnUNet_results"),
+                    self.plans_manager.plans,
+                    self.configuration_name,
+                    self.fold,
+                    self.dataset_json,
+                    self.device,
+                    compile_backend(self),
+                    self.print_to_log_file,
+                )
             # before the first patch is drawn, for the start
             self.teacher_mirror_axes = teachers.mirror_axes if self.settings.runs_teacher() else None
         if not self.was_initialized:

@@ -12,8 +12,9 @@ from torch import nn
 from nnunet_kd.distillation.features import has_encoder
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.settings import TeacherSettings
-from nnunet_kd.distillation.settings_sources import resolve_settings
+from nnunet_kd.distillation.settings_sources import DATASET_FILE, resolve_settings
 from nnunet_kd.distillation.starts.pairing import pair
+from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
 from nnunet_kd.errors import PlanError
 from nnunet_kd.models.plans import (
@@ -77,7 +78,8 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
         with found_teacher(chosen, results, student, configuration, fold, dataset_json, stages=False) as teacher:
             loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
             if not found:
-                start = _start(loaded.network, build_meta_network(student, configuration, *sizes))
+                own = build_meta_network(student, configuration, *sizes)
+                start = _start(loaded.network, own, settings.start == TEACHER)
             found.append(", ".join(_facts(teacher, loaded, dimensions)))
     return "; ".join([*found, start])
 
@@ -98,10 +100,13 @@ def _facts(teacher: FoundTeacher, loaded: FrozenTeacher, dimensions: int) -> Ite
         yield f"mirrors {mirrored}, as its students will; {say_so}"
 
 
-def _start(teacher: nn.Module, student: nn.Module) -> str:
-    """Whether a student can start inside its (first) teacher."""
+def _start(teacher: nn.Module, student: nn.Module, asked: bool) -> str:
+    """Whether a student can start inside its (first) teacher; ``asked``: whether the dataset's settings file wants that."""
     try:
         pair(teacher, student)
     except PlanError as error:
-        return f"no student can start inside it ({error}): trainers start at random, and nnUNetTrainerInherited refuses"
+        others = "trainers start at random, and nnUNetTrainerInherited refuses"
+        if asked:
+            others = f"trainers refuse, because {DATASET_FILE} says start: teacher"
+        return f"no student can start inside it ({error}): {others}"
     return "students can start inside it (start: teacher), nnunet-kd inherit shows how good that is"

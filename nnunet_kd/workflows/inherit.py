@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
-from nnunet_kd.errors import ModelError
-from nnunet_kd.export.folder_export import FolderOptions, export_folder
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
+from nnunet_kd.errors import SettingsError
+from nnunet_kd.export.folder_export import FolderOptions, check_output, export_folder
+from nnunet_kd.models.archive import is_archive
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import write_atomically
@@ -44,7 +47,8 @@ def inherit_student(
     validated: bool,
     progress: Progress,
     tell: Callable[[str], Any],
-) -> Inherited:
+    measured: Callable[[Inherited], Any] = lambda found: None,
+) -> None:
     """Compute a student's start from its teacher, and say how good it is.
 
     Args:
@@ -54,14 +58,21 @@ def inherit_student(
         validated: predict the fold's validation cases.
         progress: told how far the start is.
         tell: told what is done next.
+        measured: told what was found, before ``output`` is written.
 
     Raises:
-        ModelError: there is something at ``output`` already.
+        ModelError: there is something at ``output`` that is not replaced.
+        SettingsError: the settings name another start than the teacher.
         NnunetKdError: see :meth:`~nnunet_kd.training.started.StartedTrainer.take_start`.
     """
-    if output is not None and output.exists() and not overwrite:
-        raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
+    if output is not None:
+        check_output(output, overwrite)
     with in_temporary_results(make) as trainer:
+        if trainer.settings.start not in (TEACHER, RANDOM):  # the trainer refuses the latter itself
+            raise SettingsError(
+                f"start: {trainer.settings.start}: this command computes the start from the teacher. Leave start out, or set "
+                f"start=teacher."
+            )
         trainer.show_progress = progress
         trainer.prepare_distillation()
         pinned = trainer.settings.teachers()[0]
@@ -74,22 +85,30 @@ def inherit_student(
             tell("validation cases are predicted")
             trainer.perform_actual_validation(False)
             dice = _dice(Path(trainer.output_folder) / SUMMARY)
+        of_this_fold = same_fold and pinned.checkpoint == FINAL  # what nnU-Net has validated
+        teacher_dice = _dice_of_teacher(Path(pinned.path or ""), str(pinned.fold)) if of_this_fold else {}
+        measured(Inherited(trainer.start_fits, str(of_teacher / pinned.checkpoint), dice, teacher_dice))
         if output is not None:
             tell(f"{output} is written")
             _write(trainer, output, overwrite)
-        return Inherited(
-            trainer.start_fits,
-            str(of_teacher / pinned.checkpoint),
-            dice,
-            _dice(of_teacher / SUMMARY) if same_fold else {},
-        )
+
+
+def _dice_of_teacher(path: Path, fold: str) -> dict[str, float]:
+    """Of a model folder, or of an archive with one model."""
+    if not is_archive(path):
+        return _dice(path / f"fold_{fold}" / SUMMARY)
+    with zipfile.ZipFile(path) as archive:
+        found = [name for name in archive.namelist() if name.endswith(f"/fold_{fold}/{SUMMARY.as_posix()}")]
+        return _means(archive.read(found[0])) if len(found) == 1 else {}
 
 
 def _dice(summary: Path) -> dict[str, float]:
     """Mean over cases by label, from nnU-Net's file; empty where there is none."""
-    if not summary.is_file():
-        return {}
-    return {label: float(values["Dice"]) for label, values in json.loads(summary.read_text())["mean"].items()}
+    return _means(summary.read_bytes()) if summary.is_file() else {}
+
+
+def _means(summary: bytes) -> dict[str, float]:
+    return {label: float(values["Dice"]) for label, values in json.loads(summary)["mean"].items()}
 
 
 def _write(trainer: DistillationTrainer, output: Path, overwrite: bool) -> None:

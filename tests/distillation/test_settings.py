@@ -22,6 +22,8 @@ from nnunet_kd.distillation.settings_sources import (
 )
 from nnunet_kd.errors import SettingsError
 
+FIXTURES = Path(__file__).resolve().parents[1] / "fixtures" / "0.1.0"
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_shipped_recipe_is_valid(name: str) -> None:
@@ -178,6 +180,28 @@ def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path
         resolve_settings("paper", ("dcd",), tmp_path, saved=saved, environment={})
     on_purpose = resolve_settings("paper", ("dcd",), tmp_path, saved=saved, environment={SET_VARIABLE: '["epochs=9"]'})
     assert on_purpose.epochs == 9
+
+
+def test_settings_of_a_run_of_before_mean_a_random_start(tmp_path: Path) -> None:
+    (before,) = FIXTURES.glob("**/sweeps/**/nnUNetTrainerDCD__*/fold_0/distillation_settings.yaml")
+    assert resolve_settings("dcd", ("dcd",), environment={}).start == "teacher"
+    assert resolve_settings("dcd", ("dcd",), environment={CONFIG_VARIABLE: str(before)}).start == "random"
+    other = tmp_path / "mine.yaml"
+    other.write_text("reduction: 2")
+    assert resolve_settings("dcd", ("dcd",), environment={CONFIG_VARIABLE: str(other)}).start == "teacher"
+
+
+def test_files_do_not_say_where_the_student_without_a_teacher_starts(tmp_path: Path) -> None:
+    (tmp_path / "nnunet_kd.yaml").write_text(f"start: /a\nstart_sha256: {'a' * 64}\nepochs: 3")
+
+    def start(**environment: str) -> tuple[str, str | None]:
+        told = {CONFIG_VARIABLE: "dcd", **environment}
+        settings = resolve_settings("student", (), tmp_path, environment=told, starts_at_random=True)
+        assert settings.epochs == 3
+        return settings.start, settings.start_sha256
+
+    assert start() == ("random", None)
+    assert start(**{SET_VARIABLE: '["start=/b"]'}) == ("/b", None)
 
 
 def test_a_file_may_name_soft_labels_shorter_than_the_run_that_is_continued(tmp_path: Path) -> None:

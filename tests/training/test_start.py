@@ -7,6 +7,7 @@ import json
 import os
 import random
 import runpy
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -19,14 +20,14 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.distillation.features import plain_module
-from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
+from nnunet_kd.distillation.settings_sources import DATASET_FILE, SETTINGS_FILE
 from nnunet_kd.distillation.starts.layer_fit import LayerFit
-from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.errors import PlanError, SettingsError, TeacherError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.training import started
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
-from tests.training.tiny_training import NAME, SHORT, train, write_teacher_with_batch_norm
+from tests.training.tiny_training import NAME, SHORT, train, validate, write_teacher_with_batch_norm
 
 cli._register()
 INHERITED, DCD, STUDENT = "nnUNetTrainerInherited", "nnUNetTrainerDCD", "nnUNetTrainerStudent"
@@ -136,10 +137,10 @@ def test_it_happens_once(results: Path, monkeypatch: pytest.MonkeyPatch) -> None
     assert same(
         once, read_checkpoint(next(results.glob(f"{INHERITED}*/fold_0/checkpoint_final.pth")))["network_weights"]
     )
-    finished = train(INHERITED, [*SHORT, "epochs=1"], before=lambda trainer: None)
     count[0] = 0
-    finished.perform_actual_validation(False)
-    assert count == [0]
+    validated = validate(INHERITED, [*SHORT, "epochs=1"])
+    assert same(weights(validated), once)
+    assert count == [0], "--val"
 
 
 def test_a_stopped_training_goes_on_as_if_it_had_not_stopped(dataset: Path) -> None:
@@ -215,6 +216,35 @@ def test_a_student_on_disk_as_start(results: Path) -> None:
         made(INHERITED, f"start={results / 'nowhere'}")
 
 
+def test_the_student_without_a_teacher_stays_random(dataset: Path) -> None:
+    plain = weights(made(STUDENT))
+    (dataset / DATASET_FILE).write_text("start: teacher")
+    assert same(weights(made(STUDENT)), plain)
+    assert made(DCD).settings.start == "teacher"
+
+
+def test_of_several_teachers_the_first_ones_weights(results: Path) -> None:
+    model = results / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    shutil.copytree(model / "fold_0", model / "fold_1")
+    path = model / "fold_1" / "checkpoint_final.pth"
+    content = torch.load(path, weights_only=False)
+    content["network_weights"] = {name: 1.5 * value for name, value in content["network_weights"].items()}
+    torch.save(content, path)
+    first = weights(made(INHERITED, "teacher.fold=0"))
+    assert same(weights(made(INHERITED, "teacher.folds=[0, 1]")), first)
+    assert not same(weights(made(INHERITED, "teacher.folds=[1, 0]")), first)
+
+
+def test_a_teacher_for_the_start_alone_can_be_done_without(results: Path) -> None:
+    shutil.rmtree(results / "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    with pytest.raises(TeacherError, match="teacher for the start alone: --set start=random begins without it"):
+        made("nnUNetTrainerSoft", "objectives.soft.alpha=0", "objectives.soft.source=live")
+    for needing in (INHERITED, DCD):
+        with pytest.raises(TeacherError) as refused:
+            made(needing)
+        assert "start=random" not in str(refused.value)
+
+
 def test_without_a_start_it_is_no_inherited_training(dataset: Path) -> None:
     with pytest.raises(SettingsError, match="nnUNetTrainerStudent, which starts from random weights"):
         made(INHERITED, "start=random")
@@ -233,7 +263,11 @@ def test_what_cannot_be_inherited_is_refused_or_passed_over(dataset: Path) -> No
     assert "WARNING: a student of the plan" in log_of(preferred)
     assert same(weights(preferred), weights(made(DCD, "start=random")))
     result = CliRunner().invoke(cli.app, ["doctor", NAME])
-    assert "no student can start inside it" in " ".join(result.output.split())
+    assert "trainers start at random, and nnUNetTrainerInherited refuses" in " ".join(result.output.split())
+    (dataset / DATASET_FILE).write_text("start: teacher")
+    os.environ.pop("NNUNET_KD_SET")
+    result = CliRunner().invoke(cli.app, ["doctor", NAME])
+    assert "trainers refuse, because nnunet_kd.yaml says start: teacher" in " ".join(result.output.split())
 
 
 def test_fitted_projections_lower_the_loss(dataset: Path) -> None:
@@ -261,6 +295,38 @@ def test_fitted_projections_keep_their_values_when_continued(dataset: Path) -> N
     assert again.supervision is not None
     state = again.supervision.distillation.state_dict()
     assert all(torch.equal(state[name], value) for name, value in saved.items())
+
+
+def test_the_command_tells_of_leaks_and_of_the_teachers_own_dice(results: Path, tmp_path: Path) -> None:
+    model = results / "nnUNetTrainer__nnUNetPlans__3d_fullres"
+    (model / "fold_0" / "validation").mkdir()
+    summary = {"mean": {"1": {"Dice": 0.875}, "2": {"Dice": 0.625}}}
+    (model / "fold_0" / "validation" / "summary.json").write_text(json.dumps(summary))
+    archive = Path(shutil.make_archive(str(tmp_path / "teacher"), "zip", results, model.name))
+    shutil.copytree(model / "fold_0", model / "fold_1")
+
+    def shown(*options: str, fold: str = "0") -> tuple[str, Any]:
+        arguments = ["inherit", NAME, "3d_fullres", fold, "--device", "cpu", *options]
+        for assignment in SHORT:
+            arguments += ["--set", assignment]
+        result = CliRunner().invoke(cli.app, arguments)
+        return " ".join((result.output + result.stderr).split()), result.exception
+
+    for path in (model, archive):
+        output, _ = shown("-t", str(path))
+        assert "87.50" in output
+        assert "62.50" in output
+    output, _ = shown("--no-validation", "-t", str(model / "fold_1"))
+    assert "warning: this teacher is of fold 1, the student of fold 0" in output
+    _, error = shown("--no-validation", "--set", f"start={model}")
+    assert "this command computes the start from the teacher" in str(error)
+    taken = tmp_path / "taken"
+    taken.mkdir()
+    (taken / "notes.txt").touch()
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("nnunet_kd.workflows.inherit.in_temporary_results", None)  # told before anything is computed
+        _, error = shown("-o", str(taken), "--overwrite")
+    assert "other content than a model" in str(error)
 
 
 @pytest.mark.slow

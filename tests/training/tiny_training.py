@@ -123,3 +123,14 @@ def train(
         before(made)
         made.run_training()
     return made
+
+
+def validate(trainer: str, assignments: Sequence[str]) -> DistillationTrainer:
+    """What ``nnUNetv2_train --val`` does on the CPU."""
+    os.environ[SET_VARIABLE] = json.dumps(list(assignments))
+    os.environ["nnUNet_n_proc_DA"] = "0"
+    with contextlib.redirect_stdout(io.StringIO()):
+        made: DistillationTrainer = get_trainer_from_args(NAME, "3d_fullres", 0, trainer, device=torch.device("cpu"))
+        maybe_load_checkpoint(made, False, True)
+        made.perform_actual_validation(False)
+    return made

@@ -6,7 +6,6 @@ so that it mends what the layers before it lost. The method and its sources: doc
 
 from __future__ import annotations
 
-import contextlib
 import math
 from collections.abc import Sequence
 from typing import Any
@@ -21,7 +20,7 @@ from nnunet_kd.distillation.starts.layers import StudentLayers
 from nnunet_kd.distillation.starts.observation import TeacherObserver
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.pairing import pair
-from nnunet_kd.distillation.starts.steps import IMAGE, Pair, evaluated, paths, run
+from nnunet_kd.distillation.starts.steps import IMAGE, Pair, evaluated, exact_convolutions, paths, run
 from nnunet_kd.errors import PlanError
 
 
@@ -53,7 +52,7 @@ def inherit(
     """
     steps = pair(teacher, student)
     check_teacher(teacher)
-    with evaluated(teacher, student), torch.no_grad(), _exact_convolutions():
+    with evaluated(teacher, student), torch.no_grad(), exact_convolutions():
         total = len(patches) + len(steps.steps)
         observer = TeacherObserver(steps, teacher, student, len(patches), seed)
         device = next(teacher.parameters()).device
@@ -85,11 +84,3 @@ def _check_steps(steps: Pair, teacher: Any, patch: torch.Tensor) -> None:
     scale = float(finest.abs().max())
     if finest.shape != logits.shape or float((finest - logits).abs().max()) > 1e-3 * scale:
         raise PlanError(f"the teacher's network {type(teacher).__name__} computes something else than its known parts")
-
-
-def _exact_convolutions() -> contextlib.AbstractContextManager[Any]:
-    """On a GPU: float32 as it is on a CPU, and the same from run to run."""
-    context: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
-        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
-    )
-    return context

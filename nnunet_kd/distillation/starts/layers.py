@@ -246,7 +246,7 @@ class StudentLayers:
             teacher_channels=self._kept.teacher_width(step.target),
             unknowns=unknowns,
             samples=sum(map(len, teachers)),
-            unexplained=left / signal if signal > 0 else 0.0,
+            unexplained=left / signal if signal > 0 else (0.0 if left == 0 else float("inf")),
         )
 
 
@@ -264,8 +264,8 @@ def _set(parameter: torch.Tensor, values: torch.Tensor) -> None:
 
 def _without_solution(step: Step, why: str) -> str:
     return (
-        f"the student's layer {step.target} cannot be fitted to its teacher's: {why}. Raise inheritance.ridge (--set "
-        f"inheritance.ridge=0.01), or take another checkpoint or teacher."
+        f"the student's layer {step.target} cannot be fitted to its teacher's: {why}, since values became too large or "
+        f"were not finite. Take another checkpoint or teacher, or, in a trainer that allows it, begin with --set start=random."
     )
 
 

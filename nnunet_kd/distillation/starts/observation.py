@@ -92,7 +92,12 @@ class TeacherObserver:
     def _observe(self, step: Step, values: dict[str, torch.Tensor], ended: Sequence[str]) -> torch.Tensor:
         path = paths(step)[0]
         if isinstance(step, Pool) or (isinstance(step, Unit) and step.student is None):
-            return run(step, self._teacher, path, values)
+            try:
+                return run(step, self._teacher, path, values)
+            except ValueError as error:
+                if "spatial element" not in str(error):  # of PyTorch's instance norm
+                    raise
+                raise PlanError(f"{step.target} has one voxel, of which an instance norm is not defined") from error
         if isinstance(step, Join):
             output = run(step, self._teacher, path, values)
             rows = rows_at(output[0].flatten(1), self._draw(step.target, output[0, 0].numel()))

@@ -19,7 +19,7 @@ from nnunet_kd.distillation.objectives.projection import PROJECTIONS
 from nnunet_kd.distillation.starts.finite import check_teacher
 from nnunet_kd.distillation.starts.observation import rows_at
 from nnunet_kd.distillation.starts.regression import CentredRegression, NoSolution
-from nnunet_kd.distillation.starts.steps import evaluated
+from nnunet_kd.distillation.starts.steps import evaluated, exact_convolutions
 from nnunet_kd.errors import TeacherError
 from nnunet_kd.losses.projection import ChannelProjection
 
@@ -59,7 +59,7 @@ def fit_projections(
     encoder = find_encoder(plain_module(student))
     generator = torch.Generator().manual_seed(seed)
     regressions: dict[tuple[str, int], CentredRegression] = {}
-    with evaluated(encoder), torch.no_grad():
+    with evaluated(encoder), torch.no_grad(), exact_convolutions():
         for patch in patches:
             image = patch.to(device)
             stages = zip(encoder(image), teacher.features(image), strict=True)

@@ -182,3 +182,11 @@ def evaluated(*networks: nn.Module) -> Iterator[None]:
     finally:
         for network, before in zip(networks, training, strict=True):
             network.train(before)
+
+
+def exact_convolutions() -> contextlib.AbstractContextManager[Any]:
+    """On a GPU: float32 as it is on a CPU, and the same from run to run."""
+    context: contextlib.AbstractContextManager[Any] = torch.backends.cudnn.flags(
+        enabled=torch.backends.cudnn.enabled, benchmark=False, deterministic=True, allow_tf32=False
+    )
+    return context

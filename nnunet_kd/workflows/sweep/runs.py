@@ -101,7 +101,13 @@ def _plan_run(
 
     def resolved(values: Mapping[str, Any]) -> Settings:
         environment = {SET_VARIABLE: json.dumps(assignments(values)), CONFIG_VARIABLE: recipe or ""}
-        return resolve_settings(trainer_class.recipe, trainer_class.objectives, dataset_folder, environment=environment)
+        return resolve_settings(
+            trainer_class.recipe,
+            trainer_class.objectives,
+            dataset_folder,
+            environment=environment,
+            starts_at_random=trainer_class.starts_at_random,
+        )
 
     if description.pretrained_weights is not None:
         wanted["start"] = RANDOM  # which nnU-Net then overwrites
@@ -225,12 +231,14 @@ def _contradictions(run: PlannedRun) -> Iterator[str]:
 def _flat(values: Mapping[str, Any], source: str) -> dict[str, str]:
     """Values by key; settings that an older version did not write yet have their defaults.
 
-    A teacher with a hash, and maps with one, are known by it, wherever their folder was moved to.
+    A teacher with a hash, maps with one, and a start with one, are known by it, wherever their folder was moved to.
     """
     settings = validate_settings(values, source)
     teachers = [one.model_copy(update={"path": None}) if one.sha256 else one for one in settings.teacher]
     plain = settings.model_copy(update={"teacher": teachers}).as_dict()
     if (soft := plain["objectives"].get("soft")) and soft["maps_sha256"]:
         soft["maps"] = None
+    if plain["start_sha256"]:
+        plain["start"] = None
     pairs = (line.partition("=") for line in assignments(plain))
     return {key: value for key, _, value in pairs}

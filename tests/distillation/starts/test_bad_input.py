@@ -90,7 +90,7 @@ def test_a_regression_without_a_solution_names_its_layer(monkeypatch: pytest.Mon
         with monkeypatch.context() as patched:
             patched.setattr(getattr(layers, regression), "solve", fail)
             with pytest.raises(
-                TeacherError, match=rf"{layer} cannot be fitted .*no stable solution. Raise inheritance.ridge"
+                TeacherError, match=rf"{layer} cannot be fitted .*no stable solution, .*begin with --set start=random"
             ):
                 inherit(
                     network(dimensions=2),
@@ -104,6 +104,13 @@ def test_a_bottleneck_of_one_voxel_is_refused() -> None:
     tiny = [image[:, :, :4, :8, :8].contiguous() for image in images(1)]
     with pytest.raises(PlanError, match="one voxel, of which an instance norm is not defined"):
         inherit(network(), network(features=(2, 3, 4, 4)), tiny, InheritanceSettings())
+
+
+def test_a_bottleneck_of_one_voxel_behind_a_skip_of_the_teacher_alone_is_refused() -> None:
+    tiny = [image[:, :, :4, :8, :8].contiguous() for image in images(1)]
+    teacher, student = network(RESIDUAL, (4, 6, 8, 12)), network(RESIDUAL, (2, 3, 4, 4))
+    with pytest.raises(PlanError, match="one voxel, of which an instance norm is not defined"):
+        inherit(teacher, student, tiny, InheritanceSettings())
 
 
 def test_what_is_not_supported_is_named() -> None:

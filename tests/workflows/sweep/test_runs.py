@@ -136,6 +136,8 @@ def test_a_student_to_start_from_is_pinned(tiny: dict) -> None:
     assert len(run.settings["start_sha256"]) == 64
     save_settings(run)
     assert plan(methods=["inherited"], settings={"start": str(student)}) == [run]
+    save_settings(run, start="/moved/since")
+    assert plan(methods=["inherited"], settings={"start": str(student)}) == [run], "known by its hash"
     save_settings(run, start_sha256="a" * 64)
     with pytest.raises(SettingsError, match="start_sha256"):
         plan(methods=["inherited"], settings={"start": str(student)})
