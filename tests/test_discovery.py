@@ -143,4 +143,5 @@ def test_trainers_are_thin(name: str) -> None:
         "recipe",
         "objectives",
         "requires_start",
+        "starts_at_random",
     }

@@ -6,6 +6,7 @@ import contextlib
 import io
 import re
 from functools import partial
+from math import isfinite
 from pathlib import Path
 from statistics import mean
 from typing import TYPE_CHECKING, Annotated, Optional
@@ -108,7 +109,7 @@ def _print(console: Console, found: Inherited) -> None:
             f"{len(fit.kept)} of {fit.teacher_channels}",
             f"{fit.unknowns}" if fit.unknowns else "",
             f"{fit.samples}",
-            f"{fit.unexplained:.1%}",
+            f"{fit.unexplained:.1%}" if isfinite(fit.unexplained) else "no signal",
         )
     console.print(table)
     console.print(f"Teacher: {found.teacher}", soft_wrap=True, highlight=False)

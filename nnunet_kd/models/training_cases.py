@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +24,25 @@ def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
         [preprocessed / str(model.plans()["dataset_name"])] if preprocessed else []
     )
     for path in (place / SPLITS_FILE for place in places):
-        if not path.is_file():
-            continue
-        with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-            splits = json.loads(path.read_text())
-            everything = sorted({str(case) for split in splits for case in (*split["train"], *split["val"])})
-            return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in model.folds}
+        if found := _of_split(path, model.folds):
+            return found
+    return {}
+
+
+def own_training_cases(model: ModelFolder) -> dict[str, list[str]]:
+    """By fold, its training cases as a ``splits_final.json`` in or beside the model folder says, which went with the model."""
+    found = (_of_split(place / SPLITS_FILE, model.folds) for place in (model.folder, model.folder.parent))
+    return next(filter(None, found), {})
+
+
+def _of_split(path: Path, folds: Sequence[str]) -> dict[str, list[str]]:
+    """Empty where there is no file, or none of these folds in it."""
+    if not path.is_file():
+        return {}
+    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+        splits = json.loads(path.read_text())
+        everything = sorted({str(case) for split in splits for case in (*split["train"], *split["val"])})
+        return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in folds}
     return {}
 
 

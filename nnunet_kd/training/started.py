@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import math
 import os
 import time
 import warnings
@@ -203,7 +204,8 @@ class StartedTrainer(AveragedTrainer):
             for value in plain_module(self.network).state_dict().values():
                 dist.broadcast(value, src=0)
         if self.start_fits:
-            worst = max(self.start_fits, key=lambda fit: fit.unexplained)
+            # where the teacher has no signal, there is no share of it
+            worst = max(self.start_fits, key=lambda fit: (math.isfinite(fit.unexplained), fit.unexplained))
             self.print_to_log_file(
                 f"The student starts inside its teacher: {counted(len(self.start_fits), 'layer')} fitted. Least "
                 f"explained is {worst.name}, "

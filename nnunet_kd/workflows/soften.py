@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
-from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +16,20 @@ from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.description import Description, data_of
-from nnunet_kd.distillation.soft_labels.images import ImageRecord, PreprocessedImage, content_of, write_record
+from nnunet_kd.distillation.soft_labels.images import ImageRecord, content_of, write_record
 from nnunet_kd.distillation.soft_labels.maps import bytes_needed, check_space, is_whole, map_path, write_map
 from nnunet_kd.distillation.soft_labels.student import foreground_heads, sets_folder
-from nnunet_kd.distillation.teacher_source import TeacherSource, previous_stage_segmentations
-from nnunet_kd.errors import DataError, MissingRequirement
+from nnunet_kd.distillation.teacher_source import TeacherSource
+from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
-from nnunet_kd.nnunet.datasets import JoinedDataset, case_shape, preprocessed_cases
+from nnunet_kd.nnunet.datasets import case_shape
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.system.memory import available_bytes
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
+from nnunet_kd.workflows.soften_cases import cases_to_soften, preprocessed_images
 from nnunet_kd.workflows.soften_set import (
     check_folds,
     check_leaks,
@@ -125,12 +125,12 @@ def soften(
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
             remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
-        cases, dataset = _cases(trainer, teachers.first)
+        cases, dataset = cases_to_soften(trainer, teachers.first)
         without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]
-        images_of = _images(trainer, without_labels)
+        images_of = preprocessed_images(trainer, without_labels)
         kept = [case for case in cases if is_whole(folder, case, shapes[case]) and images_of(case).is_that_of(folder)]
         done = {*kept, *unseen}
         todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
@@ -240,48 +240,6 @@ def _write_case(
         write_decision(trainer, case, np.asarray(decision))
     write_record(folder, case, record)
     write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
-
-
-def _cases(trainer: DistillationTrainer, teacher: TeacherSource) -> tuple[list[str], Any]:
-    """The fold's training cases with those that have no labels, and a dataset of them; a cascade's input lies beside the teacher.
-
-    Raises:
-        DataError: there is none.
-        TeacherError: the first stage's segmentations do not lie beside the teacher.
-    """
-    training, _ = trainer.do_split()
-    if trainer.is_cascaded:
-        previous = str(trainer.configuration_manager.previous_stage_name)
-        found = previous_stage_segmentations(teacher, previous, trainer.configuration_name)
-        trainer.folder_with_segs_from_previous_stage = str(found)
-    dataset = trainer.dataset_class(
-        trainer.preprocessed_dataset_folder,
-        list(training),
-        folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
-    )
-    more = unlabelled_cases(trainer)
-    if not training and not more:
-        raise DataError(
-            f"fold {trainer.fold} of {trainer.plans_manager.dataset_name} has no training cases, so there is nothing to make "
-            f"soft labels of. Look at splits_final.json in {Path(trainer.preprocessed_dataset_folder).parent}, or add images "
-            f"with --images FOLDER."
-        )
-    if more:
-        own = [dataset] if training else []
-        dataset = JoinedDataset([*own, preprocessed_cases(unlabelled_folder(trainer), more)])
-    return sorted([*map(str, training), *more]), dataset
-
-
-def _images(trainer: DistillationTrainer, without_labels: frozenset[str]) -> Callable[[str], PreprocessedImage]:
-    """By case, its preprocessed image, with labels or without."""
-
-    @cache
-    def dataset(apart: bool) -> Any:
-        return preprocessed_cases(
-            unlabelled_folder(trainer) if apart else Path(trainer.preprocessed_dataset_folder), []
-        )
-
-    return lambda case: PreprocessedImage(dataset(case in without_labels), case)
 
 
 def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:

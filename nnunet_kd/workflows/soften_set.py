@@ -18,7 +18,7 @@ from nnunet_kd.distillation.soft_labels.teachers import place_in_results
 from nnunet_kd.distillation.teacher import found_teacher
 from nnunet_kd.distillation.teacher_source import TeacherSource
 from nnunet_kd.errors import DataError, SettingsError, TeacherError
-from nnunet_kd.models.training_cases import split_training_cases
+from nnunet_kd.models.training_cases import own_training_cases, split_training_cases, validation_cases
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.system.files import remove_leftovers, write_atomically
 from nnunet_kd.training.trainer import DistillationTrainer
@@ -57,12 +57,13 @@ def describe_teacher(
     Args:
         trainer: of the student.
         source, pinned: of the teacher.
-        known: training cases by fold; ``None``: as the split of the teacher's dataset says, where it can be read.
+        known: training cases by fold; ``None``: as the split that lies with the model says, else that of its dataset, where one
+            can be read.
     """
     assert pinned.sha256 is not None
     assert pinned.path is not None
     if known is None and source.plans()["dataset_name"] == trainer.plans_manager.dataset_name:
-        known = {source.fold: _training_cases(trainer, source.fold)}
+        known = own_training_cases(source.model) or {source.fold: _training_cases(trainer, source)}
     elif known is None:
         known = split_training_cases(source.model)
     return SoftTeacher(
@@ -75,15 +76,21 @@ def describe_teacher(
     )
 
 
-def _training_cases(trainer: DistillationTrainer, fold: str) -> Sequence[str]:
-    """Of a fold, whichever the trainer's own is."""
-    own = trainer.fold
+def _training_cases(trainer: DistillationTrainer, source: TeacherSource) -> Sequence[str]:
+    """Of a teacher of the same dataset, as its split says.
+
+    If the split has changed since the teacher was validated, it was trained on all cases but those that its summary names.
+    """
+    own, fold = trainer.fold, source.fold
     try:
         trainer.fold = fold if fold == "all" else int(fold)
-        training, _ = trainer.do_split()
+        training, validation = ([str(case) for case in part] for part in trainer.do_split())
     finally:
         trainer.fold = own
-    return [str(case) for case in training]
+    validated = set(validation_cases(source.model, fold))
+    if fold == "all" or not validated or validated == set(validation):
+        return training
+    return sorted({*training, *validation} - validated)
 
 
 def check_out_of_fold(description: Description, fold: int | str) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ import pytest
 import torch
 from batchgeneratorsv2.transforms.spatial.mirroring import MirrorTransform
 from batchgeneratorsv2.transforms.spatial.spatial import SpatialTransform
+from batchgeneratorsv2.transforms.utils.random import RandomTransform
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nnUNetDatasetNumpy
 from typer.testing import CliRunner
 
@@ -27,6 +29,7 @@ from tests.training.tiny_training import CASES, NAME, SHORT, train
 cli._register()
 SOFT, INHERITED = "nnUNetTrainerSoft", "nnUNetTrainerInherited"
 RANDOM = "start=random"
+TEACHER = "nnUNetTrainer__nnUNetPlans__3d_fullres"
 
 
 def soften(*options: str, fold: str = "0") -> Any:
@@ -175,6 +178,33 @@ def test_maps_follow_their_images(dataset: Path, kind: str, dimensions: int, tmp
         assert batch["data"].std() > 0.05
 
 
+def test_every_intensity_transform_leaves_them_alone(dataset: Path) -> None:
+    """With all of them at work, the maps are those of the spatial transform alone."""
+    made = ready(trainer="nnUNetTrainerStudent")
+    rotation, _, _, _ = made.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
+    composed = made.get_training_transforms((8, 8, 8), rotation, None, None, False)
+    for one in composed.transforms:
+        if isinstance(one, RandomTransform):
+            one.apply_probability = 1
+    (spatial,) = [one for one in composed.transforms if isinstance(one, SpatialTransform)]
+    spatial.p_rotation = spatial.p_scaling = 1
+    random = np.random.default_rng(0)
+    sample = {
+        "image": torch.from_numpy(random.random((1, 12, 12, 12), np.float32)),
+        "segmentation": torch.zeros((1, 12, 12, 12), dtype=torch.int16),
+        "regression_target": torch.from_numpy(random.random((2, 12, 12, 12), np.float32)),
+    }
+    found = []
+    for transforms in (composed, type(composed)([spatial])):
+        np.random.seed(0)  # noqa: NPY002  what the transforms draw from
+        torch.manual_seed(0)
+        found.append(transforms(**{name: value.clone() for name, value in sample.items()}))
+    every, alone = found
+    assert torch.equal(every["regression_target"], alone["regression_target"])
+    assert not torch.equal(every["image"], alone["image"])
+    assert sum(isinstance(one, RandomTransform) for one in composed.transforms) >= 5
+
+
 def test_intensities_leave_them_alone(dataset: Path) -> None:
     folder = made_maps()
     made = ready()
@@ -263,6 +293,23 @@ def test_leaks(dataset: Path) -> None:
     assert "allow_leak is set" in log
     assert "Mirrored axes" not in log  # before the loaders are made, nobody knows
     assert made.settings.as_dict()["objectives"]["soft"]["allow_leak"] is True
+
+
+def test_a_split_that_has_changed_since_hides_no_leak(dataset: Path) -> None:
+    """The teacher knows better than today's split what it was trained on: by the split beside it, or by what it validated."""
+    splits, model = dataset / "splits_final.json", Path(os.environ["nnUNet_results"], NAME, TEACHER)
+    before = json.dumps([{"train": CASES[2:], "val": CASES[:2]}])
+    splits.write_text(json.dumps([{"train": CASES[:4], "val": CASES[4:]}]))
+    leak = r"trained on validation cases of fold 0 \(fold 0 on 2 of 2\)"
+    (model / "splits_final.json").write_text(before)
+    assert re.search(leak, str(soften().exception))
+    (model / "splits_final.json").unlink()
+    (model / "fold_0" / "validation").mkdir()
+    per_case = [{"reference_file": f"/data/{case}.nii.gz"} for case in CASES[:2]]
+    (model / "fold_0" / "validation" / "summary.json").write_text(json.dumps({"metric_per_case": per_case}))
+    assert re.search(leak, str(soften().exception))
+    splits.write_text(before)
+    made_maps("--no-mirroring")
 
 
 def test_out_of_fold(dataset: Path) -> None:

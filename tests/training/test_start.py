@@ -297,58 +297,6 @@ def test_fitted_projections_keep_their_values_when_continued(dataset: Path) -> N
     assert all(torch.equal(state[name], value) for name, value in saved.items())
 
 
-def test_the_command_tells_of_leaks_and_of_the_teachers_own_dice(results: Path, tmp_path: Path) -> None:
-    model = results / "nnUNetTrainer__nnUNetPlans__3d_fullres"
-    (model / "fold_0" / "validation").mkdir()
-    summary = {"mean": {"1": {"Dice": 0.875}, "2": {"Dice": 0.625}}}
-    (model / "fold_0" / "validation" / "summary.json").write_text(json.dumps(summary))
-    archive = Path(shutil.make_archive(str(tmp_path / "teacher"), "zip", results, model.name))
-    shutil.copytree(model / "fold_0", model / "fold_1")
-
-    def shown(*options: str, fold: str = "0") -> tuple[str, Any]:
-        arguments = ["inherit", NAME, "3d_fullres", fold, "--device", "cpu", *options]
-        for assignment in SHORT:
-            arguments += ["--set", assignment]
-        result = CliRunner().invoke(cli.app, arguments)
-        return " ".join((result.output + result.stderr).split()), result.exception
-
-    for path in (model, archive):
-        output, _ = shown("-t", str(path))
-        assert "87.50" in output
-        assert "62.50" in output
-    output, _ = shown("--no-validation", "-t", str(model / "fold_1"))
-    assert "warning: this teacher is of fold 1, the student of fold 0" in output
-    _, error = shown("--no-validation", "--set", f"start={model}")
-    assert "this command computes the start from the teacher" in str(error)
-    taken = tmp_path / "taken"
-    taken.mkdir()
-    (taken / "notes.txt").touch()
-    with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("nnunet_kd.workflows.inherit.in_temporary_results", None)  # told before anything is computed
-        _, error = shown("-o", str(taken), "--overwrite")
-    assert "other content than a model" in str(error)
-
-
-@pytest.mark.slow
-def test_the_command_shows_and_writes_it(results: Path, tmp_path: Path) -> None:
-    output = tmp_path / "untrained.zip"
-    arguments = ["inherit", NAME, "3d_fullres", "0", "--device", "cpu"]
-    for assignment in SHORT:
-        arguments += ["--set", assignment]
-    result = CliRunner().invoke(cli.app, [*arguments, "-o", str(output)], catch_exceptions=False)
-    shown = " ".join(result.output.split())
-    assert result.exit_code == 0
-    assert "encoder.stages.0.0.convs.0" in shown
-    assert "Validation Dice before training" in shown
-    assert "The teacher has no validation/summary.json" in shown
-    assert not list(results.glob("*Inherited*")), "nothing is left among the results"
-    computed = made(INHERITED)
-    from_disk = made(INHERITED, f"start={output}")
-    assert same(weights(computed), weights(from_disk))
-    again = CliRunner().invoke(cli.app, [*arguments, "-o", str(output)])
-    assert "exists already" in str(again.exception)
-
-
 def test_settings_are_checked_before_anything_is_built() -> None:
     os.environ.pop("NNUNET_KD_SET", None)
     from nnunet_kd.distillation.settings import validate_settings

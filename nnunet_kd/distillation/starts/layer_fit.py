@@ -19,7 +19,7 @@ class LayerFit:
         teacher_channels: how many there are.
         unknowns, samples: weights per output channel, and voxels that they were fitted to.
         unexplained: share of the teacher's signal at the chosen channels, behind norm and activation, that is left; of heads, of
-            the probabilities that they are fitted to.
+            the probabilities that they are fitted to. Infinite where the teacher's does not vary and the student's does.
     """
 
     name: str

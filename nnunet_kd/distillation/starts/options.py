@@ -14,7 +14,9 @@ class InheritanceSettings(SettingsModel):
     """What the defaults rest on is in docs/explanation-inheritance.md; the other values are for comparison."""
 
     voxels: int = Field(
-        2_000_000, ge=1, description="voxels of training patches that the teacher looks at, in 4 to 512 patches"
+        2_000_000,
+        ge=1,
+        description="voxels of training patches that the teacher looks at; 4 patches at least, 512 at most",
     )
     ridge: float = Field(
         1e-3, gt=0, description="strength of the ridge regression, as a share of the mean diagonal of the Gram matrix"

@@ -11,6 +11,7 @@ from torch.nn import functional
 
 from nnunet_kd.distillation.starts import observation
 from nnunet_kd.distillation.starts.fit import inherit
+from nnunet_kd.distillation.starts.heads import fit_probabilities
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.distillation.starts.pairing import pair
 from tests.distillation.starts.networks import PLAIN, RESIDUAL, every_channel_twice, images, largest_difference, network
@@ -76,6 +77,24 @@ def test_heads_say_what_the_teacher_says_rather_than_how_loudly() -> None:
             inherit(teacher, student, images(4), InheritanceSettings(heads=heads), regions=regions)
             students[heads] = divergence(student, regions)
         assert students["probabilities"] < students["logits"] - 1e-4
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_heads_reach_the_minimum_of_their_objective(regions: bool) -> None:
+    """``mean_n KL(p_n || softmax(X_n W + b)) + ridge v / 2 ||W - W0||^2``: its gradient, by hand, is zero."""
+    generator = torch.Generator().manual_seed(0)
+    inputs, logits = (torch.randn(300, width, generator=generator, dtype=torch.float64) for width in (4, 3))
+    prior = torch.randn(4, 3, generator=generator, dtype=torch.float64)
+    begun = (torch.zeros_like(prior), torch.zeros(3, dtype=torch.float64))
+    ridge = 0.1
+    weight, bias = fit_probabilities(inputs, logits, begun, prior, ridge, regions)
+    told = (lambda values: values.sigmoid()) if regions else (lambda values: values.softmax(1))
+    error = (told(inputs @ weight + bias) - told(logits)) / len(inputs)
+    variance = float(((inputs - inputs.mean(0)) ** 2).mean())
+    pull = ridge * variance * (weight - prior)
+    assert float((inputs.T @ error + pull).abs().max()) < 1e-6
+    assert float(error.sum(0).abs().max()) < 1e-6
+    assert float(pull.abs().max()) > 1e-3, "the ridge is at work"
 
 
 def test_the_same_start_bit_for_bit_and_no_trace_in_random_states() -> None:
