@@ -24,7 +24,8 @@ class SoftSettings(ObjectiveSettings):
     )
     source: Literal["stored", "live"] = Field(
         "stored",
-        description="stored: maps that `nnunet-kd soften` wrote; live: the teacher runs on every augmented patch",
+        description="stored: maps that `nnunet-kd soften` wrote; live: the teacher runs on every augmented patch. "
+        "Of several teachers, stored maps are of their mean logits, live ones of their mean probabilities",
     )
     maps: str | None = Field(
         None,
