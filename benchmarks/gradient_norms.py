@@ -26,7 +26,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, SETTINGS_FILE
@@ -43,9 +42,7 @@ def trainer_of(model: Path, fold: str, fresh: bool) -> Iterator[DistillationTrai
     checkpoint = read_checkpoint(path)
     arguments = checkpoint["init_args"]
     os.environ[CONFIG_VARIABLE] = str(model / f"fold_{fold}" / SETTINGS_FILE)
-    # a model of before there was a start; the trainer's recipe may say another one now
-    begun = yaml.safe_load((model / f"fold_{fold}" / SETTINGS_FILE).read_text()).get("start", "random")
-    os.environ[SET_VARIABLE] = json.dumps(["seed=0", f"start={begun}"])
+    os.environ[SET_VARIABLE] = json.dumps(["seed=0"])
 
     def make() -> DistillationTrainer:
         found: DistillationTrainer = find_trainer(checkpoint["trainer_name"])(

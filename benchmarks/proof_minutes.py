@@ -33,15 +33,14 @@ from typing import Any
 import torch
 from proof import described, soft_label_choices, soften
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher
-from proof_origin import COLUMNS, check_origin, origins_kept, prepare_environment, present_origin
-from proof_values import INHERITED, LONGER, PLAIN
+from proof_origin import COLUMNS, check_origin, origins_kept, prepare_environment, present_origin, unlike, write_json
+from proof_values import INHERITED, LONGER, MACHINE, PLAIN
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, merge
 from nnunet_kd.distillation.soft_labels.student import sets_folder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
-from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.runs import assignments
@@ -50,8 +49,6 @@ MEASURED = ("hippocampus", "acdc", "hippocampus-objectives")
 ITERATIONS, ROUNDS, STARTS = 100, 3, 3
 PARTS = 8
 """Of so many parts of the cases, one is softened for the minutes."""
-MACHINE = ("processor", "threads", "torch")
-"""What all minutes of one dataset have in common."""
 BUSY = 0.7
 """Load average of the last minute above which something else runs."""
 TUNED = {"freekd": "prompt_iterations"}
@@ -152,13 +149,6 @@ def softened(dataset: Dataset, mirroring: bool, path: Path, origin: Mapping[str,
     return float(kept[choice]["seconds"])
 
 
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Whole or not at all."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(content, indent=1).encode()
-    write_atomically(path, lambda file: file.write(text))
-
-
 def end_if_failed(code: int) -> None:
     """Of a command."""
     if code:
@@ -221,8 +211,7 @@ def measure(name: str, description: SweepDescription, place: Path, origin: Mappi
 
 def variant_told(variant: Variant, shared: Mapping[str, Any]) -> dict[str, Any]:
     """What decides a row's minutes, as JSON gives it back."""
-    told = {**variant.model_dump(mode="json"), "shared": dict(shared)}
-    found: dict[str, Any] = json.loads(json.dumps(told))
+    found: dict[str, Any] = json.loads(json.dumps({**variant.model_dump(mode="json"), "shared": dict(shared)}))
     return found
 
 
@@ -238,9 +227,8 @@ def measured_already(path: Path, name: str, description: SweepDescription) -> bo
 def check_machine(origin: Mapping[str, str], name: str, keep: Path) -> None:
     """End where other sweeps of the dataset were measured on another machine: their minutes would not be read together."""
     for path in sorted(keep.glob(f"proof-{name.split('-')[0]}*/minutes.json")):
-        other = json.loads(path.read_text())
-        if path.parent.name != f"proof-{name}" and (unlike := [one for one in MACHINE if other[one] != origin[one]]):
-            told = "; ".join(f"{one}: {other[one]} there, {origin[one]} now" for one in unlike)
+        told = unlike(MACHINE, origin, json.loads(path.read_text()))
+        if told and path.parent.name != f"proof-{name}":
             sys.exit(f"{path} is of another machine ({told}). Delete it, so that both are measured on this one.")
 
 

@@ -11,6 +11,7 @@ import sys
 from collections.abc import Iterable, Mapping
 from importlib.metadata import version
 from pathlib import Path
+from typing import Any
 
 import nnunet_kd
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
@@ -95,11 +96,16 @@ def git(*arguments: str) -> str:
 def check_origin(origin: Mapping[str, str], others: Iterable[tuple[str, Mapping[str, str]]]) -> None:
     """End if one of the others has other code, packages or workers; they come with the place they were read from."""
     for place, other in others:
-        if unlike := [name for name in COMPARED if other.get(name) != origin[name]]:
-            told = "; ".join(f"{name}: {other.get(name)} there, {origin[name]} now" for name in unlike)
+        if told := unlike(COMPARED, origin, other):
             sys.exit(
                 f"{place} has trainings of another origin ({told}). Rows of the proof come from one. Keep them apart."
             )
+
+
+def unlike(names: Iterable[str], now: Mapping[str, str], there: Mapping[str, str]) -> str:
+    """What differs, in words; empty: nothing."""
+    different = [name for name in names if there.get(name) != now[name]]
+    return "; ".join(f"{name}: {there.get(name)} there, {now[name]} now" for name in different)
 
 
 def origins_on_disk(sweeps: Iterable[Path]) -> list[tuple[str, dict[str, str]]]:
@@ -144,8 +150,14 @@ def origins_kept(target: Path) -> list[tuple[str, dict[str, str]]]:
 
 def write_origin(folder: Path, origin: Mapping[str, str]) -> None:
     """Into a sweep's or a fold's folder."""
-    folder.mkdir(parents=True, exist_ok=True)
-    write_atomically(folder / ORIGIN, lambda file: file.write(json.dumps(origin, indent=1).encode()))
+    write_json(folder / ORIGIN, origin)
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    text = json.dumps(content, indent=1).encode()
+    write_atomically(path, lambda file: file.write(text))
 
 
 def read_origin(folder: Path) -> dict[str, str] | None:

@@ -32,6 +32,8 @@ CURVES = {"hippocampus": (0.5, 1, 2, 4), "acdc": (1, 2)}
 """Shares of the budget."""
 OBJECTIVES = ("fgbvd", "figkd", "fopro", "fitnet", "cwd", "ifvd", "logits", "freekd")
 LONG = ("plain-20000", "inherited-20000", "best-20000")
+MACHINE = ("processor", "threads", "torch")
+"""What all minutes of one dataset have in common."""
 LONG_SHARE = 10
 """Of the hippocampus budget."""
 SHARING = 5
@@ -150,7 +152,7 @@ def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptio
     codes = {one["code"] for one in measured} | {origin["code"] for path, origin in origins_kept(kept)}
     if len(codes) > 1:
         raise ValueError(f"trainings and minutes below {kept} come from different code: {', '.join(sorted(codes))}")
-    machines = {(one["processor"], one["threads"], one["torch"]) for one in measured}
+    machines = {tuple(one[name] for name in MACHINE) for one in measured}
     if len(machines) > 1:
         raise ValueError(f"minutes of {name} are of different machines or PyTorch: {sorted(machines)}")
     minutes: dict[str, Any] = {}

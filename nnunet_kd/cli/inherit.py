@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import re
+import warnings
 from functools import partial
 from math import isfinite
 from pathlib import Path
@@ -13,12 +14,12 @@ from typing import TYPE_CHECKING, Annotated, Optional
 
 import typer
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from nnunet_kd.cli import training_options as options
 from nnunet_kd.cli.options import option
+from nnunet_kd.errors import NnunetKdWarning
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.folds import parse_fold
 
@@ -89,10 +90,8 @@ def inherit(
                 inherit_student(make, output, overwrite, not no_validation, show, tell, found.append)
         finally:  # also where the output could not be written
             bar.stop()
-            for warning in WARNING.findall(log.getvalue()):
-                Console(stderr=True, highlight=False).print(
-                    f"[bold yellow]warning:[/] {escape(warning)}", soft_wrap=True
-                )
+            for told in WARNING.findall(log.getvalue()):
+                warnings.warn(told, NnunetKdWarning, stacklevel=2)
             for one in found:
                 _print(console, one)
     if output is not None:

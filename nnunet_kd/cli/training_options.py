@@ -93,15 +93,12 @@ def check_settings(
     Raises:
         NnunetKdError: folders, dataset, settings, plan or pretrained weights.
     """
-    from nnunet_kd.distillation.settings_sources import resolve_settings
     from nnunet_kd.models.plans import read_plans, reduce_plans
 
     required_folder("nnUNet_results")
     folder, dataset_json = preprocessed_dataset(dataset)
     trainer_class = find_trainer(trainer)
-    settings = resolve_settings(
-        trainer_class.recipe, trainer_class.objectives, folder, starts_at_random=trainer_class.starts_at_random
-    )
+    settings: Settings = trainer_class.resolve(folder)
     student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
     if pretrained_weights is None:
         return settings, None

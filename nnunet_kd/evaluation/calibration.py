@@ -115,19 +115,6 @@ def calibration_table(methods: Mapping[str, Calibration], without: Sequence[str]
     return Table("Calibration", ("Method", "Class", *(m.heading for m in MEASURES)), tuple(rows), note)
 
 
-def check_probabilities(prediction_folder: Path, pairs: Sequence[CasePair], file_ending: str) -> None:
-    """Whether every segmentation has probabilities beside it; told before anything is measured.
-
-    Raises:
-        DataError: some are missing; names the cases.
-    """
-    if missing := [pair.case for pair in pairs if not probabilities_of(pair.prediction, file_ending).is_file()]:
-        raise DataError(
-            f"no probabilities in {prediction_folder} for {len(missing)} of {counted(len(pairs), 'case')}: {some(missing, 8)}. "
-            f"Predict them with --save_probabilities, which writes CASE.npz beside every segmentation."
-        )
-
-
 def evaluate_probabilities(
     prediction_folder: Path,
     reference_folder: Path,
@@ -150,7 +137,12 @@ def evaluate_probabilities(
     pairs = find_pairs(prediction_folder, reference_folder, labels.file_ending, cases)
     plans = find_plans(prediction_folder, dataset_json_path.parent)
     reader = dataset_reader(dataset_json, plans, [pair.reference for pair in pairs])
-    check_probabilities(prediction_folder, pairs, labels.file_ending)
+    missing = [pair.case for pair in pairs if not probabilities_of(pair.prediction, labels.file_ending).is_file()]
+    if missing:
+        raise DataError(
+            f"no probabilities in {prediction_folder} for {len(missing)} of {counted(len(pairs), 'case')}: {some(missing, 8)}. "
+            f"Predict them with --save_probabilities, which writes CASE.npz beside every segmentation."
+        )
     measured = run_all(partial(measure_pair, labels=labels, reader=reader), pairs, pool, "measuring probabilities")
     if problems := [found for found in measured if isinstance(found, str)]:
         raise DataError("probabilities do not fit their references: " + "; ".join(problems[:8]) + ".")

@@ -19,14 +19,10 @@ def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
     Looked for is a ``splits_final.json`` in or beside the model folder, then in ``nnUNet_preprocessed`` of its dataset. Fold
     ``all`` has seen every case of the split.
     """
-    preprocessed = optional_folder("nnUNet_preprocessed")
-    places = [model.folder, model.folder.parent] + (
-        [preprocessed / str(model.plans()["dataset_name"])] if preprocessed else []
-    )
-    for path in (place / SPLITS_FILE for place in places):
-        if found := _of_split(path, model.folds):
-            return found
-    return {}
+    found, preprocessed = own_training_cases(model), optional_folder("nnUNet_preprocessed")
+    if found or preprocessed is None:
+        return found
+    return _of_split(preprocessed / str(model.plans()["dataset_name"]) / SPLITS_FILE, model.folds)
 
 
 def own_training_cases(model: ModelFolder) -> dict[str, list[str]]:

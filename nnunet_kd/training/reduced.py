@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import random
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -72,9 +73,17 @@ class ReducedTrainer(SoftLabelTrainer):
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             folder = results / plans["dataset_name"] / model / f"fold_{fold}"
             saved = saved_settings(folder / SETTINGS_FILE)
-        return resolve_settings(
-            self.recipe, self.objectives, dataset_folder, saved=saved, starts_at_random=self.starts_at_random
-        )
+        return self.resolve(dataset_folder, saved)
+
+    @classmethod
+    def resolve(
+        cls,
+        dataset_folder: Path | None = None,
+        saved: Mapping[str, Any] | None = None,
+        environment: Mapping[str, str] | None = None,
+    ) -> Settings:
+        """The settings of a training with this trainer; see :func:`~nnunet_kd.distillation.settings_sources.resolve_settings`."""
+        return resolve_settings(cls.recipe, cls.objectives, dataset_folder, saved, environment, cls.starts_at_random)
 
     def initialize(self) -> None:
         """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""

@@ -7,11 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
-from nnunet_kd.evaluation.calibration import Calibration, check_probabilities, evaluate_probabilities
+from nnunet_kd.evaluation.calibration import Calibration, evaluate_probabilities
 from nnunet_kd.evaluation.folders import evaluate_folder
-from nnunet_kd.evaluation.labels import read_dataset_json, read_labels
 from nnunet_kd.evaluation.metrics import MetricOptions
-from nnunet_kd.evaluation.pairs import find_pairs
 from nnunet_kd.evaluation.references import find_dataset_json
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
@@ -68,14 +66,11 @@ def evaluate_predictions(request: EvaluationRequest) -> Evaluated:
     target = request.output or predictions / "evaluation"
     _check_target(target)
     labels_from = find_dataset_json(request.dataset_json, predictions, reference)
-    if request.probabilities:
-        ending = read_labels(read_dataset_json(labels_from), labels_from).file_ending
-        check_probabilities(predictions, find_pairs(predictions, reference, ending, cases), ending)
     calibration = None
     with worker_pool(request.workers) as pool:
-        evaluation = evaluate_folder(predictions, reference, labels_from, request.metrics, cases, pool)
-        if request.probabilities:
+        if request.probabilities:  # first: files may be missing, and surface distances take much longer
             calibration = evaluate_probabilities(predictions, reference, labels_from, cases, pool)
+        evaluation = evaluate_folder(predictions, reference, labels_from, request.metrics, cases, pool)
     written = [target.with_name(f"{target.name}.{ending}") for ending in ("csv", "json")]
     evaluation.write_csv(written[0])
     evaluation.write_json(written[1])

@@ -11,7 +11,7 @@ from nnunet_kd.distillation.soft_labels.description import (
     FILE,
     Description,
     SoftTeacher,
-    leaked_cases,
+    leaks_told,
     read_description,
 )
 from nnunet_kd.distillation.soft_labels.teachers import place_in_results
@@ -135,13 +135,9 @@ def check_leaks(description: Description, trainer: DistillationTrainer) -> None:
     Raises:
         TeacherError: one was trained on cases that this fold validates on.
     """
-    if trainer.fold == "all":  # which validates on what it learns from anyway
-        return
-    validation = [str(case) for case in trainer.do_split()[1]]
-    if leaks := leaked_cases(description, validation):
-        told = ", ".join(f"fold {fold} on {count}" for fold, count in leaks.items())
+    if told := leaks_told(description, trainer.fold, [str(case) for case in trainer.do_split()[1]]):
         raise TeacherError(
-            f"these teachers were trained on validation cases of fold {trainer.fold} ({told} of {len(validation)}). A student of "
+            f"these teachers were trained on validation cases of fold {trainer.fold} ({told}). A student of "
             f"fold {trainer.fold} that learned from them would look better than it is. Take the teacher of this fold: leave -f "
             f"out, and give -t a model folder. Several folds, or --out-of-fold, are for a student of fold all. If this is "
             f"meant: --allow-leak here, and objectives.soft.allow_leak=true in the training."

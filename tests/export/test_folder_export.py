@@ -181,8 +181,8 @@ def test_no_setting_of_the_card_says_where_things_lay(student: Path, tmp_path: P
         {"path": "/folder/of/this/machine/one", "sha256": "ab"},
         {"path": "/folder/of/this/machine/two.zip"},
     ]
-    own["start"] = "/folder/of/this/machine/work/start"
-    own["objectives"]["soft"] = {"maps": "/folder/of/this/machine/work/soft_labels/ab_no-mirroring", "alpha": 1.0}
+    own["start"] = "/folder/of/this/machine/out/start"
+    own["objectives"]["soft"] = {"maps": "/folder/of/this/machine/out/soft_labels/ab_no-mirroring", "alpha": 1.0}
     torch.save(checkpoint, path)
     card = (export(model, tmp_path / "out", ("0",)) / "README.md").read_text()
     assert "/folder/of" not in card

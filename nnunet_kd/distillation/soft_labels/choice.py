@@ -9,11 +9,10 @@ from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.soft_labels.description import (
     FILE,
     Description,
-    leaked_cases,
+    leaks_told,
     read_description,
     sets_of,
     unknown_teachers,
-    unreadable_sets,
 )
 from nnunet_kd.distillation.soft_labels.maps import is_whole, map_path
 from nnunet_kd.distillation.soft_labels.student import Student
@@ -73,32 +72,37 @@ def _named(settings: SoftSettings, student: Student) -> Path:
     moved = student.parent / path.name  # a training that goes on where nnUNet_preprocessed lies elsewhere now
     if settings.maps_sha256 is not None and (moved / FILE).is_file():
         return moved
-    begun = [folder for folder, _ in sets_of(student.parent) if folder.name.startswith(name)]
+    there = sets_of(student.parent)
+    begun = [folder for folder in there if folder.name.startswith(name)]
     if len(begun) == 1:
         return begun[0]
-    there = ", ".join(path.name for path, _ in sets_of(student.parent)) or "none"
+    names = ", ".join(folder.name for folder in there) or "none"
     raise DataError(
         f"objectives.soft.maps: {name} is no folder of soft labels, nor how the name of just one begins. Under "
-        f"{student.parent} there are: {there}. Soft labels of this training's teacher are made by `{student.own_command()}`; "
+        f"{student.parent} there are: {names}. Soft labels of this training's teacher are made by `{student.own_command()}`; "
         f"then leave objectives.soft.maps out."
     )
 
 
 def _only_one(settings: SoftSettings, student: Student) -> Path:
     fitting, others = [], []
-    for folder, description in sets_of(student.parent):
+    for folder in sets_of(student.parent):
+        try:
+            description = read_description(folder)
+        except DataError as error:  # the other sets can be learned from
+            others.append(f"{folder.name}: {error}")
+            continue
         problem = _why_not(description, settings, student)
         (fitting.append(folder) if problem is None else others.append(f"{folder.name}: {problem}"))
-    whole = [folder for folder in fitting if _has_all_maps(folder, student)]
-    if len(fitting) == 1 or len(whole) == 1:
-        return (whole or fitting)[0]
+    # what is not complete is no choice where others are
+    fitting = [folder for folder in fitting if not _missing_maps(folder, student)] or fitting
+    if len(fitting) == 1:
+        return fitting[0]
     if fitting:
-        fitting = whole or fitting  # what is not complete is no choice where others are
         raise DataError(
             f"several sets of soft labels fit: {', '.join(path.name for path in fitting)}. Name one: "
             f"--set objectives.soft.maps={fitting[0].name}"
         )
-    others += [f"{folder.name}: {problem}" for folder, problem in unreadable_sets(student.parent)]
     command = replace(student.own_command(), allow_leak=settings.allow_leak)
     raise DataError(
         f"there are no soft labels for fold {student.fold} under {student.parent}. Make them first: `{command}`. "
@@ -119,7 +123,7 @@ def _why_not(description: Description, settings: SoftSettings, student: Student)
             f"they are of {', '.join(description.heads)}, and the student learns {', '.join(student.heads)}. Make new ones: "
             f"`{student.own_command()}`."
         )
-    leaks = _leaks(description, student)
+    leaks = leaks_told(description, student.fold, student.validation)
     if leaks and not settings.allow_leak:
         return (
             f"their teachers were trained on validation cases of fold {student.fold} ({leaks}), so validation would look better "
@@ -137,15 +141,6 @@ def _why_not(description: Description, settings: SoftSettings, student: Student)
     return None
 
 
-def _leaks(description: Description, student: Student) -> str:
-    """Which folds' teachers were trained on how many validation cases; empty: none that is known."""
-    if student.fold == "all":  # which validates on what it learns from anyway
-        return ""
-    counts = leaked_cases(description, student.validation)
-    folds = ", ".join(f"fold {fold} on {count}" for fold, count in counts.items())
-    return f"{folds} of {len(student.validation)}" if counts else ""
-
-
 def _replaced(file: str) -> str:
     return f"they were made by another checkpoint than lies in {file} now; it was trained again or replaced."
 
@@ -160,7 +155,7 @@ def _other(teacher: RunTeacher) -> str:
 def _warnings(description: Description, settings: SoftSettings, student: Student) -> list[str]:
     found = []
     if settings.allow_leak:
-        leaks = _leaks(description, student)
+        leaks = leaks_told(description, student.fold, student.validation)
         told = f": {leaks} validation cases" if leaks else ""
         found.append(
             "objectives.soft.allow_leak is set: teachers may have been trained on this fold's validation cases, and validation "
@@ -183,12 +178,12 @@ def _warnings(description: Description, settings: SoftSettings, student: Student
     return found
 
 
-def _has_all_maps(folder: Path, student: Student) -> bool:
-    return all(map_path(folder, case).is_file() for case in student.training)
+def _missing_maps(folder: Path, student: Student) -> list[str]:
+    return [case for case in student.training if not map_path(folder, case).is_file()]
 
 
 def _check_complete(folder: Path, description: Description, student: Student) -> None:
-    missing = [case for case in student.training if not map_path(folder, case).is_file()]
+    missing = _missing_maps(folder, student)
     unseen = [case for case in missing if not description.teachers_of(case)]
     if unseen:
         whole = replace(student.command_of(description), out_of_fold=False)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -119,23 +118,9 @@ def read_description(folder: Path) -> Description:
         ) from error
 
 
-def sets_of(parent: Path) -> Iterator[tuple[Path, Description]]:
-    """Every described folder under ``nnUNet_preprocessed/DATASET/soft_labels/<data identifier>``.
-
-    Those that cannot be read (:func:`unreadable_sets`) are left out: the others can be learned from.
-    """
-    for path in sorted(parent.glob(f"*/{FILE}")):
-        with contextlib.suppress(DataError):
-            yield path.parent, read_description(path.parent)
-
-
-def unreadable_sets(parent: Path) -> Iterator[tuple[Path, str]]:
-    """Folders there whose description cannot be read, with the reason."""
-    for path in sorted(parent.glob(f"*/{FILE}")):
-        try:
-            read_description(path.parent)
-        except DataError as error:
-            yield path.parent, str(error)
+def sets_of(parent: Path) -> list[Path]:
+    """Every described folder under ``nnUNet_preprocessed/DATASET/soft_labels/<data identifier>``."""
+    return sorted(path.parent for path in parent.glob(f"*/{FILE}"))
 
 
 def unknown_teachers(description: Description) -> list[str]:
@@ -150,3 +135,16 @@ def leaked_cases(description: Description, validated: Sequence[str]) -> dict[str
     """
     counts = {str(one.fold): len(set(one.trained_on or ()) & set(validated)) for one in description.teachers}
     return {fold: count for fold, count in counts.items() if count}
+
+
+def leaks_told(description: Description, fold: int | str, validated: Sequence[str]) -> str:
+    """Which folds' teachers were trained on how many of a student's validation cases; empty: none that is known.
+
+    Args:
+        description: of the teachers.
+        fold: the student's; ``all`` validates on what it learns from anyway.
+        validated: its validation cases.
+    """
+    counts = {} if fold == "all" else leaked_cases(description, validated)
+    folds = ", ".join(f"fold {one} on {count}" for one, count in counts.items())
+    return f"{folds} of {len(validated)}" if counts else ""

@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.distillation.soft_labels.command import SoftenCommand
-from nnunet_kd.distillation.soft_labels.description import FOLDER, Description, data_of, leaked_cases
+from nnunet_kd.distillation.soft_labels.description import FOLDER, Description, data_of, leaks_told
 from nnunet_kd.distillation.soft_labels.images import PreprocessedImage
 from nnunet_kd.distillation.soft_labels.teachers import RunTeacher, StudentTeachers
 from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
@@ -49,8 +49,8 @@ class Student:
 
     def command_of(self, description: Description) -> SoftenCommand:
         """What makes the missing maps of a set."""
-        leaking = self.fold != "all" and bool(leaked_cases(description, self.validation))
-        return replace(self.own_command().of_set(description, self.teachers), allow_leak=leaking)
+        leaking = leaks_told(description, self.fold, self.validation)
+        return replace(self.own_command().of_set(description, self.teachers), allow_leak=bool(leaking))
 
 
 def foreground_heads(label_manager: Any) -> list[str]:

@@ -97,7 +97,7 @@ class TeacherObserver:
             except ValueError as error:
                 if "spatial element" not in str(error):  # of PyTorch's instance norm
                     raise
-                raise PlanError(f"{step.target} has one voxel, of which an instance norm is not defined") from error
+                raise _one_voxel(step) from error
         if isinstance(step, Join):
             output = run(step, self._teacher, path, values)
             rows = rows_at(output[0].flatten(1), self._draw(step.target, output[0, 0].numel()))
@@ -111,7 +111,7 @@ class TeacherObserver:
         unit: Any = None if path is None else self._teacher.get_submodule(path)
         target = consume(step, values, ended) if unit is None else unit.conv(consume(step, values, ended))
         if target[0, 0].numel() == 1:
-            raise PlanError(f"{step.target} has one voxel, of which an instance norm is not defined")
+            raise _one_voxel(step)
         positions = self._draw(step.target, target[0, 0].numel())
         if step.remainder_of is None:
             self._keep_target(step.target, target, positions)
@@ -207,3 +207,7 @@ def weights_of_bare(module: Any) -> torch.Tensor:
     if isinstance(module, TRANSPOSED):
         return weight.flatten(2).transpose(1, 2)
     return weight.flatten(2).permute(1, 2, 0)
+
+
+def _one_voxel(step: Step) -> PlanError:
+    return PlanError(f"{step.target} has one voxel, of which an instance norm is not defined")

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.distillation.settings_sources import SET_VARIABLE, resolve_settings
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.models.checkpoint import CONTINUED_FROM
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
@@ -67,7 +67,7 @@ def check_settings(request: ShrinkRequest, teacher: Teacher) -> None:
     """Raise a SettingsError for ``--set`` that does not hold, as the trainer would."""
     trainer = find_trainer(TRAINER)
     environment = {SET_VARIABLE: assignments(request, teacher)}
-    resolve_settings(trainer.recipe, trainer.objectives, environment=environment)
+    trainer.resolve(environment=environment)
 
 
 def make_trainer(request: ShrinkRequest, teacher: Teacher, continued: bool = False) -> DistillationTrainer:

@@ -19,7 +19,6 @@ from nnunet_kd.distillation.settings_sources import (
     SETTINGS_FILE,
     is_asked_for,
     merge,
-    resolve_settings,
     saved_settings,
 )
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
@@ -101,13 +100,8 @@ def _plan_run(
 
     def resolved(values: Mapping[str, Any]) -> Settings:
         environment = {SET_VARIABLE: json.dumps(assignments(values)), CONFIG_VARIABLE: recipe or ""}
-        return resolve_settings(
-            trainer_class.recipe,
-            trainer_class.objectives,
-            dataset_folder,
-            environment=environment,
-            starts_at_random=trainer_class.starts_at_random,
-        )
+        found: Settings = trainer_class.resolve(dataset_folder, environment=environment)
+        return found
 
     if description.pretrained_weights is not None:
         wanted["start"] = RANDOM  # which nnU-Net then overwrites
