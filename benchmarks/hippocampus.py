@@ -14,7 +14,7 @@ Commands, each of which goes on where it stopped when it is given again:
     ``python benchmarks/hippocampus.py ablation``
         the same as ``methods`` for DCD's choices.
     ``python benchmarks/hippocampus.py teacher``
-        the teacher of fold 5, trained as the one of fold 0 was (5000 iterations), for the three below.
+        the teacher of fold 5 (``hippocampus_teacher.py``), for the three below.
     ``python benchmarks/hippocampus.py starts``, ``soft``, ``balance``
         how students start inside that teacher, learn from its stored soft labels, and from its logits.
     ``python benchmarks/hippocampus.py inherited``, ``soft-final``
@@ -23,34 +23,26 @@ Commands, each of which goes on where it stopped when it is given again:
 Needs nnU-Net's three variables. Tables, report and values per case lie in
 ``$nnUNet_results/Dataset004_Hippocampus/sweeps/comparison-WHAT``. ``--keep FOLDER`` adds every training's values (by case, its
 command and hash, its epochs) to those already in ``FOLDER/SWEEP``, row by row as they finish, so that models and predictions need
-not stay on disk; ``--dry-run`` shows the rows and checks their settings;
-``result_tables.py`` compares what is kept and makes the documentation's tables of it.
+not stay on disk. What another machine has trained and kept is not trained again. ``--dry-run`` shows the rows and checks their
+settings. ``result_tables.py`` compares what is kept and makes the documentation's tables of it.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
 import json
 import os
-import shlex
 import shutil
-import statistics
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml
+from hippocampus_keep import keep_finished, trained_elsewhere
+from hippocampus_teacher import provide_teacher
 from long_commands import code_of, run
 
-from nnunet_kd.evaluation.kept import read_kept, write_kept
-from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
-from nnunet_kd.nnunet.checkpoints import FINAL
-from nnunet_kd.system.files import folder_beside, sha256, write_atomically, write_csv
-from nnunet_kd.workflows.comparison import CASES_BY_SEED
-from nnunet_kd.workflows.sweep.finished import find_finished
-from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
+from nnunet_kd.system.files import folder_beside, write_atomically
 
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
@@ -70,8 +62,8 @@ SEARCH_FOLD = "5"
 SEARCH_SHARE = 5
 """Every so manieth training case of fold 0 is a validation case of the search for weights."""
 
-SOFTWARE = ("nnunetv2", "torch")
-"""Whose versions are kept with every training."""
+KEEPING = 60.0
+"""Seconds between two looks for finished trainings."""
 
 
 def folder_of(variable: str) -> Path:
@@ -81,8 +73,8 @@ def folder_of(variable: str) -> Path:
     return Path(os.environ[variable]) / DATASET
 
 
-def prepare(data: Path, teacher: Path, device: str) -> None:
-    """Dataset, plan, split, teacher and its predictions; what is there already is kept."""
+def prepare(data: Path, teacher: Path, device: str, predict: bool = True) -> None:
+    """Dataset, plan, split, teacher and, if need be, its predictions; what is there already is kept."""
     preprocessed, results = folder_of("nnUNet_preprocessed"), folder_of("nnUNet_results")
     if not is_preprocessed(preprocessed / "nnUNetPlans_3d_fullres", folder_of("nnUNet_raw")):
         run("nnUNetv2_convert_MSD_dataset", "-i", data)
@@ -97,7 +89,9 @@ def prepare(data: Path, teacher: Path, device: str) -> None:
         copy_folder(teacher / TEACHER, results / TEACHER)
     validation = json.loads((preprocessed / "splits_final.json").read_text())[0]["val"]
     predicted = results / TEACHER / "fold_0" / "validation"
-    if not all((predicted / f"{case}.nii.gz").is_file() for case in validation):  # for the table's first row
+    if predict and not all(
+        (predicted / f"{case}.nii.gz").is_file() for case in validation
+    ):  # for the table's first row
         run("nnUNetv2_train", "4", "3d_fullres", "0", "-tr", TEACHER.split("__")[0], "--val", "-device", device)
     add_search_fold(preprocessed / "splits_final.json")
 
@@ -126,23 +120,20 @@ def add_search_fold(path: Path) -> None:
         write_atomically(path, lambda file: file.write(content))
 
 
-def train_teacher(device: str) -> None:
-    """Fold 5's, as fold 0's was trained; one that is begun is continued."""
-    finished = folder_of("nnUNet_results") / TEACHER / f"fold_{SEARCH_FOLD}" / "validation" / "summary.json"
-    if not finished.is_file():
-        trainer = TEACHER.split("__")[0]
-        run("nnUNetv2_train", "4", "3d_fullres", SEARCH_FOLD, "-tr", trainer, "-device", device, "--c")
-
-
 def train_and_compare(what: str, options: argparse.Namespace) -> None:
     """Train what is missing of a sweep, row by row, then compare what is finished."""
     description = DESCRIPTIONS[what]
     results = folder_of("nnUNet_results")
     described = yaml.safe_load(description.read_text())
     every = [*described.get("methods", []), *described.get("variants", {})]
-    variants = options.methods.split(",") if options.methods else every
     teacher = ("-t", results / TEACHER)
     sweep = results / "sweeps" / described.get("name", description.stem)
+    told = options.seeds.split(",") if options.seeds else described.get("seeds", [0])
+    elsewhere = trained_elsewhere(sweep, options.keep, [int(seed) for seed in told])
+    variants = options.methods.split(",") if options.methods else [name for name in every if name not in elsewhere]
+    if not variants:
+        print(f"every row is kept in {options.keep / sweep.name}; name with --methods what is to be trained again")
+        return
     command: tuple[Any, ...] = ("nnunet-kd", "sweep", description, *teacher, "-device", options.device)
     command += ("--seeds", options.seeds) if options.seeds else ()
     if options.dry_run:
@@ -152,77 +143,27 @@ def train_and_compare(what: str, options: argparse.Namespace) -> None:
         run("nnunet-kd", "soften", "4", "3d_fullres", *choices, *teacher, "-device", options.device)
     label = f"{what}-seeds" if options.seeds else what
     output, fold = sweep.with_name(f"comparison-{label}"), str(described.get("folds", [0])[0])
-    # where the student was trained elsewhere, only what is kept can be compared with it
-    reference = "student" if "student" in variants else variants[0]
 
-    def compare(chosen: Sequence[str], folder: Path) -> None:
-        focus = ("--focus", "dcd") if "dcd" in chosen else ()  # whose best and worst cases the report shows
-        told = ("--variants", ",".join(chosen), "--reference", reference, *focus, "--fold", fold)
-        run("nnunet-kd", "compare", "--sweep", sweep, *told, "-o", folder)
+    def look() -> None:
         if options.keep is not None:
-            keep(sweep, folder / CASES_BY_SEED, options.keep / sweep.name, fold, chosen)
+            keep_finished(sweep, options.keep, DATASET, fold)
 
     if options.jobs > 1:  # every row at once; those that fail are tried again below
-        code_of(*command, "--methods", ",".join(variants), "--jobs", str(options.jobs))
-    run(*command, "--methods", reference)
-    trained = [reference]
-    for variant in (name for name in variants if name != reference):
-        if code_of(*command, "--methods", variant):
-            continue  # the other rows do not need it
-        trained.append(variant)
-        if options.keep is not None:  # a comparison needs two
-            compare((reference, variant), output.with_name(f"{output.name}-rows") / variant)
-    compare([name for name in variants if name in trained], output)
-    if options.keep is not None:  # what `compare` measures on files that are not kept, such as calibration
-        shutil.copy(output / "tables.md", options.keep / sweep.name / "tables.md")
-    if failed := [name for name in variants if name not in trained]:
+        jobs = ("--methods", ",".join(variants), "--jobs", str(options.jobs))
+        code_of(*command, *jobs, every=KEEPING, meanwhile=look)
+    failed = []
+    for variant in variants:
+        failed += [variant] if code_of(*command, "--methods", variant) else []  # the other rows do not need it
+        look()
+    compared = [name for name in variants if name not in failed]
+    if len(compared) > 1:
+        focus = ("--focus", "dcd") if "dcd" in compared else ()  # whose best and worst cases the report shows
+        # where the student was trained elsewhere, only what is kept can be compared with it
+        reference = "student" if "student" in compared else compared[0]
+        told = ("--variants", ",".join(compared), "--reference", reference, *focus, "--fold", fold)
+        run("nnunet-kd", "compare", "--sweep", sweep, *told, "-o", output)
+    if failed:
         sys.exit(f"not finished: {', '.join(failed)}. The same command again tries them once more.")
-
-
-def keep(sweep: Path, cases: Path, target: Path, fold: str, variants: Sequence[str]) -> None:
-    """Add finished trainings to what is kept with the code, without this machine's paths; in place of what was kept of them."""
-    target.mkdir(parents=True, exist_ok=True)
-    kept = target / CASES_BY_SEED
-    values = read_kept([kept]) if kept.is_file() else {}
-    for method, by_seed in read_kept([cases]).items():
-        values[method] = values.get(method, {}) | by_seed
-    write_kept(values, kept)
-    root = str(folder_of("nnUNet_results").parent)
-    runs: list[tuple[str, ...]] = []
-    epochs: list[tuple[str, ...]] = []
-    clipped: list[tuple[str, ...]] = []
-    for (variant, seed, _), folder in find_finished(sweep, fold, variants).fold_folders.items():
-        record = read_record(folder)
-        assert record is not None  # what is finished has one
-        command = shlex.join(record.command).replace(root, "$nnUNet_results")
-        seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(folder)):.3g}")
-        versions = (record.software[name] for name in SOFTWARE)
-        checkpoint = folder / FINAL
-        runs.append((variant, str(seed), sha256(checkpoint), *seconds, *versions, command))
-        content = read_checkpoint(checkpoint, in_memory=False)
-        logged = content["logging"]
-        if shares := content.get(ENTRY, {}).get(CLIPPED):
-            clipped.append((variant, str(seed), f"{mean_share(shares):.4f}"))
-        pairs = zip(logged["train_losses"], logged["mean_fg_dice"], strict=True)
-        epochs += (
-            (variant, str(seed), str(n), f"{loss:.6f}", f"{dice:.6f}") for n, (loss, dice) in enumerate(pairs, 1)
-        )
-    columns = ("variant", "seed", "checkpoint_sha256", "training_seconds", "median_epoch_seconds", *SOFTWARE, "command")
-    add_rows(target / "runs.csv", columns, runs)
-    add_rows(target / "clipped.csv", ("variant", "seed", "share_of_steps"), clipped)
-    add_rows(target / "epochs.csv", ("variant", "seed", "epoch", "training_loss", "pseudo_dice"), epochs)
-
-
-def add_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:
-    """Add rows to a CSV file whose first two columns are variant and seed; rows of the same variant and seed are replaced."""
-    new = {row[:2] for row in rows}
-    before: list[tuple[str, ...]] = []
-    if path.is_file():
-        with path.open(newline="") as file:
-            header, *before = (tuple(row) for row in csv.reader(file))
-        if header != tuple(columns):
-            sys.exit(f"{path} has other columns than are written now: {', '.join(header)}.")
-    write_csv(path, columns, [*(row for row in before if row[:2] not in new), *rows])
 
 
 def main() -> None:
@@ -236,10 +177,10 @@ def main() -> None:
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--dry-run", action="store_true", help="show the rows; train nothing")
-    parser.add_argument("--keep", type=Path, help="add every training's values to this folder")
+    parser.add_argument("--keep", type=Path, help="add every training's values, or the teacher, to this folder")
     options = parser.parse_args()
     if options.what == "teacher":
-        train_teacher(options.device)
+        provide_teacher(folder_of("nnUNet_results") / TEACHER, SEARCH_FOLD, options.device, options.keep)
     elif options.what != "prepare":
         train_and_compare(options.what, options)
     elif options.data and options.teacher:

@@ -1,7 +1,9 @@
 """The proof: what a student learns from a teacher in so many minutes, on two datasets (docs/explanation-proof.md).
 
-    python benchmarks/proof.py prepare --data .../Task04_Hippocampus --teacher .../teacher --acdc .../acdc
-        Both datasets, preprocessed with their teachers' plans and splits; both teachers and their predictions.
+    python benchmarks/proof.py prepare --data .../Task04_Hippocampus --teacher .../teacher --acdc .../acdc \\
+            [--keep benchmarks/results]
+        Both datasets, preprocessed with their teachers' plans and splits; both teachers. A teacher whose values are not kept
+        predicts its validation cases, and is measured.
     python benchmarks/proof.py train [--only hippocampus,acdc] [--jobs 2] --keep benchmarks/results
         Every sweep of the queue, in its order. The same command goes on where it stopped. What is finished is kept within a
         minute, and what is kept is not trained again, also on another machine.
@@ -23,7 +25,16 @@ from pathlib import Path
 
 from long_commands import code_of
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher, prepare
-from proof_keep import contradiction, finished_seeds, keep, kept_seeds, name_origins, sweep_folder
+from proof_keep import (
+    contradiction,
+    finished_seeds,
+    keep,
+    keep_teacher,
+    kept_seeds,
+    kept_teacher,
+    name_origins,
+    sweep_folder,
+)
 from proof_origin import (
     HERE,
     check_origin,
@@ -54,7 +65,7 @@ def described(name: str) -> SweepDescription | None:
 def train(name: str, description: SweepDescription, options: argparse.Namespace) -> list[str]:
     """What is missing of one sweep; returns what failed, in words."""
     dataset = QUEUE[name]
-    check_teacher(dataset)
+    check_teacher(dataset, predicted=kept_teacher(dataset, options.keep) is None)
     origin = present_origin(options.jobs, options.device)
     kept = origins_kept(options.keep) if options.keep is not None else []
     check_origin(origin, [*origins_on_disk(map(sweep_folder, QUEUE)), *kept])
@@ -151,7 +162,9 @@ def main() -> None:
     parser.add_argument("--only", default=",".join(QUEUE), help=f"sweeps, with commas; default: {','.join(QUEUE)}")
     parser.add_argument("--jobs", type=int, default=1, help="trainings side by side")
     parser.add_argument("--device", default="cpu")
-    parser.add_argument("--keep", type=Path, help="add every finished training's values to this folder")
+    parser.add_argument(
+        "--keep", type=Path, help="add every finished training's values, and the teachers', to this folder"
+    )
     options = parser.parse_args()
     names = options.only.split(",")
     if unknown := [name for name in names if name not in QUEUE]:
@@ -172,7 +185,11 @@ def work(names: list[str], options: argparse.Namespace) -> list[str]:
     """Do what the command line asks for; returns what failed, in words."""
     if options.what == "prepare":
         use_this_python()
-        prepare(options.data, options.teacher, options.acdc, options.device)
+        datasets = {*QUEUE.values()}
+        measured = [dataset for dataset in datasets if kept_teacher(dataset, options.keep) is not None]
+        prepare(options.data, options.teacher, options.acdc, options.device, measured)
+        for dataset in datasets if options.keep is not None else ():
+            keep_teacher(dataset, options.keep)
         return []
     prepare_environment(options.jobs)
     failed: list[str] = []

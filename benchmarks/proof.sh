@@ -7,7 +7,7 @@
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$4"
-python "$here/proof.py" prepare --data "$1" --teacher "$2" --acdc "$3"
+python "$here/proof.py" prepare --data "$1" --teacher "$2" --acdc "$3" --keep "$4"
 python "$here/proof_minutes.py" --keep "$4"      # what is measured already is left
 python "$here/proof.py" train --jobs 2 --keep "$4"
 python "$here/proof_tables.py" --kept "$4"

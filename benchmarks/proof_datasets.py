@@ -7,6 +7,7 @@ import os
 import shutil
 import sys
 import tempfile
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -92,7 +93,7 @@ QUEUE = {
 """Sweeps in the order in which they are trained, so that what does not fit is left out from the bottom."""
 
 
-def prepare(data: Path, teacher: Path, acdc: Path, device: str) -> None:
+def prepare(data: Path, teacher: Path, acdc: Path, device: str, measured: Collection[Dataset] = ()) -> None:
     """Both datasets, plans, splits, teachers and their predictions; what is there already is kept.
 
     Args:
@@ -100,13 +101,16 @@ def prepare(data: Path, teacher: Path, acdc: Path, device: str) -> None:
         teacher: the folder with the hippocampus teacher and its split.
         acdc: the folder with the cardiac dataset, its plan, split and teacher.
         device: to predict on.
+        measured: datasets whose teacher needs to predict no more, since its values are kept.
     """
     for dataset in (HIPPOCAMPUS, ACDC):
         remove_damaged(dataset.teacher_predictions)
-    hippocampus.prepare(data, teacher, device)
-    prepare_acdc(acdc, device)
+    hippocampus.prepare(data, teacher, device, HIPPOCAMPUS not in measured)
+    prepare_acdc(acdc)
+    if ACDC not in measured and not ACDC.teacher_predicted:
+        predict_acdc(device)
     for dataset in (HIPPOCAMPUS, ACDC):
-        check_teacher(dataset)
+        check_teacher(dataset, predicted=dataset not in measured)
 
 
 def remove_damaged(folder: Path) -> None:
@@ -117,10 +121,10 @@ def remove_damaged(folder: Path) -> None:
             path.unlink()
 
 
-def check_teacher(dataset: Dataset) -> None:
-    """End unless the teacher is the one that the protocol means, and has predicted every validation case."""
+def check_teacher(dataset: Dataset, predicted: bool) -> None:
+    """End unless the teacher is the one that the protocol means and, if asked for, has predicted every validation case."""
     checkpoint = dataset.teacher / f"fold_{FOLD}" / FINAL
-    if not checkpoint.is_file() or not dataset.teacher_predicted:
+    if not checkpoint.is_file() or (predicted and not dataset.teacher_predicted):
         sys.exit(f"{dataset.teacher}: the teacher or its predictions are not complete. Run: proof.py prepare ...")
     if (found := sha256(checkpoint)) != dataset.teacher_sha256:
         sys.exit(f"{checkpoint} has the SHA-256 {found}; the protocol's teacher has {dataset.teacher_sha256}.")
@@ -129,7 +133,7 @@ def check_teacher(dataset: Dataset) -> None:
         sys.exit(f"{settings} would change every row of the proof. Move it away.")
 
 
-def prepare_acdc(source: Path, device: str) -> None:
+def prepare_acdc(source: Path) -> None:
     """As the data's README says."""
     raw, preprocessed = (Path(os.environ[name], ACDC.name) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
     if not is_preprocessed(preprocessed / f"{ACDC.plans}_3d_fullres", raw):
@@ -143,9 +147,11 @@ def prepare_acdc(source: Path, device: str) -> None:
         run("nnUNetv2_preprocess", "-d", ACDC.number, "-c", "3d_fullres", "-plans_name", ACDC.plans)
     if not ACDC.teacher.is_dir():
         copy_folder(source / "teacher" / ACDC.name / ACDC.teacher.name, ACDC.teacher)
-    if ACDC.teacher_predicted:
-        return
-    # not by `nnUNetv2_train --val`: the checkpoint has no optimizer state
+
+
+def predict_acdc(device: str) -> None:
+    """Its teacher's validation cases; not by ``nnUNetv2_train --val``: the checkpoint has no optimizer state."""
+    raw = Path(os.environ["nnUNet_raw"], ACDC.name)
     with tempfile.TemporaryDirectory() as images:
         for case in ACDC.validation_cases:
             name = f"{case}_0000.nii.gz"

@@ -7,15 +7,15 @@ import os
 import shlex
 import statistics
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import yaml
-from filelock import FileLock, Timeout
-from hippocampus import add_rows
+from filelock import FileLock
 from proof_datasets import FOLD, QUEUE, Dataset
-from proof_origin import COLUMNS, begun_trainings, check_origin, origins_kept, read_origin, write_origin
+from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
+from sweep_trainings import Training, add_rows, begun_trainings
+from sweep_trainings import finished_trainings as of_sweep
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.folders import evaluate_folder
@@ -43,37 +43,14 @@ EPOCH_COLUMNS = ("variant", "seed", "epoch", "training_loss", "pseudo_dice", "cl
 ROOTS = ("nnUNet_results", "nnUNet_preprocessed", "nnUNet_raw")
 
 
-@dataclass(frozen=True)
-class Training:
-    """A finished training of a sweep.
-
-    Attributes:
-        row, seed: of the sweep.
-        folder: nnU-Net's, of the fold.
-    """
-
-    row: str
-    seed: int
-    folder: Path
-
-
 def sweep_folder(name: str) -> Path:
     """Where a sweep's trainings lie."""
     return Path(os.environ["nnUNet_results"], QUEUE[name].name, "sweeps", f"proof-{name}")
 
 
 def finished_trainings(name: str) -> Iterator[Training]:
-    """Trained, validated, and not in anybody's hands."""
-    for folder in begun_trainings(sweep_folder(name)):
-        if not (folder / FINAL).is_file() or not (folder / "validation" / "summary.json").is_file():
-            continue
-        results = folder.parents[2]
-        try:
-            with FileLock(results / f".fold_{FOLD}.lock", timeout=0):
-                pass
-        except Timeout:
-            continue
-        yield Training(results.parent.name, int(results.name.removeprefix("seed_")), folder)
+    """Of a sweep of the queue."""
+    return of_sweep(sweep_folder(name), FOLD)
 
 
 def kept_seeds(name: str, target: Path | None) -> dict[str, set[int]]:
@@ -136,7 +113,8 @@ def keep_training(name: str, one: Training, target: Path) -> None:
     keep_settings(one.row, checkpoint, place)
     path = place / CASES_BY_SEED
     values = read_kept([path]) if path.is_file() else {}
-    values.setdefault("teacher", {None: teacher_values(dataset, target)})
+    teacher = kept_teacher(dataset, target) or evaluate(dataset, dataset.teacher_predictions)
+    values.setdefault("teacher", {None: teacher})
     values.setdefault(one.row, {})[one.seed] = evaluate(dataset, one.folder / "validation")
     add_rows(place / "epochs.csv", EPOCH_COLUMNS, epoch_rows(one, checkpoint))
     add_rows(place / "runs.csv", RUN_COLUMNS, [run_row(one, checkpoint, origin)])
@@ -236,12 +214,24 @@ def without_paths(text: str) -> str:
     return text
 
 
-def teacher_values(dataset: Dataset, target: Path) -> Evaluation:
-    """As kept with another sweep of the dataset, else measured: once for all tables."""
+def kept_teacher(dataset: Dataset, target: Path | None) -> Evaluation | None:
+    """The teacher's values, as kept with any sweep of the dataset; ``None``: they are not kept."""
+    if target is None:
+        return None
     for path in sorted(target.glob(f"proof-*/{CASES_BY_SEED}")):
         if QUEUE.get(path.parent.name.removeprefix("proof-")) is dataset and "teacher" in (kept := read_kept([path])):
             return kept["teacher"][None]
-    return evaluate(dataset, dataset.teacher_predictions)
+    return None
+
+
+def keep_teacher(dataset: Dataset, target: Path) -> None:
+    """Measure a teacher, once for all tables and machines; it is kept with the first sweep of its dataset."""
+    if kept_teacher(dataset, target) is None:
+        place = target / f"proof-{next(name for name in QUEUE if QUEUE[name] is dataset)}"
+        place.mkdir(parents=True, exist_ok=True)
+        path = place / CASES_BY_SEED
+        values = read_kept([path]) if path.is_file() else {}
+        write_kept({**values, "teacher": {None: evaluate(dataset, dataset.teacher_predictions)}}, path)
 
 
 def evaluate(dataset: Dataset, predictions: Path) -> Evaluation:

@@ -263,7 +263,7 @@ def main() -> None:
             print(f"{name}: measured already ({path})")
             continue
         check_machine(origin, name, options.keep)
-        check_teacher(QUEUE[name])
+        check_teacher(QUEUE[name], predicted=False)
         wait_until_idle()
         found = {**origin, **measure(name, description, path.parent, origin)}
         write_json(path, found)

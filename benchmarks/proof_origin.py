@@ -13,6 +13,8 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from sweep_trainings import begun_trainings
+
 import nnunet_kd
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.system.cores import usable_cores
@@ -117,11 +119,6 @@ def origins_on_disk(sweeps: Iterable[Path]) -> list[tuple[str, dict[str, str]]]:
         elif next(folder.glob("*/seed_*"), None) is not None:
             sys.exit(f"{folder} has trainings, and nothing says which code they come from. Move it away.")
     return found
-
-
-def begun_trainings(sweep: Path) -> list[Path]:
-    """nnU-Net's folders of the folds that a sweep has begun."""
-    return sorted(sweep.glob("*/seed_*/Dataset*/*__*__*/fold_*"))
 
 
 def continue_origins(sweep: Path, origin: Mapping[str, str]) -> None:

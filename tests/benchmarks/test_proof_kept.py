@@ -6,13 +6,17 @@ import csv
 import json
 from pathlib import Path
 
-import hippocampus
+import numpy as np
+import proof_datasets
 import proof_keep
 import pytest
+import sweep_trainings
 from filelock import FileLock
 from proof_values import KEPT
 
 from nnunet_kd.errors import DataError
+from nnunet_kd.evaluation.metrics import MetricOptions
+from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
 from nnunet_kd.workflows.sweep.record import RunRecord
 
 
@@ -32,8 +36,8 @@ def test_no_machines_path_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_rows_are_added_and_replaced_under_the_same_columns(tmp_path: Path) -> None:
     path, columns = tmp_path / "runs.csv", ("variant", "seed", "commit")
-    hippocampus.add_rows(path, columns, [("plain", "0", "a"), ("plain", "1", "a")])
-    hippocampus.add_rows(path, columns, [("plain", "1", "b"), ("inherited", "0", "b")])
+    sweep_trainings.add_rows(path, columns, [("plain", "0", "a"), ("plain", "1", "a")])
+    sweep_trainings.add_rows(path, columns, [("plain", "1", "b"), ("inherited", "0", "b")])
     with path.open(newline="") as file:
         assert [tuple(row.values()) for row in csv.DictReader(file)] == [
             ("plain", "0", "a"),
@@ -41,7 +45,7 @@ def test_rows_are_added_and_replaced_under_the_same_columns(tmp_path: Path) -> N
             ("inherited", "0", "b"),
         ]
     with pytest.raises(SystemExit, match="other columns"):
-        hippocampus.add_rows(path, ("variant", "seed", "code"), [])
+        sweep_trainings.add_rows(path, ("variant", "seed", "code"), [])
 
 
 def test_kept_files_have_the_columns_that_are_written() -> None:
@@ -109,3 +113,41 @@ def test_one_bad_training_does_not_stop_the_others(
     (problem,) = proof_keep.keep("hippocampus", tmp_path / "kept")
     assert problem.startswith("hippocampus, plain, seed 0:")
     assert kept == [2]
+
+
+def test_a_teacher_is_measured_once_for_all_machines(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    measured = []
+
+    def evaluate(dataset: proof_datasets.Dataset, predictions: Path) -> Evaluation:
+        measured.append(dataset)
+        values = {name: np.ones((1, 1)) for name in CASE_COLUMNS[2:]}
+        return Evaluation(Path(), Path(), ("a",), ("heart",), values, MetricOptions())
+
+    monkeypatch.setattr(proof_keep, "evaluate", evaluate)
+    monkeypatch.setenv("nnUNet_results", str(tmp_path / "results"))
+    for dataset in 2 * (proof_datasets.HIPPOCAMPUS, proof_datasets.ACDC):
+        proof_keep.keep_teacher(dataset, tmp_path)
+    assert measured == [proof_datasets.HIPPOCAMPUS, proof_datasets.ACDC]
+    assert proof_keep.kept_teacher(proof_datasets.ACDC, tmp_path) is not None
+    assert proof_keep.kept_teacher(proof_datasets.ACDC, None) is None
+    assert proof_keep.kept_seeds("acdc", tmp_path)["teacher"] == set()
+
+
+@pytest.mark.parametrize("kept", [True, False])
+def test_only_a_teacher_that_is_not_measured_predicts(
+    kept: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    done: list[object] = []
+    monkeypatch.setenv("nnUNet_results", str(tmp_path))
+    monkeypatch.setenv("nnUNet_preprocessed", str(tmp_path))
+    for dataset in (proof_datasets.HIPPOCAMPUS, proof_datasets.ACDC):
+        splits = tmp_path / dataset.name / "splits_final.json"
+        splits.parent.mkdir()
+        splits.write_text(json.dumps([{"train": [], "val": ["a"]}]))
+    monkeypatch.setattr(proof_datasets.hippocampus, "prepare", lambda *told: done.append(told[-1]))
+    monkeypatch.setattr(proof_datasets, "prepare_acdc", lambda source: None)
+    monkeypatch.setattr(proof_datasets, "predict_acdc", lambda device: done.append("acdc"))
+    monkeypatch.setattr(proof_datasets, "check_teacher", lambda dataset, predicted: done.append(predicted))
+    measured = (proof_datasets.HIPPOCAMPUS, proof_datasets.ACDC) if kept else ()
+    proof_datasets.prepare(tmp_path, tmp_path, tmp_path, "cpu", measured)
+    assert done == ([False, False, False] if kept else [True, "acdc", True, True])

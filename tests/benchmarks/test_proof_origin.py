@@ -6,11 +6,11 @@ import subprocess
 import sys
 from pathlib import Path
 
-import hippocampus
 import proof
 import proof_keep
 import proof_origin
 import pytest
+import sweep_trainings
 
 from nnunet_kd.system.cores import usable_cores
 
@@ -32,7 +32,7 @@ def test_trainings_of_other_code_are_refused(sweep: Path, tmp_path: Path, origin
     proof_origin.check_origin(origin, proof_origin.origins_on_disk([sweep, tmp_path / "none"]))
     kept = tmp_path / "kept" / "proof-acdc" / "runs.csv"
     kept.parent.mkdir(parents=True)
-    hippocampus.add_rows(kept, ("variant", "seed", *origin), [("plain", "0", *{**origin, "torch": "1.0"}.values())])
+    sweep_trainings.add_rows(kept, ("variant", "seed", *origin), [("plain", "0", *{**origin, "torch": "1.0"}.values())])
     with pytest.raises(SystemExit, match=r"runs\.csv has trainings of another origin \(torch: 1\.0 there"):
         proof_origin.check_origin(origin, proof_origin.origins_kept(tmp_path / "kept"))
 

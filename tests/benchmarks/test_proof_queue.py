@@ -77,7 +77,7 @@ def train(sweep: Path, tmp_path: Path, origin: dict[str, str], monkeypatch: pyte
     """``proof.train`` with commands that only note what they were told and let ``meanwhile`` look once."""
     (tmp_path / "Dataset004_Hippocampus" / "sweeps").mkdir(exist_ok=True)
     proof_keep.write_origin(sweep, origin)
-    monkeypatch.setattr(proof, "check_teacher", lambda dataset: None)
+    monkeypatch.setattr(proof, "check_teacher", lambda dataset, predicted: None)
     monkeypatch.setattr(proof, "present_origin", lambda jobs, device: origin)
     options = Namespace(jobs=2, device="cpu", keep=tmp_path / "kept")
 
