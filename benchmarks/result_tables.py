@@ -164,26 +164,32 @@ def by_training(folder: Path, comparison: Rows) -> list[Table]:
     return [Table("By training", table.header, table.rows) for table in found]
 
 
-def tables(folder: Path) -> dict[str, str]:
-    """Header and rows in Markdown, by the marker that stands above them in the page."""
+def tables(folder: Path) -> dict[str, Table]:
+    """The page's tables of a comparison, by the marker that stands above them."""
     comparison = read(folder / "comparison.csv")
     runs, epochs = (compared_runs(folder, comparison, file) for file in ("runs.csv", "epochs.csv"))
     made = [overall(comparison, runs), by_class(comparison), pace(epochs), *by_training(folder, comparison)]
     name = folder.relative_to(KEPT)
-    return {f"<!-- {name}: {table.title} -->": table.markdown().partition("\n\n")[2].strip("\n") for table in made}
+    return {f"<!-- {name}: {table.title} -->": table for table in made}
 
 
 def page_with(page: str, folder: Path) -> str:
     """The page with a folder's tables below their markers."""
     for marker, table in tables(folder).items():
-        if marker not in page:
-            sys.exit(f"{PAGE} has no line {marker}")
-        before, _, after = page.partition(marker)
-        rest = after.lstrip()
-        if rest.startswith("|"):  # the table of before
-            rest = rest.partition(EMPTY_LINE)[2].lstrip()
-        page = f"{before}{marker}\n{table}\n\n{rest}"
+        page = below(page, marker, table)
     return page
+
+
+def below(page: str, marker: str, table: Table) -> str:
+    """The page with a table's header and rows below a marker, in place of the table that stands there."""
+    if marker not in page:
+        sys.exit(f"the page has no line {marker}")
+    before, _, after = page.partition(marker)
+    rest = after.lstrip()
+    if rest.startswith("|"):  # the table of before
+        rest = rest.partition(EMPTY_LINE)[2].lstrip()
+    text = table.markdown().partition(EMPTY_LINE)[2].strip("\n")
+    return f"{before}{marker}\n{text}\n\n{rest}"
 
 
 def main() -> None:

@@ -13,6 +13,7 @@ ROOT = Path(__file__).resolve().parents[1]
 result_tables = runpy.run_path(str(ROOT / "benchmarks" / "result_tables.py"))
 KEPT = ROOT / "benchmarks" / "results"
 COMPARED = list(result_tables["COMPARISONS"])
+choice_tables = runpy.run_path(str(ROOT / "benchmarks" / "choice_tables.py"))
 
 
 def rows_of(path: Path) -> list[dict[str, str]]:
@@ -28,6 +29,12 @@ def test_every_comparison_is_described() -> None:
 def test_page_shows_what_was_kept(name: str) -> None:
     page = (KEPT / "hippocampus" / "README.md").read_text()
     assert page == result_tables["page_with"](page, KEPT / name), "run python benchmarks/result_tables.py"
+
+
+@pytest.mark.parametrize("folder", choice_tables["kept_sweeps"](), ids=lambda path: path.name)
+def test_page_of_choices_shows_what_was_kept(folder: Path) -> None:
+    page = (folder / "README.md").read_text()
+    assert page == choice_tables["page_with"](page, folder), "run python benchmarks/choice_tables.py"
 
 
 @pytest.mark.parametrize("name", COMPARED)
@@ -60,7 +67,7 @@ def test_every_training_names_its_command_and_hash(folder: Path) -> None:
 
 
 def test_a_training_kept_again_replaces_its_rows(tmp_path: Path) -> None:
-    add_rows = runpy.run_path(str(ROOT / "benchmarks" / "hippocampus.py"))["add_rows"]
+    add_rows = runpy.run_path(str(ROOT / "benchmarks" / "sweep_trainings.py"))["add_rows"]
     path, columns = tmp_path / "epochs.csv", ("variant", "seed", "epoch")
     add_rows(path, columns, [("student", "0", "1"), ("student", "0", "2"), ("dcd", "0", "1")])
     add_rows(path, columns, [("student", "7", "1"), ("student", "0", "1")])

@@ -1,0 +1,47 @@
+"""The tables of the sweeps that choose."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import choice_tables
+import pytest
+from sweep_trainings import add_rows, read_rows
+
+from nnunet_kd.evaluation.tables import DASH, signed
+
+
+def test_a_row_says_what_its_training_ended_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_tables, "REFERENCES", {"hippocampus-weights": "student"})
+    (kept,) = choice_tables.kept_sweeps()
+    folder = shutil.copytree(kept, tmp_path / kept.name)
+    add_rows(folder / "clipped.csv", ("variant", "seed", "share_of_steps"), [("weight-5", "0", "0.2549")])
+    columns = ("variant", "seed", "class", "brier", "ece", "undecided")
+    measured = [("weight-5", "0", "overall", "0.01", "0.02", "0.3"), ("weight-5", "0", "Anterior", "1", "1", "1")]
+    add_rows(folder / "calibration.csv", columns, measured)
+    table = choice_tables.table(folder)
+    rows = {row[0]: dict(zip(table.header, row, strict=True)) for row in table.rows}
+    compared = {
+        row["method"]: row
+        for row in read_rows(kept / "weights" / "comparison.csv")
+        if (row["metric"], row["class"]) == ("dice", "overall")
+    }
+    assert set(rows) == set(compared)
+    found, wanted = rows["weight-5"], compared["weight-5"]
+    assert found["Each training"] == f"{100 * float(wanted['mean']):.2f}"
+    assert found["Difference to student"] == signed(100 * float(wanted["difference"]))
+    seconds = next(row for row in read_rows(kept / "runs.csv") if row["variant"] == "weight-5")["median_epoch_seconds"]
+    assert found["Median epoch (s)"] == seconds
+    assert [found[name] for name in table.header[-4:]] == ["25%", "1", "2", "30"]
+    assert rows["student"]["Clipped steps"] == rows["student"]["Difference to student"] == DASH
+
+
+def test_a_table_replaces_the_one_of_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(choice_tables, "REFERENCES", {"hippocampus-weights": "student"})
+    (kept,) = choice_tables.kept_sweeps()
+    page = f"# Title\n\n{choice_tables.MARKER}\n| old |\n\nWhat this says.\n"
+    once = choice_tables.page_with(page, kept)
+    assert "| old |" not in once
+    assert once.endswith("\n\nWhat this says.\n")
+    assert choice_tables.page_with(once, kept) == once
