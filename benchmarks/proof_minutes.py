@@ -41,6 +41,7 @@ from nnunet_kd.distillation.soft_labels.student import sets_folder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.environment import method_trainer, variables_set_to
 from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.runs import assignments
@@ -176,7 +177,8 @@ def measure(name: str, description: SweepDescription, place: Path, origin: Mappi
     trainers: dict[str, DistillationTrainer] = {}
     setup: dict[str, float] = {}
     tuning: dict[str, tuple[int, float]] = {}
-    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(io.StringIO()):
+    quiet = contextlib.redirect_stdout(io.StringIO())
+    with tempfile.TemporaryDirectory() as folder, quiet, freed_memory_kept():  # as trainings on a CPU run
         # nnU-Net's search for trainers and cold files would otherwise count for the first row
         ready_trainer(dataset, shared, rows[PLAIN], Path(folder, "first"))[0].on_train_end()
         for row, variant in rows.items():

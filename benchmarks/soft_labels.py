@@ -32,6 +32,7 @@ from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape, nnunet_folders
@@ -119,7 +120,8 @@ def main() -> None:
             maps = next(prepared["soft, stored maps"].dataloader_train)[KEY]
             found["maps of a batch in memory (bytes)"] = maps.nbytes
             work = {name: (lambda one=one: epoch(one)) for name, one in prepared.items()}
-            timings = time_in_turn(work, options.repeats, device, warm_up=1)
+            with freed_memory_kept(device.type == "cpu"):  # as trainers train
+                timings = time_in_turn(work, options.repeats, device, warm_up=1)
         plain = timings["plain"].median
         for name, timing in timings.items():
             found[f"{name}: epoch (s)"] = round(timing.median, 3)

@@ -25,7 +25,7 @@ from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.options import InheritanceSettings
 from nnunet_kd.models.plans import build_meta_network, reduce_plans
 from nnunet_kd.nnunet.environment import channel_names
-from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
+from nnunet_kd.system.memory import forget_peak, freed_memory_kept, peak_resident_bytes, resident_bytes
 from nnunet_kd.training.patches import patch_count
 from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape
 from nnunet_kd.workflows.bench.rows import PLAIN_STUDENT
@@ -73,9 +73,12 @@ def main() -> None:
     options = parser.parse_args()
     shape, device = Shape(options.shape), torch.device(options.device)
     if options.side:
-        print(
-            json.dumps(start(shape, device) if options.side == SIDES[0] else measure_here(PLAIN_STUDENT, shape, device))
-        )
+        with freed_memory_kept(device.type == "cpu"):  # as in a training
+            print(
+                json.dumps(
+                    start(shape, device) if options.side == SIDES[0] else measure_here(PLAIN_STUDENT, shape, device)
+                )
+            )
         return
     found = {}
     for side in SIDES:

@@ -27,6 +27,7 @@ from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.volumes.naming import shadow_of, shadowed_by
 
 
@@ -102,7 +103,8 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
         if todo:
             _write(context, output)
         predictor.written = lambda case: record.add(case.name, opened.origin)
-        _run(predictor, todo, len(cases), options)
+        with freed_memory_kept(opened.backend == "torch" and options.device == "cpu"):
+            _run(predictor, todo, len(cases), options)
     return RunResult(len(todo), len(cases) - len(todo), opened.backend)
 
 

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import contextlib
+import ctypes
+import os
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 from nnunet_kd.system.cores import CONTROL_GROUPS
 
@@ -13,6 +16,62 @@ SYSTEM_MEMORY, OWN_GROUPS = Path("/proc/meminfo"), Path("/proc/self/cgroup")
 _VERSION_1 = ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file")
 _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 """Files of a control group: its limit and what it uses, and in its ``memory.stat`` how much of that are files that can go."""
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_LARGEST_KEPT, _LARGEST_EVER = 1 << 30, 32 << 20
+"""Bytes of the largest block that stays, and of the largest one that versions of glibc before 2.35 can keep."""
+_KEPT = {_MMAP_THRESHOLD: _LARGEST_KEPT, _TRIM_THRESHOLD: -1}
+_USUAL = {_MMAP_THRESHOLD: _LARGEST_EVER, _TRIM_THRESHOLD: 2 * _LARGEST_EVER}
+"""Options of glibc's ``mallopt``; the latter are what glibc comes to by itself (``man mallopt``)."""
+CHOSEN_BY_USER = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
+"""Variables of glibc; where one is set, the user decides."""
+_keepers = 0
+"""How many :func:`freed_memory_kept` are within each other now."""
+
+
+@contextlib.contextmanager
+def freed_memory_kept(wanted: bool = True) -> Iterator[None]:
+    """Within, memory that is freed stays with this process, for the next block.
+
+    Every step of a training on a CPU frees its activations and takes as much memory again. By itself glibc gives large blocks,
+    and what is free at the end of the heap, back to the system at once. The system then has to clear every page anew, which may
+    take as long as all else in a step (``benchmarks/kept_memory.py``). Numbers stay the same, bit for bit. The process holds up
+    to half as much memory again, since blocks of other sizes leave gaps. Blocks of more than 1 GiB are given back at once, and
+    at the end all that is free.
+
+    Nothing happens where the C library is another than glibc, or where one of :data:`CHOSEN_BY_USER` is set.
+
+    Args:
+        wanted: ``False``: nothing happens.
+    """
+    global _keepers
+    library = _glibc() if wanted else None
+    if library is None:
+        yield
+        return
+    _keepers += 1
+    _set(library, _KEPT)
+    try:
+        yield
+    finally:
+        _keepers -= 1
+        if not _keepers:
+            _set(library, _USUAL)
+            library.malloc_trim(0)
+
+
+def _glibc() -> Any:
+    """The C library that this process runs with, if it is glibc and its user leaves it to us; else ``None``."""
+    if sys.platform != "linux" or any(name in os.environ for name in CHOSEN_BY_USER):
+        return None
+    library = ctypes.CDLL(None)
+    return library if hasattr(library, "gnu_get_libc_version") and hasattr(library, "mallopt") else None
+
+
+def _set(library: Any, options: dict[int, int]) -> None:
+    for option, value in options.items():
+        if not library.mallopt(option, value):
+            library.mallopt(option, _LARGEST_EVER)
 
 
 def resident_bytes() -> int:

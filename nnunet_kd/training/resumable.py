@@ -33,6 +33,7 @@ from nnunet_kd.nnunet.training import CLIPPED_NORM, wrapped_for
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import remove_leftovers
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.clipped_steps import ClippedSteps
 from nnunet_kd.training.distributed import (
     check_batch_size,
@@ -126,6 +127,16 @@ class ResumableTrainer(nnUNetTrainer):
         states = self.restored.get("random_states")
         if states is not None and not restore_random_states(states, self.device):
             self.print_to_log_file("The number of processes has changed, so random numbers start anew.")
+
+    def run_training(self) -> None:
+        """nnU-Net's loop."""
+        with freed_memory_kept(self.device.type == "cpu"):
+            super().run_training()
+
+    def perform_actual_validation(self, save_probabilities: bool = False) -> None:
+        """nnU-Net's prediction of the validation cases."""
+        with freed_memory_kept(self.device.type == "cpu"):
+            super().perform_actual_validation(save_probabilities)
 
     # step -------------------------------------------------------------------------------------------------------------
 

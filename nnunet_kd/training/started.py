@@ -32,6 +32,7 @@ from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import check_pretrained_weights
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.averaged import AveragedTrainer
 from nnunet_kd.training.distributed import in_first_process, is_distributed
 from nnunet_kd.training.patches import patch_count, training_patches
@@ -215,7 +216,7 @@ class StartedTrainer(AveragedTrainer):
     def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
         settings, seed = self.settings.inheritance, self.settings.seed or 0
         count = patch_count(settings.voxels, self.configuration_manager.patch_size)
-        with _threads_for_computing():
+        with freed_memory_kept(self.device.type == "cpu"), _threads_for_computing():
             fits = inherit(
                 teacher.network,
                 plain_module(self.network),
@@ -259,7 +260,7 @@ class StartedTrainer(AveragedTrainer):
             count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))
 
             def fit() -> None:
-                with _threads_for_computing():
+                with freed_memory_kept(self.device.type == "cpu"), _threads_for_computing():
                     patches = training_patches(self, count, settings.augmented, seed)
                     fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
 

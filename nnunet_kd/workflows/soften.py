@@ -25,7 +25,7 @@ from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import case_shape
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
 from nnunet_kd.system.files import remove_leftovers
-from nnunet_kd.system.memory import available_bytes
+from nnunet_kd.system.memory import available_bytes, freed_memory_kept
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder, write_decision
@@ -147,7 +147,8 @@ def soften(
         def write(case: str, logits: torch.Tensor, record: ImageRecord) -> None:
             _write_case(trainer, folder, case, logits, record, case in without_labels)
 
-        _predict_cases(teachers, todo, load, write, progress)
+        with freed_memory_kept(device.type == "cpu"):
+            _predict_cases(teachers, todo, load, write, progress)
         size = sum(path.stat().st_size for path in folder.glob("*.b2nd"))
         return Softened(folder, description, todo, kept, size, unseen)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import mmap
+import subprocess
 import sys
 from pathlib import Path
 
@@ -81,3 +83,63 @@ def test_what_a_container_or_a_job_leaves(
         assert memory.available_bytes() is None
     elif wanted < 4096:
         assert memory.available_bytes() == wanted
+
+
+FAULTS = """
+import resource
+from nnunet_kd.system.memory import freed_memory_kept, resident_bytes
+
+def faults() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(10):
+        b"x" * MANY
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+outside = faults()
+with freed_memory_kept():
+    with freed_memory_kept():
+        faults()
+    within, resident = faults(), resident_bytes()
+with freed_memory_kept(False):
+    print(outside, within, faults(), resident - resident_bytes())
+""".replace("MANY", str(MANY))
+
+
+@pytest.mark.skipif(not memory._glibc(), reason="freed memory is kept with glibc alone")
+def test_freed_memory_is_used_again_and_given_back_at_the_end() -> None:
+    finished = subprocess.run([sys.executable, "-c", FAULTS], check=True, capture_output=True, text=True)
+    outside, within, after, given_back = map(int, finished.stdout.split())
+    pages = 10 * MANY // mmap.PAGESIZE
+    assert min(outside, after) > pages / 2  # every block is taken from the system, page by page
+    assert within < pages / 100
+    assert given_back > MANY / 2
+
+
+def test_without_glibc_nothing_happens(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set", lambda *told: pytest.fail("set"))
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: object())
+    with memory.freed_memory_kept():
+        pass
+    monkeypatch.setattr(memory.sys, "platform", "win32")
+    monkeypatch.setattr(memory.ctypes, "CDLL", lambda name: pytest.fail("loaded"))
+    with memory.freed_memory_kept():
+        pass
+
+
+def test_who_sets_glibcs_variables_decides(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory, "_set", lambda *told: pytest.fail("set"))
+    monkeypatch.setenv("MALLOC_TRIM_THRESHOLD_", "131072")
+    with memory.freed_memory_kept():
+        pass
+
+
+def test_what_an_older_glibc_refuses_is_as_large_as_it_allows() -> None:
+    asked: list[tuple[int, int]] = []
+
+    class Older:
+        def mallopt(self, option: int, value: int) -> int:
+            asked.append((option, value))
+            return int(value <= 32 << 20)
+
+    memory._set(Older(), {-3: 1 << 30, -1: -1})
+    assert asked == [(-3, 1 << 30), (-3, 32 << 20), (-1, -1)]

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 
 from nnunet_kd.evaluation.costs.timing import time_in_turn
+from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.workflows.bench.pair import HIPPOCAMPUS, Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
     PLAIN_STUDENT,
@@ -57,7 +58,8 @@ def measure_steps(
         for row in rows:
             own = prepared[row.name]
             work[row.name] = training_step(own, random_batch(own), row.exploring)
-        timings = time_in_turn(work, repeats, device, warm_up=2)
+        with freed_memory_kept(device.type == "cpu"):  # as in a training
+            timings = time_in_turn(work, repeats, device, warm_up=2)
         forwards = {row.name: forward_needed(prepared[row.name], row.exploring) for row in rows}
     alone = measure_sizes(trainers, shape, device) if memory else ()
     seconds = {name: timing.median for name, timing in timings.items()}
