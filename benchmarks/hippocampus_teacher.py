@@ -49,10 +49,12 @@ def provide_teacher(model: Path, fold: str, device: str, keep: Path | None = Non
         run(*command, "--c")
     if round_weights(folder / FINAL) or not (folder / "validation" / "summary.json").is_file():
         run(*command, "--val")
-    if keep is not None:
-        (keep / "teachers").mkdir(parents=True, exist_ok=True)
+    archive = None if keep is None else keep / "teachers" / ARCHIVE
+    if archive is not None and not archive.is_file():
+        archive.parent.mkdir(parents=True, exist_ok=True)
         with open_model(model, (fold,)) as found:
-            export_folder(found, keep / "teachers" / ARCHIVE, FolderOptions(licence=LICENCE, overwrite=True))
+            export_folder(found, archive, FolderOptions(licence=LICENCE))
+        run("nnUNetv2_install_pretrained_model_from_zip", archive)  # so that all machines have the same file
 
 
 def round_weights(path: Path) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -19,6 +20,7 @@ from nnunet_kd.evaluation.kept import read_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
 from nnunet_kd.models.checkpoint import read_checkpoint
+from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import FINAL, LATEST
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
 
@@ -126,3 +128,26 @@ def test_where_the_teacher_comes_from(
     )
     hippocampus_teacher.provide_teacher(model, "5", "cpu", kept=archive)
     assert commands == wanted
+
+
+def test_the_teacher_is_kept_once_and_used_as_it_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    model = tmp_path / DATASET / "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
+    (model / "fold_5" / "validation").mkdir(parents=True)
+    for name in (FINAL, "validation/summary.json"):
+        (model / "fold_5" / name).touch()
+    commands: list[tuple[object, ...]] = []
+    monkeypatch.setattr(hippocampus_teacher, "round_weights", lambda path: False)
+    monkeypatch.setattr(hippocampus_teacher, "open_model", lambda *told: nullcontext())
+    monkeypatch.setattr(hippocampus_teacher, "export_folder", lambda model, archive, options: archive.touch())
+    monkeypatch.setattr(hippocampus_teacher, "run", lambda *told: commands.append(told))
+    for _ in range(2):
+        hippocampus_teacher.provide_teacher(model, "5", "cpu", tmp_path / "kept")
+    archive = tmp_path / "kept" / "teachers" / hippocampus_teacher.ARCHIVE
+    assert commands == [("nnUNetv2_install_pretrained_model_from_zip", archive)]
+
+
+def test_the_kept_teacher_is_a_whole_model() -> None:
+    with open_model(hippocampus_teacher.KEPT, ("5",)) as model:
+        checkpoint = model.read_checkpoint("5")
+        assert (model.folder / "fold_5" / "validation" / "summary.json").is_file()
+    assert all(torch.equal(one, one.half().float()) for one in checkpoint["network_weights"].values())
