@@ -37,7 +37,7 @@ def freed_memory_kept(wanted: bool = True) -> Iterator[None]:
     and what is free at the end of the heap, back to the system at once. The system then has to clear every page anew, which may
     take as long as all else in a step (``benchmarks/kept_memory.py``). Numbers stay the same, bit for bit. The process holds up
     to half as much memory again, since blocks of other sizes leave gaps. Blocks of more than 1 GiB are given back at once, and
-    at the end all that is free.
+    at the end all that is free, also where this stands within another one.
 
     Nothing happens where the C library is another than glibc, or where one of :data:`CHOSEN_BY_USER` is set.
 
@@ -57,7 +57,7 @@ def freed_memory_kept(wanted: bool = True) -> Iterator[None]:
         _keepers -= 1
         if not _keepers:
             _set(library, _USUAL)
-            library.malloc_trim(0)
+        library.malloc_trim(0)  # also within another: a start takes more than the training that follows it
 
 
 def _glibc() -> Any:
