@@ -8,12 +8,14 @@ from __future__ import annotations
 
 import statistics
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 
 from result_tables import KEPT, below
 from sweep_trainings import read_rows
 
-from nnunet_kd.evaluation.metrics import DICE
+from nnunet_kd.evaluation.calibration import MEASURES
+from nnunet_kd.evaluation.metrics import DICE, Metric
 from nnunet_kd.evaluation.results import OVERALL
 from nnunet_kd.evaluation.tables import DASH, Table, fixed, interval_text, mean_and_error, signed
 from nnunet_kd.system.files import write_atomically
@@ -28,7 +30,6 @@ REFERENCES = {
 }
 """By sweep: the row that the others are compared with."""
 MARKER = "<!-- choices -->"
-PERCENT = 100
 
 Rows = Sequence[dict[str, str]]
 
@@ -49,9 +50,7 @@ def table(folder: Path) -> Table:
     columns: list[tuple[str, Rows, str, Callable[[float], str]]] = [
         ("Median epoch (s)", runs, "median_epoch_seconds", lambda value: f"{value:.3g}"),
         ("Clipped steps", clipped, "share_of_steps", lambda value: f"{value:.0%}"),
-        ("Brier score (%)", trusted, "brier", lambda value: f"{PERCENT * value:.3g}"),
-        ("Calibration error (%)", trusted, "ece", lambda value: f"{PERCENT * value:.3g}"),
-        ("Undecided voxels (%)", trusted, "undecided", lambda value: f"{PERCENT * value:.3g}"),
+        *((one.heading, trusted, one.name, partial(scaled, one)) for one in MEASURES),
     ]
     columns = [column for column in columns if column[1]]
     rows = []
@@ -76,6 +75,11 @@ def mean_text(rows: Rows, method: str, column: str, text: Callable[[float], str]
     """A row's mean over its trainings; a dash where nothing is known."""
     values = [float(row[column]) for row in rows if row["variant"] == method]
     return text(statistics.mean(values)) if values else DASH
+
+
+def scaled(measure: Metric, value: float) -> str:
+    """A measure in its unit, with three digits."""
+    return f"{measure.scale * value:.3g}"
 
 
 def page_with(page: str, folder: Path) -> str:

@@ -40,7 +40,7 @@ from typing import Any
 import yaml
 from hippocampus_keep import keep_finished, trained_elsewhere
 from hippocampus_teacher import provide_teacher
-from long_commands import code_of, run
+from long_commands import KEEPING, code_of, run
 
 from nnunet_kd.system.files import folder_beside, write_atomically
 
@@ -61,9 +61,6 @@ SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
 SEARCH_FOLD = "5"
 SEARCH_SHARE = 5
 """Every so manieth training case of fold 0 is a validation case of the search for weights."""
-
-KEEPING = 60.0
-"""Seconds between two looks for finished trainings."""
 
 
 def folder_of(variable: str) -> Path:

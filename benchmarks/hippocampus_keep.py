@@ -5,7 +5,6 @@ No machine's paths are in it. Models and predictions need not stay on disk.
 
 from __future__ import annotations
 
-import json
 import os
 import shlex
 import statistics
@@ -19,6 +18,7 @@ from nnunet_kd.evaluation.calibration import MEASURES, Calibration, evaluate_pro
 from nnunet_kd.evaluation.folders import evaluate_folder
 from nnunet_kd.evaluation.kept import read_kept, write_kept
 from nnunet_kd.evaluation.results import OVERALL
+from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpoint
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.folds import SPLITS_FILE
@@ -66,7 +66,7 @@ def keep_training(one: Training, place: Path, dataset: str, fold: str) -> None:
     """Everything of one training, in place of what was kept of it; its row in :data:`RUNS` comes last."""
     place.mkdir(parents=True, exist_ok=True)
     raw, preprocessed = (Path(os.environ[name], dataset) for name in ("nnUNet_raw", "nnUNet_preprocessed"))
-    cases = validation_cases(preprocessed, fold)
+    cases = sorted(fold_cases(read_splits(preprocessed / SPLITS_FILE), fold, "val"))
     measured = (one.folder / "validation", raw / "labelsTr", raw / "dataset.json")
     path = place / CASES_BY_SEED
     values = read_kept([path]) if path.is_file() else {}
@@ -88,12 +88,6 @@ def keep_training(one: Training, place: Path, dataset: str, fold: str) -> None:
     software = (record.software[name] for name in SOFTWARE)
     run = (one.row, str(one.seed), sha256(one.folder / FINAL), *seconds, *software, command)
     add_rows(place / RUNS, RUN_COLUMNS, [run])
-
-
-def validation_cases(preprocessed: Path, fold: str) -> list[str]:
-    """Of a fold, as the dataset's splits say."""
-    found: list[str] = json.loads((preprocessed / SPLITS_FILE).read_text())[int(fold)]["val"]
-    return found
 
 
 def calibration_rows(one: Training, found: Calibration) -> list[tuple[str, ...]]:

@@ -16,6 +16,8 @@ from nnunet_kd.system.sessions import handling_ends
 
 INTERRUPTED = 130
 """Exit code after a request to end."""
+KEEPING = 60.0
+"""Seconds between two looks for finished trainings."""
 WAIT = 0.5
 """Seconds after which a request to end is noticed at the latest."""
 

@@ -23,7 +23,7 @@ from collections.abc import Mapping
 from itertools import groupby
 from pathlib import Path
 
-from long_commands import code_of
+from long_commands import KEEPING, code_of
 from proof_datasets import FOLD, QUEUE, Dataset, check_teacher, prepare
 from proof_keep import (
     contradiction,
@@ -51,8 +51,6 @@ from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
 
 NNUNET_KD = Path(sys.executable).with_name("nnunet-kd")
-KEEPING = 60.0
-"""Seconds between two looks for finished trainings."""
 MIRRORED = re.compile(r"_(not_)?mirrored")
 
 

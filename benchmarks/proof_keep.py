@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 from filelock import FileLock
+from hippocampus_teacher import LICENCE
 from proof_datasets import FOLD, QUEUE, Dataset
 from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
 from sweep_trainings import Training, add_rows, begun_trainings
@@ -33,8 +34,6 @@ from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
 SHOWN_SEED = 0
 """The students of this seed are kept as archives: named beforehand, so that nobody chooses a good one."""
-LICENCE = "CC-BY-SA-4.0"
-"""That of the hippocampus data (Medical Segmentation Decathlon)."""
 RUN_COLUMNS = (
     *("variant", "seed", *COLUMNS, "checkpoint_sha256", "teacher_sha256", "soft_labels", "starts"),
     *("training_seconds", "command_seconds", "median_epoch_seconds", "clipped_share", "command"),

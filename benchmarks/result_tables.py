@@ -6,13 +6,14 @@ Command: ``python benchmarks/result_tables.py`` (through ``nnunet-kd combine``).
 
 from __future__ import annotations
 
-import csv
 import shutil
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+
+from sweep_trainings import read_rows
 
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept
 from nnunet_kd.evaluation.metrics import DICE, HD95, NSD, Metric
@@ -46,12 +47,6 @@ REFERENCE = "student"
 EMPTY_LINE = "\n\n"
 SHOWN = (DICE, HD95, NSD)
 Rows = list[dict[str, str]]
-
-
-def read(path: Path) -> Rows:
-    """A CSV file's rows."""
-    with path.open(newline="") as file:
-        return list(csv.DictReader(file))
 
 
 def compare(folder: Path, options: Sequence[str]) -> None:
@@ -150,7 +145,7 @@ def compared_runs(folder: Path, comparison: Rows, file: str) -> Rows:
     """What is kept of the runs behind a comparison: rows of ``runs.csv`` or ``epochs.csv``."""
     options = COMPARISONS[str(folder.relative_to(KEPT))]
     seeds = options[options.index("--seeds") + 1].split(",")
-    kept = [row for row in read(folder.parent / file) if row["seed"] in seeds]
+    kept = [row for row in read_rows(folder.parent / file) if row["seed"] in seeds]
     rows = sorted(kept, key=lambda row: seeds.index(row["seed"]))  # of all methods in the same order
     return [row for method in methods(comparison) for row in rows if row["variant"] == method]
 
@@ -166,7 +161,7 @@ def by_training(folder: Path, comparison: Rows) -> list[Table]:
 
 def tables(folder: Path) -> dict[str, Table]:
     """The page's tables of a comparison, by the marker that stands above them."""
-    comparison = read(folder / "comparison.csv")
+    comparison = read_rows(folder / "comparison.csv")
     runs, epochs = (compared_runs(folder, comparison, file) for file in ("runs.csv", "epochs.csv"))
     made = [overall(comparison, runs), by_class(comparison), pace(epochs), *by_training(folder, comparison)]
     name = folder.relative_to(KEPT)

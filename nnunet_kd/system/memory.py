@@ -19,10 +19,10 @@ _VERSION_2 = ("memory.max", "memory.current", "inactive_file")
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _LARGEST_KEPT, _LARGEST_EVER = 1 << 30, 32 << 20
-"""Bytes of the largest block that stays, and of the largest one that versions of glibc before 2.35 can keep."""
+"""Bytes of the largest block that stays, and of the largest one that older versions of glibc can keep."""
 _KEPT = {_MMAP_THRESHOLD: _LARGEST_KEPT, _TRIM_THRESHOLD: -1}
 _USUAL = {_MMAP_THRESHOLD: _LARGEST_EVER, _TRIM_THRESHOLD: 2 * _LARGEST_EVER}
-"""Options of glibc's ``mallopt``; the latter are what glibc comes to by itself (``man mallopt``)."""
+"""Options of glibc's ``mallopt``; the latter are the most that glibc comes to by itself (``man mallopt``)."""
 CHOSEN_BY_USER = ("MALLOC_MMAP_MAX_", "MALLOC_MMAP_THRESHOLD_", "MALLOC_TRIM_THRESHOLD_")
 """Variables of glibc; where one is set, the user decides."""
 _keepers = 0

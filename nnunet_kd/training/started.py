@@ -216,7 +216,7 @@ class StartedTrainer(AveragedTrainer):
     def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
         settings, seed = self.settings.inheritance, self.settings.seed or 0
         count = patch_count(settings.voxels, self.configuration_manager.patch_size)
-        with freed_memory_kept(self.device.type == "cpu"), _threads_for_computing():
+        with _computing(self.device):
             fits = inherit(
                 teacher.network,
                 plain_module(self.network),
@@ -260,7 +260,7 @@ class StartedTrainer(AveragedTrainer):
             count = min(PATCHES, patch_count(settings.voxels, self.configuration_manager.patch_size))
 
             def fit() -> None:
-                with freed_memory_kept(self.device.type == "cpu"), _threads_for_computing():
+                with _computing(self.device):
                     patches = training_patches(self, count, settings.augmented, seed)
                     fit_projections(fitted, teachers.feature_teacher(0), self.network, patches, seed)
 
@@ -282,11 +282,12 @@ def _told(channels: tuple[int, ...]) -> str:
 
 
 @contextlib.contextmanager
-def _threads_for_computing() -> Iterator[None]:
+def _computing(device: torch.device) -> Iterator[None]:
     """Within, PyTorch takes the cores that are ours: nnU-Net gives it one on a GPU, and all of the machine on a CPU."""
     before = torch.get_num_threads()
     torch.set_num_threads(computing_threads())
     try:
-        yield
+        with freed_memory_kept(device.type == "cpu"):
+            yield
     finally:
         torch.set_num_threads(before)

@@ -8,6 +8,7 @@ import sys
 from pathlib import Path
 
 import pytest
+import torch
 
 from nnunet_kd.system import memory
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
@@ -146,3 +147,20 @@ def test_what_an_older_glibc_refuses_is_as_large_as_it_allows() -> None:
 
     memory._set(Older(), {-3: 1 << 30, -1: -1})
     assert asked == [(-3, 1 << 30), (-3, 32 << 20), (-1, -1)]
+
+
+def trained_weights(kept: bool) -> torch.Tensor:
+    torch.manual_seed(0)
+    network = torch.nn.Sequential(torch.nn.Conv3d(1, 8, 3), torch.nn.InstanceNorm3d(8), torch.nn.Conv3d(8, 2, 3))
+    optimizer = torch.optim.SGD(network.parameters(), 0.1)
+    image = torch.randn(2, 1, 24, 24, 24)
+    with memory.freed_memory_kept(kept):
+        for _ in range(4):
+            optimizer.zero_grad()
+            network(image).square().mean().backward()
+            optimizer.step()
+    return torch.nn.utils.parameters_to_vector(network.parameters())
+
+
+def test_numbers_stay_the_same_bit_for_bit() -> None:
+    assert torch.equal(trained_weights(True), trained_weights(False))
