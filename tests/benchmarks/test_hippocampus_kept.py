@@ -50,7 +50,9 @@ def measured(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     for name in ("raw", "preprocessed"):
         monkeypatch.setenv(f"nnUNet_{name}", str(tmp_path / name))
     (tmp_path / "preprocessed" / DATASET).mkdir(parents=True)
-    (tmp_path / "preprocessed" / DATASET / "splits_final.json").write_text(json.dumps([{"train": ["c"], "val": ["a", "b"]}]))
+    (tmp_path / "preprocessed" / DATASET / "splits_final.json").write_text(
+        json.dumps([{"train": ["c"], "val": ["a", "b"]}])
+    )
     return entry
 
 
