@@ -23,6 +23,7 @@ from nnunet_kd.workflows.comparison import CASES_BY_SEED, combine_kept
 
 REFERENCES = {
     "hippocampus-starts": "default",
+    "hippocampus-starts-again": "default",
     "hippocampus-soft": "alpha-0",
     "hippocampus-balance": "voxels",
     "hippocampus-inherited": "inherited-2000",

@@ -14,8 +14,8 @@ Commands, each of which goes on where it stopped when it is given again:
     ``python benchmarks/hippocampus.py ablation``
         the same as ``methods`` for DCD's choices.
     ``python benchmarks/hippocampus.py teacher``
-        the teacher of fold 5 (``hippocampus_teacher.py``), for the three below.
-    ``python benchmarks/hippocampus.py starts``, ``soft``, ``balance``
+        the teacher of fold 5 (``hippocampus_teacher.py``), for the four below.
+    ``python benchmarks/hippocampus.py starts``, ``starts-again``, ``soft``, ``balance``
         how students start inside that teacher, learn from its stored soft labels, and from its logits.
     ``python benchmarks/hippocampus.py inherited``, ``soft-final``
         what was chosen, on fold 0.
@@ -51,7 +51,8 @@ DESCRIPTIONS = {
     "methods": HERE / "hippocampus.yaml",
     "weights": HERE / "hippocampus-weights.yaml",
     "ablation": HERE / "hippocampus-ablation.yaml",
-    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("starts", "soft", "balance", "inherited", "soft-final")},
+    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("starts", "starts-again", "soft", "balance")},
+    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("inherited", "soft-final")},
 }
 SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "soft": (("5",), ("5", "--no-mirroring")),
