@@ -48,6 +48,7 @@ def test_the_papers_recipe_says_random_itself() -> None:
     for name in recipe_names():
         values = read_settings_file(name)
         assert values["start"] == ("random" if name in random else "teacher"), name
-        objectives = validate_settings(values, name).as_dict()["objectives"].values()
-        starts = {objective.get("projection_start", "random") for objective in objectives}
-        assert name not in random or starts <= {"random"}, name
+        validate_settings(values, name)
+        # a trainer's own recipe lies below the one that is asked for, so what is not said here would be that recipe's
+        for objective, own in values.get("objectives", {}).items() if name in random else ():
+            assert own["projection_start"] == "random", (name, objective)

@@ -275,7 +275,7 @@ def test_fitted_projections_lower_the_loss(dataset: Path) -> None:
     benchmark = runpy.run_path(str(Path(__file__).resolve().parents[2] / "benchmarks" / "projection_start.py"))
     options = argparse.Namespace(batches=2, prompt_iterations=1, device="cpu")
     methods = benchmark["METHODS"]
-    losses = benchmark["losses_at_the_start"]((NAME, "3d_fullres", 0), ["inheritance.voxels=4096"], methods, options)
+    losses = benchmark["losses_at_the_start"]((NAME, "3d_fullres", 0), ["inheritance.voxels=32768"], methods, options)
     assert set(losses["random"]) == set(losses["fitted"]) == set(methods), "every objective with projections"
     for name in ("dcd", "fitnet"):
         assert losses["fitted"][name] < 0.7 * losses["random"][name]

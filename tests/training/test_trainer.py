@@ -27,7 +27,7 @@ def test_a_real_step_and_its_terms(tiny: dict) -> None:
     means = made.history.close_epoch(0)
     terms = ["segmentation", "dcd", "dcd/stage0", "dcd/stage1", "dcd/stage2"]
     assert list(means) == terms
-    assert loss == pytest.approx(means["segmentation"] + 0.05 * means["dcd"], rel=1e-5)
+    assert loss == pytest.approx(means["segmentation"] + 5 * means["dcd"], rel=1e-5)
     assert means["dcd"] == pytest.approx(sum(means[term] for term in terms[2:]), rel=1e-5)
 
 

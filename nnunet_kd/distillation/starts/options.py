@@ -22,10 +22,9 @@ class InheritanceSettings(SettingsModel):
         1e-3, gt=0, description="strength of the ridge regression, as a share of the mean diagonal of the Gram matrix"
     )
     prior: Literal["interpolated", "teacher", "zero"] = Field(
-        "interpolated",
-        description="weights that the ridge regression stays near. `interpolated`: the teacher's kernel at the chosen outputs, "
-        "its other inputs replaced by what the chosen ones say of them; `teacher`: its kernel at the chosen outputs and inputs; "
-        "`zero`",
+        "teacher",
+        description="weights that the ridge regression stays near. `teacher`: the teacher's kernel at the chosen outputs and "
+        "inputs; `interpolated`: at the chosen outputs, its other inputs replaced by what the chosen ones say of them; `zero`",
     )
     channels: ChannelChoice = Field(
         "spanning",
@@ -41,8 +40,12 @@ class InheritanceSettings(SettingsModel):
         description="false: nothing is fitted, every layer has the weights of `prior` as they are; with `prior: teacher` these "
         "are the teacher's own kernels at the chosen channels. Not with `prior: zero`",
     )
-    rescale: bool = Field(True, description="false: kernels keep the norm that the fit gives them")
-    augmented: bool = Field(False, description="true: patches are augmented as in training")
+    rescale: bool = Field(
+        False,
+        description="true: each kernel before a norm is scaled to the norm of nnU-Net's random one, which changes how fast it "
+        "learns and not what the network computes; false: it keeps the norm that the fit gives it",
+    )
+    augmented: bool = Field(True, description="false: patches are not augmented, as in nnU-Net's validation")
 
     @model_validator(mode="after")
     def _has_weights(self) -> InheritanceSettings:

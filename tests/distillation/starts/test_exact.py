@@ -22,12 +22,13 @@ KINDS = [
 
 @pytest.mark.parametrize(("dtype", "eps", "allowed"), [(torch.float64, 0.0, 1e-8), (torch.float32, 1e-5, 1e-4)])
 @pytest.mark.parametrize(("kind", "dimensions", "options"), KINDS)
+@pytest.mark.parametrize("rescale", [False, True])
 def test_a_student_as_wide_as_its_teacher_computes_the_same(
-    kind: type[nn.Module], dimensions: int, options: dict, dtype: torch.dtype, eps: float, allowed: float
+    rescale: bool, kind: type[nn.Module], dimensions: int, options: dict, dtype: torch.dtype, eps: float, allowed: float
 ) -> None:
     teacher, student = (network(kind, dimensions=dimensions, eps=eps, dtype=dtype, **options) for _ in range(2))
     assert largest_difference(teacher, student, dimensions) > 0.1
-    fits = inherit(teacher, student, images(3, dimensions, dtype), InheritanceSettings())
+    fits = inherit(teacher, student, images(3, dimensions, dtype), InheritanceSettings(rescale=rescale))
     assert largest_difference(teacher, student, dimensions) < allowed
     assert max(fit.unexplained for fit in fits) < allowed**2
 
@@ -73,7 +74,7 @@ def test_rescaling_does_not_change_what_is_computed(
     random = {
         name: float(weight.detach().norm()) for name, weight in scaled.named_parameters() if "conv.weight" in name
     }
-    inherit(teacher, scaled, images(dtype=dtype), InheritanceSettings())
+    inherit(teacher, scaled, images(dtype=dtype), InheritanceSettings(rescale=True))
     inherit(teacher, unscaled, images(dtype=dtype), InheritanceSettings(rescale=False))
     assert largest_difference(scaled, unscaled) < allowed
     weights = dict(scaled.named_parameters())

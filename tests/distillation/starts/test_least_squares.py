@@ -253,14 +253,14 @@ def test_without_a_refit_every_layer_has_the_weights_of_the_prior(prior: Any) ->
             _equal(module.bias.detach().numpy(), bias[reference.kept_of(step.target)], step)
 
 
-def test_what_few_voxels_say_nothing_of_stays_as_the_prior_has_it() -> None:
+def test_what_few_voxels_say_nothing_of_stays_as_the_teacher_has_it() -> None:
     torch.manual_seed(3)
     teacher = network(**WIDE)
     few = [image[:, :, :8, :8, :8].contiguous() for image in images(2)]
     fitted, unfitted = network(**NARROW), network(**NARROW)
     fits = {fit.name: fit for fit in inherit(teacher, fitted, few, InheritanceSettings(rescale=False))}
     inherit(teacher, unfitted, few, InheritanceSettings(rescale=False, refit=False))
-    reference = Reference(teacher, fitted, few, list(fits.values()), "interpolated")
+    reference = Reference(teacher, fitted, few, list(fits.values()), "teacher")
     for name in ("encoder.stages.3.0.convs.0", "encoder.stages.3.0.convs.1"):
         assert fits[name].samples == 4  # for 108 unknowns
         (step,) = [step for step in reference.pair.steps if step.target == name]
