@@ -168,7 +168,7 @@ def resolve_settings(
     merged = start
     for source, layer in layers:
         validate_settings(layer, source)
-        layer = _with_start_of_its_time(_only_allowed(layer, allowed_objectives))
+        layer = _with_what_came_later(_only_allowed(layer, allowed_objectives), source)
         if starts_at_random:
             layer = {key: value for key, value in layer.items() if key not in _START}
         if saved is not None:
@@ -203,9 +203,9 @@ def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapp
     return key in assignments or any(path.is_file() and key in read_settings_file(path) for path in files)
 
 
-def _with_start_of_its_time(layer: dict[str, Any]) -> dict[str, Any]:
-    """Settings that a run left behind before there was a ``start`` mean a random one, whatever the recipe below them says."""
-    return {**layer, "start": Settings.model_fields["start"].default} if layer.keys() == _BEFORE_START else layer
+def _with_what_came_later(layer: dict[str, Any], source: str) -> dict[str, Any]:
+    """Settings that a run of 0.1.0 left behind mean that run's start and projections, whatever the recipe below them says."""
+    return validate_settings(layer, source).as_dict() if layer.keys() == _BEFORE_START else layer
 
 
 def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dict[str, Any]:

@@ -185,7 +185,11 @@ def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path
 def test_settings_of_a_run_of_before_mean_a_random_start(tmp_path: Path) -> None:
     (before,) = FIXTURES.glob("**/sweeps/**/nnUNetTrainerDCD__*/fold_0/distillation_settings.yaml")
     assert resolve_settings("dcd", ("dcd",), environment={}).start == "teacher"
-    assert resolve_settings("dcd", ("dcd",), environment={CONFIG_VARIABLE: str(before)}).start == "random"
+    old = resolve_settings("dcd", ("dcd",), environment={CONFIG_VARIABLE: str(before)})
+    objectives = read_settings_file(before)["objectives"]
+    assert old.start == "random"
+    assert old.objectives.dcd is not None
+    assert (old.objectives.dcd.projection_start, old.objectives.dcd.weight) == ("random", objectives["dcd"]["weight"])
     other = tmp_path / "mine.yaml"
     other.write_text("reduction: 2")
     assert resolve_settings("dcd", ("dcd",), environment={CONFIG_VARIABLE: str(other)}).start == "teacher"
