@@ -26,7 +26,7 @@ REFERENCES = {
     "hippocampus-starts-again": "default",
     "hippocampus-soft": "alpha-0",
     "hippocampus-balance": "voxels",
-    "hippocampus-inherited": "inherited-2000",
+    "hippocampus-inherited": "inherited-1000",
     "hippocampus-soft-final": "alpha-0",
 }
 """By sweep: the row that the others are compared with."""
