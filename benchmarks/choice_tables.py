@@ -36,8 +36,12 @@ Rows = Sequence[dict[str, str]]
 
 
 def kept_sweeps(kept: Path = KEPT) -> list[Path]:
-    """Folders of the sweeps that trainings are kept of."""
-    return [kept / name for name in REFERENCES if (kept / name / CASES_BY_SEED).is_file()]
+    """Folders of the sweeps of which the reference and another row are kept."""
+    found = []
+    for name, reference in REFERENCES.items():
+        rows = {row["method"] for row in read_rows(kept / name / CASES_BY_SEED)}
+        found += [kept / name] if reference in rows and len(rows) > 1 else []
+    return found
 
 
 def table(folder: Path) -> Table:

@@ -10,6 +10,7 @@ import pytest
 from sweep_trainings import add_rows, read_rows
 
 from nnunet_kd.evaluation.tables import DASH, signed
+from nnunet_kd.workflows.comparison import CASES_BY_SEED
 
 
 def test_a_row_says_what_its_training_ended_with(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -45,3 +46,15 @@ def test_a_table_replaces_the_one_of_before(tmp_path: Path, monkeypatch: pytest.
     assert "| old |" not in once
     assert once.endswith("\n\nWhat this says.\n")
     assert choice_tables.page_with(once, kept) == once
+
+
+def test_a_sweep_has_no_table_before_its_reference_and_another_row_are_kept(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(choice_tables, "REFERENCES", {"sweep": "one"})
+    values = tmp_path / "sweep" / CASES_BY_SEED
+    values.parent.mkdir()
+    assert choice_tables.kept_sweeps(tmp_path) == []
+    for method, kept in (("two", []), ("three", []), ("one", [tmp_path / "sweep"])):
+        add_rows(values, ("method", "seed"), [(method, "0")])
+        assert choice_tables.kept_sweeps(tmp_path) == kept, method
