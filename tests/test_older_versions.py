@@ -29,8 +29,8 @@ DATASET = "Dataset998_Tiny"
 COMMAND = ["sweep", "998", "3d_fullres", "--methods", "student,dcd", "-device", "cpu"]
 for setting in ("epochs=2", "iterations_per_epoch=2", "validation_iterations=1", "save_every=1"):
     COMMAND += ["--set", setting]
-AS_BEFORE = ("--set", "start=random")
-"""Since then DCD starts inside its teacher, and an old run is not taken for such a one."""
+AS_BEFORE = ("--recipe", "paper")
+"""Since then DCD starts inside its teacher, with another weight, and an old run is not taken for such a one."""
 ENVIRONMENT = {"nnUNet_n_proc_DA": "0", "nnUNet_def_n_proc": "1", "nnUNet_compile": "f", "PYTHONWARNINGS": "ignore"}
 app = typer.Typer(pretty_exceptions_enable=False)
 app.command("sweep")(sweep)
@@ -102,7 +102,7 @@ def test_an_interrupted_sweep_goes_on_and_is_compared(old: Path) -> None:
     before = (student / "checkpoint_final.pth").read_bytes()
     first = read_checkpoint(dcd / "checkpoint_latest.pth")[ENTRY]["history"]
     with pytest.raises(
-        SettingsError, match=r'start: there "random", asked for "teacher" \(.*older version; --set start=random'
+        SettingsError, match=r'start: there "random", asked for "teacher" \(.*older version; --recipe paper'
     ):
         run(*COMMAND, "--dry-run")
     states = run(*COMMAND, *AS_BEFORE, "--dry-run")

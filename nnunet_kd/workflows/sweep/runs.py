@@ -212,7 +212,12 @@ def _contradictions(run: PlannedRun) -> Iterator[str]:
     changed = [key for key in sorted({*before, *now}) if before.get(key) != now.get(key)]
     if changed:
         listed = "; ".join(f"{key}: there {before.get(key)}, asked for {now.get(key)}" for key in changed)
-        older = " (trained by an older version; --set start=random goes on with it)"
+        way = (
+            "--set start=random"
+            if changed == ["start"]
+            else "--recipe paper (of other methods, a recipe with these values)"
+        )
+        older = f" (trained by an older version; {way} goes on with it)"
         yield f"{run} ({run.folder}): {listed}{older if 'start' in changed and 'start' not in saved else ''}"
     if (record := read_record(run.folder)) is None:
         return
