@@ -47,12 +47,12 @@ from nnunet_kd.system.files import folder_beside, write_atomically
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
 HERE = Path(__file__).resolve().parent
+ON_FOLD_5, ON_FOLD_0 = ("starts", "starts-again", "soft", "balance"), ("inherited", "soft-final")
 DESCRIPTIONS = {
     "methods": HERE / "hippocampus.yaml",
     "weights": HERE / "hippocampus-weights.yaml",
     "ablation": HERE / "hippocampus-ablation.yaml",
-    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("starts", "starts-again", "soft", "balance")},
-    **{name: HERE / f"hippocampus-{name}.yaml" for name in ("inherited", "soft-final")},
+    **{name: HERE / f"hippocampus-{name}.yaml" for name in ON_FOLD_5 + ON_FOLD_0},
 }
 SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "soft": (("5",), ("5", "--no-mirroring")),
