@@ -55,8 +55,8 @@ DESCRIPTIONS = {
     **{name: HERE / f"hippocampus-{name}.yaml" for name in ON_FOLD_5 + ON_FOLD_0},
 }
 SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
-    "soft": (("5",), ("5", "--no-mirroring")),
-    "soft-final": (("0",),),
+    "soft": (("5", "--mirroring"), ("5", "--no-mirroring")),
+    "soft-final": (("0", "--no-mirroring"),),
 }
 """Fold and choices of every set of soft labels that a sweep reads."""
 SEARCH_FOLD = "5"

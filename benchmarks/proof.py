@@ -128,8 +128,8 @@ def missing(
 def soften(dataset: Dataset, mirroring: bool, device: str, part: tuple[str, ...] = ()) -> int:
     """Soft labels of the fold's own teacher, of all cases or a part; those that are there stay. Returns the exit code."""
     told = ("-p", dataset.plans, "-t", dataset.teacher, "-device", device)
-    choice = () if mirroring else ("--no-mirroring",)
-    return code_of(NNUNET_KD, "soften", dataset.number, "3d_fullres", FOLD, *told, *choice, *part)
+    choice = "--mirroring" if mirroring else "--no-mirroring"
+    return code_of(NNUNET_KD, "soften", dataset.number, "3d_fullres", FOLD, *told, choice, *part)
 
 
 def soft_label_choices(rows: list[Variant]) -> set[bool]:

@@ -39,7 +39,9 @@ def soften(
             "folds", "The teacher's, whose logits are averaged; after the other arguments, as -f 0 1 2. Default: FOLD."
         ),
     ] = None,
-    mirroring: Annotated[bool, option("mirroring", "Average over mirrored images, as nnU-Net predicts.")] = True,
+    mirroring: Annotated[
+        bool, option("mirroring", "Average over mirrored images, as nnU-Net predicts: up to 8 times as many passes.")
+    ] = False,
     out_of_fold: Annotated[
         bool,
         typer.Option(

@@ -50,7 +50,8 @@ class SoftenOptions:
 
     Attributes:
         folds: the teacher's; empty: the student's own fold.
-        mirroring: average over the axes that every teacher's training mirrored.
+        mirroring: average over the axes that every teacher's training mirrored. Default: no; it was no better
+            (``benchmarks/results/hippocampus-soft``), and takes up to eight times as many passes.
         out_of_fold: every case by the teacher that was not trained on it.
         part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
         trained_on: the teachers' training cases by fold; ``None``: as the split of their dataset says, if it can be read.
@@ -58,7 +59,7 @@ class SoftenOptions:
     """
 
     folds: tuple[int | str, ...] = ()
-    mirroring: bool = True
+    mirroring: bool = False
     out_of_fold: bool = False
     part: int = 0
     parts: int = 1

@@ -149,9 +149,9 @@ def test_folds_are_numbers_or_all() -> None:
 
 @pytest.mark.parametrize(
     ("given", "mirrored"),
-    [((), True), (("--mirroring",), True), (("--no-mirroring",), False), (("--disable_tta",), False)],
+    [((), None), (("--mirroring",), True), (("--no-mirroring",), False), (("--disable_tta",), False)],
 )
-def test_mirroring_in_every_command_that_has_it(given: tuple[str, ...], mirrored: bool) -> None:
+def test_mirroring_in_every_command_that_has_it(given: tuple[str, ...], mirrored: bool | None) -> None:
     least = {
         "predict": ("-i", "x", "-o", "y", "-m", "z"),
         "conform": ("model", "images"),
@@ -159,10 +159,11 @@ def test_mirroring_in_every_command_that_has_it(given: tuple[str, ...], mirrored
         "shrink": ("model", "images", "out"),
     }
     found = dict(commands())
+    defaults = {"predict": True, "conform": True, "soften": False, "shrink": None}
     assert {name for name, one in found.items() if "--mirroring" in sum(spellings(one), ())} == set(least)
     for name, others in least.items():
-        default = None if name == "shrink" and not given else mirrored
-        assert found[name].make_context(name, [*others, *given]).params["mirroring"] is default, name
+        wanted = mirrored if given else defaults[name]
+        assert found[name].make_context(name, [*others, *given]).params["mirroring"] is wanted, name
 
 
 @pytest.mark.parametrize("spelling", ["-i", "--input", "--images"])

@@ -140,7 +140,7 @@ def test_the_command_names_plan_and_choices(dataset: Path, monkeypatch: pytest.M
     command, folder = run_command(error)
     assert "-p nnUNetPlans3mm" in command
     assert prepare().soft_labels == folder
-    other = made_maps("-p", "nnUNetPlans3mm", "--no-mirroring")
+    other = made_maps("-p", "nnUNetPlans3mm", "--mirroring")
     (other / "case_0.b2nd").unlink()
     with pytest.raises(DataError, match="1 of 4 training cases have no map") as error:
         prepare(f"objectives.soft.maps={other.name}")
@@ -171,7 +171,7 @@ def test_a_student_of_all_cases(dataset: Path) -> None:
     image = torch.from_numpy(nnUNetDatasetBlosc2(str(dataset / "nnUNetPlans_3d_fullres")).load_case("case_4")[0][:])
     logits = []
     for fold in ("0", "1"):
-        predictor = new_predictor(mirroring=True)
+        predictor = new_predictor(mirroring=False)
         load_predictor(ModelFolder(model_folder(), (fold,), "checkpoint_final.pth"), predictor)
         logits.append(predictor.predict_logits_from_preprocessed_data(image).float())
     wanted = ((logits[0] + logits[1]) / 2).softmax(0)[1:].numpy()
@@ -188,11 +188,11 @@ def test_a_leak_names_the_command_of_this_folds_teacher(dataset: Path) -> None:
     other = fold_of(model_folder(), 1) / "checkpoint_final.pth"
     made_maps("-t", str(other), "--allow-leak")
     with pytest.raises(DataError, match=r"fold 1 on 2 of 2.*Take maps of the teacher of this fold") as error:
-        ready(f"teacher={other}", "objectives.soft.maps=nnUNetTrainer_fold_1_mirrored")
+        ready(f"teacher={other}", "objectives.soft.maps=nnUNetTrainer_fold_1_not_mirrored")
     command, own = run_command(error)
     assert f"-t {model_folder()} " in f"{command} "
     assert [one.fold for one in read_description(own).teachers] == [0]
-    allowed = ("objectives.soft.allow_leak=true", "objectives.soft.maps=nnUNetTrainer_fold_1_mirrored")
+    allowed = ("objectives.soft.allow_leak=true", "objectives.soft.maps=nnUNetTrainer_fold_1_not_mirrored")
     leaking = ready(*allowed).soft_labels
     assert leaking is not None
     (leaking / "case_1.b2nd").unlink()
@@ -238,7 +238,7 @@ def test_folds_that_the_teachers_path_does_not_have(dataset: Path) -> None:
 def test_a_set_that_is_not_complete_or_cannot_be_read_is_no_choice(dataset: Path) -> None:
     trial = made_maps("--no-mirroring")
     (trial / "case_1.b2nd").unlink()
-    whole = made_maps()
+    whole = made_maps("--mirroring")
     broken = whole.with_name("broken")
     broken.mkdir()
     (broken / FILE).write_text("{")
@@ -248,12 +248,12 @@ def test_a_set_that_is_not_complete_or_cannot_be_read_is_no_choice(dataset: Path
     (whole / FILE).write_text("{")
     with pytest.raises(DataError, match=f"Found, but not usable: .*{whole.name}.*Delete the folder"):
         ready()
-    refused = soften().exception
+    refused = soften("--mirroring").exception
     assert isinstance(refused, DataError)
     assert "Delete the folder" in str(refused)
     for path in whole.glob("*.b2nd"):
         path.unlink()
-    assert made_maps() == whole
+    assert made_maps("--mirroring") == whole
     assert ready().soft_labels == whole
 
 

@@ -61,7 +61,7 @@ def ready(*assignments: str, trainer: str = SOFT, fold: int | str = 0) -> Distil
 
 
 def test_maps_are_what_nnunets_predictor_says(dataset: Path) -> None:
-    folder = made_maps()
+    folder = made_maps("--mirroring")
     assert folder.parent == dataset / "soft_labels" / "nnUNetPlans_3d_fullres"
     assert folder.name.startswith("nnUNetTrainer_fold_0_mirrored_")
     assert sorted(path.stem for path in folder.glob("*.b2nd")) == CASES[:4]
@@ -82,8 +82,8 @@ def test_maps_are_what_nnunets_predictor_says(dataset: Path) -> None:
 
 
 def test_running_it_again_keeps_what_is_there(dataset: Path) -> None:
-    folder = made_maps("--no-mirroring")
-    assert "not_mirrored" in folder.name
+    folder = made_maps()
+    assert "not_mirrored" in folder.name, "the default"
     times = {path: path.stat().st_mtime_ns for path in folder.iterdir()}
     damaged, gone = folder / "case_0.b2nd", folder / "case_2.b2nd"
     content = damaged.read_bytes()
@@ -246,7 +246,7 @@ def test_refused_before_training(dataset: Path) -> None:
         DataError, match=r"no soft labels for fold 0 .* `nnunet-kd soften Dataset998_Tiny 3d_fullres 0 -device cpu`"
     ):
         ready()
-    folder = made_maps()
+    folder = made_maps("--mirroring")
     made_maps("--no-mirroring")
     with pytest.raises(DataError, match=r"several sets .* --set objectives.soft.maps=nnUNetTrainer_fold_0"):
         ready()

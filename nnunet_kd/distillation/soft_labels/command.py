@@ -35,7 +35,7 @@ class SoftenCommand:
     device: str = DEFAULT_DEVICE
     teacher: str | None = None
     folds: tuple[int | str, ...] = ()
-    mirroring: bool = True
+    mirroring: bool = False
     out_of_fold: bool = False
     allow_leak: bool = False
     trusted: bool = False
@@ -45,7 +45,7 @@ class SoftenCommand:
         parts += ["-p", self.plans] if self.plans != DEFAULT_PLANS else []
         parts += ["-t", self.teacher] if self.teacher is not None else []
         parts += ["--out-of-fold"] if self.out_of_fold else []
-        parts += [] if self.mirroring else ["--no-mirroring"]
+        parts += ["--mirroring"] if self.mirroring else []
         parts += ["--allow-leak"] if self.allow_leak else []
         parts += ["--trusted"] if self.trusted else []
         parts += ["-device", self.device] if self.device != DEFAULT_DEVICE else []
@@ -79,7 +79,7 @@ class SoftenCommand:
             self,
             teacher=teacher,
             folds=tuple(one.fold for one in description.teachers),
-            mirroring=bool(description.mirror_axes) or not description.trained_mirror_axes,
+            mirroring=bool(description.mirror_axes),
             out_of_fold=description.out_of_fold,
         )
 
