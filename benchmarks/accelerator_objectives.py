@@ -24,7 +24,7 @@ from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.workflows.bench.pair import random_batch
-from nnunet_kd.workflows.bench.rows import TrainerPhase, prepared_trainers
+from nnunet_kd.workflows.bench.rows import TrainerPhase, period, prepared_trainers
 
 DRAWING = ("fgbvd", "fopro")
 """They draw random numbers on the device, where the CPU's generator gives others: no two devices compute the same."""
@@ -48,7 +48,7 @@ def measure_objective(row: TrainerPhase, extent: Extent) -> dict[str, Any]:
         image = batch["data"].to(device)
         target = [scale.to(device) for scale in batch["target"]]
         maps = batch[KEY].to(device) if KEY in batch else None
-        supervision.start_step(0, int(not row.exploring), soft_labels=maps)
+        supervision.start_step(0, 0 if row.exploring else period(trainer), soft_labels=maps)
         precision = torch.autocast(device.type) if extent.on_gpu else contextlib.nullcontext()
         if extent.on_gpu:
             torch.cuda.reset_peak_memory_stats(device)

@@ -25,6 +25,7 @@ REFERENCES = {
     "hippocampus-starts": "default",
     "hippocampus-starts-again": "default",
     "hippocampus-soft": "alpha-0",
+    "hippocampus-best": "soft",
     "hippocampus-balance": "voxels",
     "hippocampus-inherited": "inherited-1000",
     "hippocampus-soft-final": "alpha-0",

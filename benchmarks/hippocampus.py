@@ -14,9 +14,9 @@ Commands, each of which goes on where it stopped when it is given again:
     ``python benchmarks/hippocampus.py ablation``
         the same as ``methods`` for DCD's choices.
     ``python benchmarks/hippocampus.py teacher``
-        the teacher of fold 5 (``hippocampus_teacher.py``), for the four below.
-    ``python benchmarks/hippocampus.py starts``, ``starts-again``, ``soft``, ``balance``
-        how students start inside that teacher, learn from its stored soft labels, and from its logits.
+        the teacher of fold 5 (``hippocampus_teacher.py``), for the five below.
+    ``python benchmarks/hippocampus.py starts``, ``starts-again``, ``soft``, ``best``, ``balance``
+        how students start inside that teacher, learn from its stored soft labels, from these and DCD, and from its logits.
     ``python benchmarks/hippocampus.py inherited``, ``soft-final``
         what was chosen, on fold 0.
 
@@ -47,7 +47,7 @@ from nnunet_kd.system.files import folder_beside, write_atomically
 DATASET = "Dataset004_Hippocampus"
 TEACHER = "nnUNetTrainer_20epochs__nnUNetPlans__3d_fullres"
 HERE = Path(__file__).resolve().parent
-ON_FOLD_5, ON_FOLD_0 = ("starts", "starts-again", "soft", "balance"), ("inherited", "soft-final")
+ON_FOLD_5, ON_FOLD_0 = ("starts", "starts-again", "soft", "best", "balance"), ("inherited", "soft-final")
 DESCRIPTIONS = {
     "methods": HERE / "hippocampus.yaml",
     "weights": HERE / "hippocampus-weights.yaml",
@@ -56,6 +56,7 @@ DESCRIPTIONS = {
 }
 SOFT_LABELS: dict[str, tuple[tuple[str, ...], ...]] = {
     "soft": (("5", "--mirroring"), ("5", "--no-mirroring")),
+    "best": (("5", "--no-mirroring"),),
     "soft-final": (("0", "--no-mirroring"),),
 }
 """Fold and choices of every set of soft labels that a sweep reads."""

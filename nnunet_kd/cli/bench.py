@@ -89,6 +89,11 @@ def step(
         )
     console.print(table)
     console.print("Teacher forward: the encoder alone, or the whole network for objectives on logits.")
+    for name, iterations in result["every"].items():
+        if iterations > 1:
+            console.print(
+                f"{name} counts in one of {iterations} iterations. The others are steps of the student alone."
+            )
     _write(output, result)
 
 

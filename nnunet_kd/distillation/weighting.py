@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from functools import partial
 
@@ -74,6 +75,11 @@ class Distillation(nn.Module):
             for name, objective in self.all_objectives().items()
             if self.weight(name, epoch) > 0 and iteration % self._settings[name].every == 0
         }
+
+    @property
+    def period(self) -> int:
+        """After so many iterations every objective counts again; 1 without objectives."""
+        return math.lcm(*(self._settings[name].every for name in self.all_objectives()))
 
     def feature_periods(self) -> set[int]:
         """In every how many iterations somebody reads the features of the teacher whose turn it is."""

@@ -18,6 +18,8 @@ from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import random_batch
 from tests.training.tiny_trainer import close_epoch, ready, save, steps, trainer
 
+EVERY = "objectives.dcd.every=1"
+
 
 def replace_loss(made: DistillationTrainer, name: str, value: float = float("nan")) -> Any:
     """From now on the objective's loss is ``value``; returns its own way of computing."""
@@ -38,7 +40,7 @@ def state(made: DistillationTrainer) -> dict[str, torch.Tensor]:
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf"), -float("inf")])
 def test_a_loss_that_is_not_finite_changes_nothing(tiny: dict, value: float) -> None:
-    made = ready("nnUNetTrainerDCD", tiny, "ema=0.5")
+    made = ready("nnUNetTrainerDCD", tiny, EVERY, "ema=0.5")
     steps(made, 2)
     before = state(made)
     average = {key: tensor.clone() for key, tensor in made.average.other_weights().items()}
@@ -62,7 +64,7 @@ def test_a_finite_loss_is_passed_on_bit_for_bit() -> None:
 
 
 def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(tiny: dict) -> None:
-    made = ready("nnUNetTrainerDCD", tiny)
+    made = ready("nnUNetTrainerDCD", tiny, EVERY)
     steps(made, 1)
     before = state(made)
     next(made.network.parameters()).register_hook(lambda gradient: gradient * float("inf"))
@@ -72,7 +74,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(tiny: dict) -> Non
 
 
 def test_the_epoch_counts_them_and_averages_the_others(tiny: dict, capsys: pytest.CaptureFixture[str]) -> None:
-    made = ready("nnUNetTrainerDCD", tiny)
+    made = ready("nnUNetTrainerDCD", tiny, EVERY)
     good = made.train_step(random_batch(made))
     replace_loss(made, "dcd")
     bad = made.train_step({**random_batch(made), "keys": ["a", "b"]})
@@ -85,7 +87,7 @@ def test_the_epoch_counts_them_and_averages_the_others(tiny: dict, capsys: pytes
 
 
 def test_a_run_of_them_stops_with_the_cases_and_the_culprit(tiny: dict) -> None:
-    made = ready("nnUNetTrainerDCD", tiny, "max_skipped_steps=3")
+    made = ready("nnUNetTrainerDCD", tiny, EVERY, "max_skipped_steps=3")
     steps(made, 2)
     before = state(made)
     replace_loss(made, "dcd")
@@ -105,7 +107,7 @@ def test_a_run_of_them_stops_with_the_cases_and_the_culprit(tiny: dict) -> None:
 
 
 def test_the_segmentation_loss_is_named_too(tiny: dict) -> None:
-    made = ready("nnUNetTrainerDCD", tiny, "max_skipped_steps=1")
+    made = ready("nnUNetTrainerDCD", tiny, EVERY, "max_skipped_steps=1")
     batch = {**random_batch(made), "keys": ["broken"]}
     batch["data"][0, 0, 0, 0, 0] = float("nan")
     with pytest.raises(TrainingStopped, match=r"segmentation.*in a batch of broken\. There was nothing to save yet"):
@@ -113,7 +115,7 @@ def test_the_segmentation_loss_is_named_too(tiny: dict) -> None:
 
 
 def test_with_ema_the_average_is_what_is_saved_at_a_stop(tiny: dict) -> None:
-    made = ready("nnUNetTrainerDCD", tiny, "max_skipped_steps=1", "ema=0.5")
+    made = ready("nnUNetTrainerDCD", tiny, EVERY, "max_skipped_steps=1", "ema=0.5")
     steps(made, 2)
     name = next(iter(made.network.state_dict()))
     average, own = made.average.other_weights()[name].clone(), made.network.state_dict()[name].clone()
@@ -127,7 +129,7 @@ def test_with_ema_the_average_is_what_is_saved_at_a_stop(tiny: dict) -> None:
 
 
 def test_a_full_memory_says_what_to_lower_and_saves(tiny: dict) -> None:
-    made = ready("nnUNetTrainerDCD", tiny)
+    made = ready("nnUNetTrainerDCD", tiny, EVERY)
     steps(made, 2)
     close_epoch(made)
     earlier = save(made, "checkpoint_best.pth").read_bytes()
@@ -156,7 +158,7 @@ def test_a_full_memory_says_what_to_lower_and_saves(tiny: dict) -> None:
 
 
 def test_memory_that_is_full_in_validation(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
-    made = ready("nnUNetTrainerDCD", tiny)
+    made = ready("nnUNetTrainerDCD", tiny, EVERY)
     steps(made, 1)
     monkeypatch.setattr(
         made.network, "forward", lambda image: (_ for _ in ()).throw(torch.cuda.OutOfMemoryError("full"))

@@ -62,7 +62,13 @@ def test_distillation_alone_reaches_the_encoder_and_only_it(tiny: dict) -> None:
 def test_a_learned_projection_aligns_better_than_a_fixed_one(tiny: dict) -> None:
     final = {}
     for projection in ("learned", "fixed"):
-        made = ready("nnUNetTrainerDCD", tiny, "objectives.dcd.weight=10", f"objectives.dcd.projection={projection}")
+        made = ready(
+            "nnUNetTrainerDCD",
+            tiny,
+            "objectives.dcd.every=1",
+            "objectives.dcd.weight=10",
+            f"objectives.dcd.projection={projection}",
+        )
         batch = random_batch(made)
         first = made.train_step(batch) and made.history.close_epoch(0)["dcd"]
         for _ in range(30):

@@ -54,6 +54,7 @@ def test_resumed_training_goes_on_as_if_nothing_had_happened(tiny: dict, options
     if whole.average is not None:
         whole.average.swap()
     whole.network.train()
+    whole.go_to_iteration(0)  # of the next epoch
     expected = steps(whole, 3, first_seed=10)
 
     resumed = trainer("nnUNetTrainerDCD", tiny, "seed=2", *options)

@@ -14,8 +14,8 @@ from nnunet_kd import cli
 from nnunet_kd.errors import RunFailed, SettingsError
 from nnunet_kd.workflows.bench import step
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed, stage_shapes
-from nnunet_kd.workflows.bench.pair import DATASET_JSON, Shape
-from nnunet_kd.workflows.bench.rows import all_trainers, phases
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, Shape, random_batch
+from nnunet_kd.workflows.bench.rows import TrainerPhase, all_trainers, phases, prepared_trainers, training_step
 from nnunet_kd.workflows.bench.size import measure_sizes
 from nnunet_kd.workflows.bench.step import measure_steps
 from tests.conftest import make_plans
@@ -62,6 +62,7 @@ def test_step_measures_every_part(monkeypatch: pytest.MonkeyPatch) -> None:
         "student step", "teacher encoder", "teacher forward", "nnUNetTrainerDCD", "nnUNetTrainerLogits"
     ]  # fmt: skip
     assert result["forward"] == {"nnUNetTrainerDCD": "teacher encoder", "nnUNetTrainerLogits": "teacher forward"}
+    assert result["every"] == {"nnUNetTrainerDCD": 4, "nnUNetTrainerLogits": 1}
     floor = result["seconds"]["student step"] + result["seconds"]["teacher forward"]
     assert result["ratio"]["nnUNetTrainerLogits"] == pytest.approx(result["seconds"]["nnUNetTrainerLogits"] / floor)
 
@@ -93,6 +94,14 @@ def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:
     assert [row.name for row in rows][:1] == ["nnUNetTrainerDCD"]
     assert len({row.trainer for row in rows}) == 10
     assert [row.trainer for row in rows if row.exploring] == ["nnUNetTrainerFoPro", "nnUNetTrainerFreeKD"]
+
+
+def test_the_step_that_is_measured_is_one_in_which_the_objective_counts() -> None:
+    row = TrainerPhase("dcd", "nnUNetTrainerDCD")
+    with prepared_trainers([row], Shape("hippocampus"), torch.device("cpu")) as prepared:
+        trainer = prepared["dcd"]
+        training_step(trainer, random_batch(trainer), exploring=False)()
+        assert trainer.history.close_epoch(0)["dcd"] > 0
 
 
 @pytest.mark.nightly

@@ -27,7 +27,6 @@ from nnunet_kd.workflows.bench.pair import (
 )
 
 STUDENT = "nnUNetTrainerStudent"
-FIRST_ITERATION, SECOND_ITERATION = 0, 1
 
 
 @dataclass(frozen=True)
@@ -90,13 +89,19 @@ def prepared_trainers(
 
 
 def training_step(trainer: DistillationTrainer, batch: dict[str, Any], exploring: bool) -> Callable[[], object]:
-    """One step; FoPro explores in the first iteration of a training and not in the second."""
+    """One step in which the objectives count."""
+    iteration = 0 if exploring else period(trainer)
 
     def run() -> None:
-        trainer.go_to_iteration(FIRST_ITERATION if exploring else SECOND_ITERATION)
+        trainer.go_to_iteration(iteration)
         trainer.train_step(batch)
 
     return run
+
+
+def period(trainer: DistillationTrainer) -> int:
+    """The first iteration after 0 in which every objective counts again; FoPro explores in iteration 0 and not in this one."""
+    return 1 if trainer.supervision is None else trainer.supervision.distillation.period
 
 
 def forward_needed(trainer: DistillationTrainer, exploring: bool) -> str:

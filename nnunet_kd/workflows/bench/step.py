@@ -14,6 +14,7 @@ from nnunet_kd.workflows.bench.rows import (
     PLAIN_STUDENT,
     STUDENT,
     forward_needed,
+    period,
     phases,
     prepared_trainers,
     training_step,
@@ -39,8 +40,9 @@ def measure_steps(
 
     Returns:
         Median seconds of the plain student's step; of the teacher's encoder and whole forward pass, if any of them runs; and per
-        row of :func:`phases` the median of its step, its ``ratio`` to (student step + the teacher's forward it needs), and
-        ``peak bytes`` (see :func:`~nnunet_kd.workflows.bench.size.measure_sizes`).
+        row of :func:`phases` the median of a step in which it counts, its ``ratio`` to (student step + the teacher's forward it
+        needs), in ``every`` how many iterations it counts, and ``peak bytes`` (see
+        :func:`~nnunet_kd.workflows.bench.size.measure_sizes`).
     """
     device, shape = device or torch.device("cpu"), shape or Shape(HIPPOCAMPUS)
     rows = phases(trainers)
@@ -61,6 +63,7 @@ def measure_steps(
         with freed_memory_kept(device.type == "cpu"):  # as in a training
             timings = time_in_turn(work, repeats, device, warm_up=2)
         forwards = {row.name: forward_needed(prepared[row.name], row.exploring) for row in rows}
+        periods = {row.name: period(prepared[row.name]) for row in rows}
     alone = measure_sizes(trainers, shape, device) if memory else ()
     seconds = {name: timing.median for name, timing in timings.items()}
     return {
@@ -70,6 +73,7 @@ def measure_steps(
         "seconds": seconds,
         "spread": {name: str(timing) for name, timing in timings.items()},
         "forward": forwards,
+        "every": periods,
         "ratio": {
             row.name: seconds[row.name] / (seconds["student step"] + seconds.get(forwards[row.name], 0.0))
             for row in rows

@@ -39,7 +39,7 @@ ALL_AT_ONCE = [
     "objectives.soft.alpha=0.1",
 ]
 TRAINERS = {
-    "dcd": ["nnUNetTrainerDCD"],
+    "dcd": ["nnUNetTrainerDCD", "objectives.dcd.every=1"],
     "fgbvd": ["nnUNetTrainerFGBVD"],
     "fopro": ["nnUNetTrainerFoPro", "objectives.fopro.explore_every=1"],
     "figkd": ["nnUNetTrainerFiGKD"],

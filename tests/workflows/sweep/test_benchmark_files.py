@@ -17,7 +17,7 @@ from nnunet_kd.workflows.sweep.runs import assignments
 
 BENCHMARKS = Path(__file__).resolve().parents[3] / "benchmarks"
 FILES = sorted(BENCHMARKS.glob("*.yaml"))
-NEW = ("starts", "inherited", "soft", "balance", "soft-final")
+NEW = ("starts", "inherited", "soft", "best", "balance", "soft-final")
 
 
 def resolved(description: SweepDescription, variant: Variant) -> dict[str, Any]:
