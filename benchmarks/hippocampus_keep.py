@@ -12,7 +12,7 @@ from collections.abc import Collection
 from pathlib import Path
 from typing import Any
 
-from sweep_trainings import Training, add_rows, finished_trainings, read_rows
+from sweep_trainings import Training, add_rows, finished_trainings, read_rows, without_paths
 
 from nnunet_kd.evaluation.calibration import MEASURES, Calibration, evaluate_probabilities
 from nnunet_kd.evaluation.folders import evaluate_folder
@@ -83,7 +83,7 @@ def keep_training(one: Training, place: Path, dataset: str, fold: str) -> None:
         add_rows(place / "clipped.csv", ("variant", "seed", "share_of_steps"), [share])
     columns = ("variant", "seed", "epoch", "training_loss", "pseudo_dice")
     add_rows(place / "epochs.csv", columns, epoch_rows(one, checkpoint["logging"]))
-    command = shlex.join(record.command).replace(os.environ["nnUNet_results"], "$nnUNet_results")
+    command = without_paths(shlex.join(record.command))
     seconds = (f"{record.training_seconds:.0f}", f"{statistics.median(epoch_seconds(one.folder)):.3g}")
     software = (record.software[name] for name in SOFTWARE)
     run = (one.row, str(one.seed), sha256(one.folder / FINAL), *seconds, *software, command)

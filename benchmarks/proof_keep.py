@@ -15,7 +15,7 @@ from filelock import FileLock
 from hippocampus_teacher import LICENCE
 from proof_datasets import FOLD, QUEUE, Dataset
 from proof_origin import COLUMNS, check_origin, origins_kept, read_origin, write_origin
-from sweep_trainings import Training, add_rows, begun_trainings
+from sweep_trainings import Training, add_rows, begun_trainings, without_paths
 from sweep_trainings import finished_trainings as of_sweep
 
 from nnunet_kd.errors import DataError
@@ -39,7 +39,6 @@ RUN_COLUMNS = (
     *("training_seconds", "command_seconds", "median_epoch_seconds", "clipped_share", "command"),
 )
 EPOCH_COLUMNS = ("variant", "seed", "epoch", "training_loss", "pseudo_dice", "clipped_share", "losses")
-ROOTS = ("nnUNet_results", "nnUNet_preprocessed", "nnUNet_raw")
 
 
 def sweep_folder(name: str) -> Path:
@@ -201,16 +200,6 @@ def differing(described: Mapping[str, Any], kept: Mapping[str, Any], before: str
         elif value != other:
             found.append(before + name)
     return found
-
-
-def without_paths(text: str) -> str:
-    """nnU-Net's folders by the names of their variables, also where links were followed."""
-    places = {
-        str(place): name for name in ROOTS for place in (Path(os.environ[name]), Path(os.environ[name]).resolve())
-    }
-    for place in sorted(places, key=len, reverse=True):
-        text = text.replace(place, f"${places[place]}")
-    return text
 
 
 def kept_teacher(dataset: Dataset, target: Path | None) -> Evaluation | None:

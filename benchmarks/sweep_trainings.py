@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -12,6 +13,8 @@ from filelock import FileLock, Timeout
 
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import write_csv
+
+ROOTS = ("nnUNet_results", "nnUNet_preprocessed", "nnUNet_raw")
 
 
 @dataclass(frozen=True)
@@ -46,6 +49,16 @@ def finished_trainings(sweep: Path, fold: str) -> Iterator[Training]:
         except Timeout:
             continue
         yield Training(results.parent.name, int(results.name.removeprefix("seed_")), folder)
+
+
+def without_paths(text: str) -> str:
+    """nnU-Net's folders by the names of their variables, also where links were followed."""
+    places = {
+        str(place): name for name in ROOTS for place in (Path(os.environ[name]), Path(os.environ[name]).resolve())
+    }
+    for place in sorted(places, key=len, reverse=True):
+        text = text.replace(place, f"${places[place]}")
+    return text
 
 
 def add_rows(path: Path, columns: Sequence[str], rows: Sequence[tuple[str, ...]]) -> None:

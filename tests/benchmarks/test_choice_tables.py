@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from pathlib import Path
 
 import choice_tables
 import pytest
+from result_tables import KEPT
 from sweep_trainings import add_rows, read_rows
 
 from nnunet_kd.evaluation.tables import DASH, signed
@@ -58,3 +60,10 @@ def test_a_sweep_has_no_table_before_its_reference_and_another_row_are_kept(
     for method, kept in (("two", []), ("three", []), ("one", [tmp_path / "sweep"])):
         add_rows(values, ("method", "seed"), [(method, "0")])
         assert choice_tables.kept_sweeps(tmp_path) == kept, method
+
+
+def test_no_kept_training_names_a_place_of_the_machine_that_trained_it() -> None:
+    paths = [path for ending in ("csv", "json", "md") for path in KEPT.rglob(f"*.{ending}")]
+    assert paths
+    named = [str(path) for path in paths if re.search(r"""["'= ]/(root|home|work|tmp|mnt|data)/""", path.read_text())]
+    assert named == []

@@ -35,7 +35,7 @@ def measured(sweep: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> di
     found = Evaluation(Path(), Path(), ("a", "b"), ("heart",), values, MetricOptions())
     trusted = Calibration(("a", "b"), ("heart",), {one.name: np.array([[0.125], [0.375]]) for one in MEASURES})
     record = SimpleNamespace(
-        command=["nnunet-kd", "-t", f"{tmp_path}/x"],
+        command=["nnunet-kd", "-t", f"{tmp_path}/x", f"maps={tmp_path}/preprocessed/y"],
         training_seconds=8.0,
         software={"nnunetv2": "2", "torch": "2"},
     )
@@ -73,7 +73,7 @@ def test_trainings_are_kept_once_beside_those_that_are_there(
     assert keep() == "kept: plain, seed 2\n"
     assert {*read_kept([place / CASES_BY_SEED])["plain"]} == {0, 2}
     assert [row["seed"] for row in read_rows(place / "runs.csv")] == ["0", "2"]
-    assert read_rows(place / "runs.csv")[0]["command"] == "nnunet-kd -t $nnUNet_results/x"
+    assert read_rows(place / "runs.csv")[0]["command"] == "nnunet-kd -t $nnUNet_results/x maps=$nnUNet_preprocessed/y"
     assert read_rows(place / "clipped.csv")[0]["share_of_steps"] == "0.5000"
     assert len(read_rows(place / "epochs.csv")) == 4
     trusted = {"variant": "plain", "seed": "2", "brier": "0.25", "ece": "0.25", "undecided": "0.25"}

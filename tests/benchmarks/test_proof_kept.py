@@ -27,9 +27,9 @@ def test_only_whole_trainings_are_kept(sweep: Path) -> None:
 
 
 def test_no_machines_path_is_kept(monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in proof_keep.ROOTS:
+    for name in sweep_trainings.ROOTS:
         monkeypatch.setenv(name, f"/data/{name[7:]}")
-    assert proof_keep.without_paths("-t /data/results/x maps=/data/preprocessed/y") == (
+    assert sweep_trainings.without_paths("-t /data/results/x maps=/data/preprocessed/y") == (
         "-t $nnUNet_results/x maps=$nnUNet_preprocessed/y"
     )
 
@@ -54,7 +54,7 @@ def test_kept_files_have_the_columns_that_are_written() -> None:
 
 
 def test_a_row_whose_trainings_have_other_settings_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in proof_keep.ROOTS:
+    for name in sweep_trainings.ROOTS:
         monkeypatch.setenv(name, f"/data/{name[7:]}")
 
     def keep(**settings: object) -> None:
@@ -81,7 +81,7 @@ def test_what_is_kept_of_a_training(sweep: Path, origin: dict[str, str], monkeyp
     command = ["nnunet-kd", "train", "--set", f"start={sweep.parent}/x"]
     RunRecord.model_validate({**told, "command": command, "software": {}}).write(one.folder)
     (one.folder / "training_log_1.txt").write_text("Epoch time: 3.0 s\nEpoch time: 5.0 s\n")
-    for name in proof_keep.ROOTS[1:]:
+    for name in sweep_trainings.ROOTS[1:]:
         monkeypatch.setenv(name, f"/data/{name}")
     soft = {"maps": "/data/maps/teacher_mirrored_12ab"}
     settings = {"teacher": [{"sha256": "aa"}, {"sha256": "bb"}], "objectives": {"soft": soft}}
