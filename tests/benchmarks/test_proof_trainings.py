@@ -90,14 +90,19 @@ def test_rows_set_their_choices_themselves() -> None:
     assert all(one == chosen[0] for one in chosen)
 
 
-def test_rows_are_the_same_on_both_datasets() -> None:
-    one, other = (proof.described(name) for name in BUDGET)
-    assert one is not None
-    assert other is not None
-    assert one.rows().keys() == other.rows().keys()
-    for name, variant in one.rows().items():
-        if name != LONGER:
-            assert other.rows()[name].model_dump() == variant.model_dump()
+def test_rows_are_the_same_on_both_datasets_and_plain_longer_follows_each_ones_minutes() -> None:
+    described = []
+    for name in BUDGET:
+        description = proof.described(name)
+        assert description is not None
+        rows = {row: variant.model_dump() for row, variant in description.rows().items()}
+        longer = rows.pop(LONGER, None)
+        assert (longer is not None) == (KEPT / f"proof-{name}" / "minutes.json").is_file(), name
+        if longer is not None:
+            assert longer | {"settings": {}} == rows[PLAIN]  # its length is another test's
+            assert set(longer["settings"]) == {"epochs"}
+        described.append(rows)
+    assert described[0] == described[1]
 
 
 def test_soft_labels_are_made_where_a_row_reads_them() -> None:
