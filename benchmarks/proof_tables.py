@@ -155,12 +155,17 @@ def difference_cells(one: Difference) -> tuple[str, ...]:
     return *told, DASH if np.isnan(one.detectable) else fixed(one.detectable)
 
 
+def difference_text(one: Difference) -> str:
+    """Difference, its interval and its baseline, in one cell."""
+    return f"{signed(one.difference)} ({interval_text(one.interval)}) to {one.baseline}"
+
+
 def share_text(proof: Proof, row: str) -> str:
     """Share of the gap with its interval; a dash for what it is counted from, and for single trainings."""
     if row in (PLAIN, TEACHER) or min(len(proof.rows[row]), len(proof.rows.get(PLAIN, ()))) < 2:
         return DASH
     share, (low, high) = recovered_share(proof.values(row), proof.values(PLAIN), proof.teacher)
-    return f"{gap_text(share)} ({100 * low:.0f} to {100 * high:.0f})"
+    return f"{gap_text(share)} ({fixed(100 * low, 0)} to {fixed(100 * high, 0)})"
 
 
 def mean(proof: Proof, row: str, metric: Metric) -> str:
