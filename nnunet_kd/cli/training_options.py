@@ -93,13 +93,14 @@ def check_settings(
     Raises:
         NnunetKdError: folders, dataset, settings, plan or pretrained weights.
     """
-    from nnunet_kd.models.plans import read_plans, reduce_plans
+    from nnunet_kd.models.plans import planned_reduction, read_plans, reduce_plans
 
     required_folder("nnUNet_results")
     folder, dataset_json = preprocessed_dataset(dataset)
     trainer_class = find_trainer(trainer)
-    settings: Settings = trainer_class.resolve(folder)
-    student = reduce_plans(read_plans(folder / f"{plans_name}.json"), settings.reduction, required=configuration)
+    plans = read_plans(folder / f"{plans_name}.json")
+    settings: Settings = trainer_class.resolve(folder, planned=planned_reduction(plans, configuration))
+    student = reduce_plans(plans, settings.reduction, required=configuration)
     if pretrained_weights is None:
         return settings, None
     from nnunet_kd.distillation.starts.pretrained import find_pretrained

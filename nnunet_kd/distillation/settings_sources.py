@@ -20,7 +20,6 @@ from __future__ import annotations
 import json
 import os
 import re
-import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -29,6 +28,14 @@ import yaml
 
 from nnunet_kd.distillation.recipes import recipe_names, recipe_path
 from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_continued import (
+    START,
+    refuse_another_network,
+    refuse_changes,
+    without_known_maps,
+    without_known_start,
+    without_known_teacher,
+)
 from nnunet_kd.distillation.settings_model import did_you_mean
 from nnunet_kd.errors import SettingsError
 
@@ -37,7 +44,6 @@ SET_VARIABLE = "NNUNET_KD_SET"
 DATASET_FILE = "nnunet_kd.yaml"
 SETTINGS_FILE = "distillation_settings.yaml"
 """What a run writes beside its checkpoints; see :func:`saved_settings`."""
-_START = ("start", "start_sha256")
 _BEFORE_START = {
     *("teacher", "feature_teacher", "reduction", "epochs", "iterations_per_epoch", "validation_iterations"),
     *("learning_rate", "mirror_axes", "seed", "ema", "patience", "save_every", "max_skipped_steps", "objectives"),
@@ -137,6 +143,7 @@ def resolve_settings(
     saved: Mapping[str, Any] | None = None,
     environment: Mapping[str, str] | None = None,
     starts_at_random: bool = False,
+    planned: float | None = None,
 ) -> Settings:
     """Gather and validate the settings of a run.
 
@@ -149,10 +156,11 @@ def resolve_settings(
         environment: default ``os.environ``.
         starts_at_random: the trainer stands for students without a teacher: files, which may be meant for other trainers, do not
             say where it starts; ``--set`` does.
+        planned: the reduction of a student's plan, which holds; ``None``: the plan is a teacher's.
 
     Raises:
         SettingsError: names every problem at once, with the source it comes from; or a file now says something else
-            than the run that is continued.
+            than the run that is continued, or asks for another reduction than the plan has.
     """
     environment = os.environ if environment is None else environment
     layers: list[tuple[str, dict[str, Any]]] = []
@@ -170,10 +178,10 @@ def resolve_settings(
         validate_settings(layer, source)
         layer = _with_what_came_later(_only_allowed(layer, allowed_objectives), source)
         if starts_at_random:
-            layer = {key: value for key, value in layer.items() if key not in _START}
+            layer = {key: value for key, value in layer.items() if key not in START}
         if saved is not None:
-            layer = _without_known_start(_without_known_teacher(layer, start, source), start, source)
-            layer = _without_known_maps(layer, start)
+            layer = without_known_start(without_known_teacher(layer, start, source), start, source)
+            layer = without_known_maps(layer, start)
         merged = merge(merged, layer)
     if assignments:
         validate_settings(assignments, "--set")
@@ -184,9 +192,23 @@ def resolve_settings(
                 f"take the trainer of that objective."
             )
     if saved is not None:
-        _refuse_changes(start, merged, assignments)
-        _refuse_another_network(start, assignments)
+        before, now = (merge(validate_settings(one, "settings").as_dict(), assignments) for one in (start, merged))
+        refuse_changes(before, now)
+    if planned is not None:
+        _refuse_another_reduction(planned, [*layers, ("--set", assignments)])
+        assignments = {**assignments, "reduction": planned}
+    elif saved is not None:
+        refuse_another_network(start, assignments)
     return validate_settings(merge(merged, assignments), "the settings together")
+
+
+def _refuse_another_reduction(planned: float, layers: list[tuple[str, dict[str, Any]]]) -> None:
+    for source, layer in layers:
+        if layer.get("reduction", planned) != planned:
+            raise SettingsError(
+                f"{source}: reduction {layer['reduction']}, but the plan is a student's of reduction {planned:g}, whose "
+                f"channels are not divided again. Leave reduction out, or give the teacher's plan (-p nnUNetPlans for example)."
+            )
 
 
 def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapping[str, str] | None = None) -> bool:
@@ -212,76 +234,3 @@ def _only_allowed(layer: dict[str, Any], allowed: tuple[str, ...] | None) -> dic
     if allowed is None or not layer.get("objectives"):
         return layer
     return {**layer, "objectives": {name: value for name, value in layer["objectives"].items() if name in allowed}}
-
-
-def _without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
-    """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
-    meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
-    same = len(meant) == len(known) and all(
-        (one.path is None or str(Path(one.path).expanduser().resolve()) == other.path)
-        and (one.fold is None or one.fold == other.fold)
-        and (one.sha256 is None or one.sha256 == other.sha256)
-        and one.checkpoint == other.checkpoint
-        for one, other in zip(meant, known, strict=True)
-    )
-    return {key: value for key, value in layer.items() if key != "teacher"} if same or "teacher" not in layer else layer
-
-
-def _without_known_start(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
-    """A continued run's settings say what it started from; a file may say it in other words, or merely prefer it.
-
-    Random is also what is left of a start that was not possible, or that ``-pretrained_weights`` replaced. So whatever a file
-    prefers says nothing against such a run.
-    """
-    begun, wanted = (validate_settings(values, source).start for values in (saved, layer))
-    known: set[str] = set()
-    if begun == Settings.model_fields["start"].default:
-        known = set(_START)
-    elif "start" in layer and str(Path(wanted).expanduser().resolve()) == begun:
-        known = {"start"}
-    return {key: value for key, value in layer.items() if key not in known}
-
-
-def _without_known_maps(layer: dict[str, Any], saved: dict[str, Any]) -> dict[str, Any]:
-    """A continued run's settings say exactly where its soft labels lie; a file may say how their folder's name begins."""
-    own, known = ((values.get("objectives") or {}).get("soft") or {} for values in (layer, saved))
-    if (
-        not known.get("maps_sha256")
-        or own.get("maps") is None
-        or own.get("maps_sha256", known["maps_sha256"]) != (known["maps_sha256"])
-    ):
-        return layer
-    if not Path(str(known["maps"])).name.startswith(Path(str(own["maps"])).name):
-        return layer
-    soft = {key: value for key, value in own.items() if key not in ("maps", "maps_sha256")}
-    return {**layer, "objectives": {**layer["objectives"], "soft": soft}}
-
-
-def _refuse_changes(saved: dict[str, Any], now: dict[str, Any], assignments: dict[str, Any]) -> None:
-    before, after = (
-        _flatten(merge(validate_settings(values, "settings").as_dict(), assignments)) for values in (saved, now)
-    )
-    changed = [key for key in sorted({*before, *after}) if before.get(key) != after.get(key)]
-    if changed:
-        differences = "; ".join(f"{key}: was {before.get(key)}, now {after.get(key)}" for key in changed)
-        raise SettingsError(
-            f"the run to continue was started with other settings than the files give now ({differences}). "
-            f"Restore the files, or say what you want with --set, for example --set "
-            f"{shlex.quote(f'{changed[0]}={json.dumps(before.get(changed[0]))}')}."
-        )
-
-
-def _refuse_another_network(saved: dict[str, Any], assignments: dict[str, Any]) -> None:
-    before = validate_settings(saved, "settings").reduction
-    if assignments.get("reduction", before) != before:
-        raise SettingsError(
-            f"--set reduction={assignments['reduction']}: the run to continue has a student of reduction {before:g}, whose "
-            f"weights another network cannot take. Leave it out, or start a new run (without --c)."
-        )
-
-
-def _flatten(values: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat.update(_flatten(value, f"{prefix}{key}.") if isinstance(value, Mapping) else {f"{prefix}{key}": value})
-    return flat

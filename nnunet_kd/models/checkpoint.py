@@ -28,6 +28,8 @@ from nnunet_kd.system.files import write_atomically
 ENTRY = "nnunet_kd"
 CLIPPED = "clipped_steps"
 """In :data:`ENTRY`: per epoch, the share of steps whose gradient was clipped."""
+TRAINING = "training"
+"""In :data:`ENTRY`: the name of the training, see :mod:`nnunet_kd.training.begun`."""
 PREVIOUS = "checkpoint_previous.pth"
 CONTINUED_FROM = (FINAL, LATEST, BEST, PREVIOUS)
 
@@ -153,14 +155,23 @@ def _is_data(name: str) -> bool:
     return (numpy_core and attribute in ("scalar", "_reconstruct")) or name in ("numpy.dtype", "numpy.ndarray")
 
 
-def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
+def newest_checkpoint(folder: Path, training: str | None = None) -> tuple[Path | None, dict[Path, str]]:
     """The readable checkpoint of a fold that got furthest, and what is wrong with those that cannot be read.
+
+    Args:
+        folder: the fold's.
+        training: the name of the training that began there last; those of ours that do not have it are left out. ``None``: it is
+            not known, and all count.
+
+    Returns:
+        ``None`` in place of the checkpoint: all are whole and of earlier trainings.
 
     Raises:
         CheckpointError: there is none.
     """
     readable: list[tuple[int, float, Path]] = []
     problems: dict[Path, str] = {}
+    earlier: list[Path] = []
     for path in (folder / name for name in CONTINUED_FROM):
         if not path.is_file():
             continue
@@ -169,13 +180,19 @@ def newest_checkpoint(folder: Path) -> tuple[Path, dict[Path, str]]:
         except CheckpointError as error:
             problems[path] = str(error)
             continue
-        if EPOCH in content:
-            readable.append((content[EPOCH], content.get(ENTRY, {}).get("saved_at", 0.0), path))
+        entry = content.get(ENTRY)  # stock nnU-Net, which may have gone on with this training, writes none
+        if training is not None and entry is not None and entry.get(TRAINING) != training:
+            earlier.append(path)
+        elif EPOCH in content:
+            readable.append((content[EPOCH], (entry or {}).get("saved_at", 0.0), path))
         else:
             problems[path] = f"the checkpoint {path} does not say its epoch ({EPOCH}), as nnU-Net's do."
+    if not readable and earlier and not problems:
+        return None, {}
     if not readable:
+        told = [*problems.values(), *(f"{path.name} is of an earlier training in this folder." for path in earlier)]
         raise CheckpointError(
-            f"no checkpoint in {folder} can be continued from. {' '.join(problems.values()) or 'There is none.'} "
+            f"no checkpoint in {folder} can be continued from. {' '.join(told) or 'There is none.'} "
             f"Without --c the training starts anew{' and overwrites them' if problems else ''}."
         )
     return max(readable)[-1], problems
@@ -194,6 +211,14 @@ def split_optimizer_state(state: dict[str, Any]) -> tuple[dict[str, Any], dict[i
     }
     learned = {place: state["state"][index] for place, index in enumerate(marked) if index in state["state"]}
     return rest, learned
+
+
+def remove_learned_parameters(optimizer: torch.optim.Optimizer) -> None:
+    """Take what :func:`add_learned_parameters` gave; the optimizer is again as nnU-Net made it, and takes its saved states."""
+    for group in [group for group in optimizer.param_groups if group.get(ENTRY)]:
+        optimizer.param_groups.remove(group)
+        for parameter in group["params"]:
+            optimizer.state.pop(parameter, None)
 
 
 def add_learned_parameters(

@@ -48,6 +48,12 @@ def provenance(plans: Mapping[str, Any], configuration: str) -> dict[str, Any] |
     return block
 
 
+def planned_reduction(plans: Mapping[str, Any], configuration: str) -> float | None:
+    """The reduction of a student's plan, whose channels are not divided again; ``None``: it is a teacher's."""
+    mark = provenance(plans, configuration) if configuration in plans["configurations"] else None
+    return None if mark is None else float(mark["reduction"])
+
+
 def reduce_plans(plans: Mapping[str, Any], reduction: float, required: str | None = None) -> dict[str, Any]:
     """Divide the channels of every configuration that has ``features_per_stage`` by ``reduction``.
 

@@ -4,9 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import inspect
-import os
 from collections.abc import Callable, Iterator, MutableMapping
-from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -85,28 +83,32 @@ def run_training(
     )
 
 
-_CHECKS: MutableMapping[nn.Module, WeakMethod[Callable[[str], Path]]] = WeakKeyDictionary()
+_LOADERS: MutableMapping[nn.Module, WeakMethod[Callable[[str], None]]] = WeakKeyDictionary()
 
 
-def check_pretrained_weights(network: nn.Module, check: Callable[[str], Path]) -> None:
-    """Have a check called before ``nnUNetv2_train -pretrained_weights`` loads its file into a network.
+def load_pretrained_weights_with(network: nn.Module, load: Callable[[str], None]) -> None:
+    """Have a network's own function load the file of ``nnUNetv2_train -pretrained_weights``.
 
-    nnU-Net tells its trainers nothing of that file. Other networks are loaded as before.
+    nnU-Net tells its trainers nothing of that file. It reads it onto the device it was saved on, and of several processes onto
+    the GPU that has the process's number among all. So a checkpoint of a GPU cannot be read on a machine without, and none
+    can on a second machine. Other networks are loaded as before.
 
     Args:
         network: as nnU-Net's trainer holds it, compiled and wrapped.
-        check: a method of the trainer, not kept alive by this. It takes the option's value, raises if it does not fit, and
-            returns the checkpoint to load.
+        load: a method of the trainer, not kept alive by this. It takes the option's value.
     """
-    if nnunet_run.load_pretrained_weights is not _load_checked:
-        nnunet_run.load_pretrained_weights = _load_checked
-    _CHECKS[network] = WeakMethod(check)
+    if nnunet_run.load_pretrained_weights is not _load:
+        nnunet_run.load_pretrained_weights = _load
+    _LOADERS[network] = WeakMethod(load)
 
 
-def _load_checked(network: nn.Module, path: str, verbose: bool = False) -> None:
-    held = _CHECKS.get(network)
-    check = None if held is None else held()
-    load_pretrained_weights(network, path if check is None else os.fspath(check(path)), verbose)
+def _load(network: nn.Module, path: str, verbose: bool = False) -> None:
+    held = _LOADERS.get(network)
+    load = None if held is None else held()
+    if load is None:
+        load_pretrained_weights(network, path, verbose)
+    else:
+        load(path)
 
 
 def build_network(trainer: type[Any], plans: PlansManager, configuration: str, inputs: int, heads: int) -> nn.Module:

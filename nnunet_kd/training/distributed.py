@@ -116,13 +116,13 @@ def check_batch_size(batch_size: int) -> None:
         )
 
 
-def check_processes_agree(epoch: int) -> None:
-    """Raise a SettingsError unless all processes start from the same epoch."""
-    epochs = gather(epoch)
-    if len(set(epochs)) > 1:
+def check_processes_agree(epoch: int, restored: bool) -> None:
+    """Raise a SettingsError unless all processes start from the same epoch, and all or none from a checkpoint."""
+    starts = gather(f"epoch {epoch}{'' if restored else ' without a checkpoint'}")
+    if len(set(starts)) > 1:
         raise SettingsError(
-            f"the processes would start from different epochs ({', '.join(map(str, epochs))}, by rank), because they do not see "
-            f"the same checkpoints. nnUNet_results and nnUNet_preprocessed must be folders that all machines share."
+            f"the processes would start differently ({', '.join(starts)}, by rank), because they do not see the same "
+            f"checkpoints. nnUNet_results and nnUNet_preprocessed must be folders that all machines share."
         )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import tempfile
 from collections.abc import Mapping
@@ -12,13 +13,20 @@ import numpy as np
 import torch
 from torch.nn.utils import convert_conv2d_weight_memory_format, convert_conv3d_weight_memory_format
 
-from nnunet_kd.distillation.settings import Settings
-from nnunet_kd.distillation.settings_sources import SETTINGS_FILE, resolve_settings, saved_settings
+from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_sources import (
+    SET_VARIABLE,
+    SETTINGS_FILE,
+    is_asked_for,
+    resolve_settings,
+    saved_settings,
+)
 from nnunet_kd.distillation.teacher_source import locate_teacher
 from nnunet_kd.distillation.teacher_source import previous_stage_segmentations as segmentations_of_teacher
 from nnunet_kd.errors import PlanError, SettingsError
-from nnunet_kd.models.plans import reduce_plans
+from nnunet_kd.models.plans import planned_reduction, reduce_plans
 from nnunet_kd.nnunet.environment import optional_folder
+from nnunet_kd.training.begun import read_begun
 from nnunet_kd.training.shared_folder import refuse_other_networks
 from nnunet_kd.training.soft_labels import SoftLabelTrainer
 
@@ -72,8 +80,8 @@ class ReducedTrainer(SoftLabelTrainer):
         if continued and results is not None:
             model = f"{type(self).__name__}__{plans['plans_name']}__{configuration}"
             folder = results / plans["dataset_name"] / model / f"fold_{fold}"
-            saved = saved_settings(folder / SETTINGS_FILE)
-        return self.resolve(dataset_folder, saved)
+            saved, self.begun = saved_settings(folder / SETTINGS_FILE), read_begun(folder / SETTINGS_FILE)
+        return self.resolve(dataset_folder, saved, planned=planned_reduction(plans, configuration))
 
     @classmethod
     def resolve(
@@ -81,16 +89,27 @@ class ReducedTrainer(SoftLabelTrainer):
         dataset_folder: Path | None = None,
         saved: Mapping[str, Any] | None = None,
         environment: Mapping[str, str] | None = None,
+        planned: float | None = None,
     ) -> Settings:
         """The settings of a training with this trainer; see :func:`~nnunet_kd.distillation.settings_sources.resolve_settings`."""
-        return resolve_settings(cls.recipe, cls.objectives, dataset_folder, saved, environment, cls.starts_at_random)
+        return resolve_settings(
+            cls.recipe, cls.objectives, dataset_folder, saved, environment, cls.starts_at_random, planned
+        )
+
+    def prepare_for(self, entry: Mapping[str, Any]) -> None:
+        """Of a cascade: ``--val``, which knows no settings of the training, takes the first stage of its teacher."""
+        trained: dict[str, Any] = entry.get("settings") or {}
+        only_set = {SET_VARIABLE: os.environ.get(SET_VARIABLE, "")}
+        if self.is_cascaded and "teacher" in trained and not is_asked_for("teacher", environment=only_set):
+            known = validate_settings({"teacher": trained["teacher"]}, "the checkpoint's settings")
+            self.settings = self.settings.model_copy(update={"teacher": known.teacher})
 
     def initialize(self) -> None:
         """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""
         if self.settings.seed is not None:
             # the same weights on every rank, other patches
             torch.manual_seed(self.settings.seed)
-            np.random.seed(self.settings.seed + self.local_rank)  # noqa: NPY002  what nnU-Net's loaders draw from
+            np.random.seed((self.settings.seed + self.local_rank) % 2**32)  # noqa: NPY002  what nnU-Net's loaders draw from
             random.seed(self.settings.seed + self.local_rank)
         if self.is_cascaded:
             self.folder_with_segs_from_previous_stage = str(self.previous_stage_segmentations())

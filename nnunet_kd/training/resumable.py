@@ -6,7 +6,6 @@ It knows nothing of distillation; a subclass says what else belongs into a check
 from __future__ import annotations
 
 import contextlib
-import io
 import math
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
@@ -14,46 +13,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.errors import TrainingStopped
-from nnunet_kd.models.checkpoint import (
-    CLIPPED,
-    ENTRY,
-    PREVIOUS,
-    mean_share,
-    newest_checkpoint,
-    read_checkpoint,
-    save_with_entry,
-)
-from nnunet_kd.nnunet.checkpoints import LATEST, as_file, trained_plans
+from nnunet_kd.models.checkpoint import CLIPPED, PREVIOUS, mean_share
+from nnunet_kd.nnunet.checkpoints import LATEST
 from nnunet_kd.nnunet.training import CLIPPED_NORM, wrapped_for
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.system.memory import freed_memory_kept
+from nnunet_kd.training.checkpointed import CheckpointedTrainer
 from nnunet_kd.training.clipped_steps import ClippedSteps
-from nnunet_kd.training.distributed import (
-    check_batch_size,
-    check_processes_agree,
-    process_device,
-    rank_zero_first,
-)
+from nnunet_kd.training.distributed import check_batch_size, process_device, rank_zero_first
 from nnunet_kd.training.random_states import random_states, restore_random_states
 from nnunet_kd.training.skipped_steps import SkippedSteps
 
 
-class ResumableTrainer(nnUNetTrainer):
+class ResumableTrainer(CheckpointedTrainer):
     """Every hook calls nnU-Net's own and adds to it.
 
     Attributes:
         settings: the run's resolved settings, set by the subclass before this constructor runs.
         skipped_steps, clipped_steps: once there is an optimizer.
         terms: the present step's detached loss terms by name, kept by the subclass while nnU-Net computes its loss.
-        restored: the loaded checkpoint's entry of ours.
-        restored_from: its file; ``None``: none was loaded.
     """
 
     settings: Settings
@@ -69,7 +52,6 @@ class ResumableTrainer(nnUNetTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
     ) -> None:
-        self._continued = bool(plans["continue_training"])
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp:
             self.device = process_device(device)
@@ -80,18 +62,15 @@ class ResumableTrainer(nnUNetTrainer):
         self.skipped_steps: SkippedSteps | None = None
         self.clipped_steps: ClippedSteps | None = None
         self.terms: dict[str, torch.Tensor] = {}
-        self.restored: dict[str, Any] = {}
-        self.restored_from: Path | None = None
-        self._damaged: set[Path] = set()
         self._random_states: list[dict[str, Any]] | None = None
         self._steps_in_epoch = 0
 
     # what a subclass adds ---------------------------------------------------------------------------------------------
 
     def checkpoint_entry(self) -> dict[str, Any]:
-        """What a checkpoint holds beyond nnU-Net's: plain containers, numbers and tensors."""
+        """Also random numbers, and how often gradients were clipped."""
         shares = [] if self.clipped_steps is None else self.clipped_steps.shares
-        return {"random_states": self._random_states, CLIPPED: shares}
+        return {**super().checkpoint_entry(), "random_states": self._random_states, CLIPPED: shares}
 
     def memory_users(self) -> list[str]:
         """What can be lowered when memory is full, the easiest first."""
@@ -114,7 +93,6 @@ class ResumableTrainer(nnUNetTrainer):
 
     def on_train_start(self) -> None:
         """nnU-Net's own; then random numbers go on where the loaded checkpoint's stopped."""
-        check_processes_agree(self.current_epoch)
         if self.is_ddp:
             with rank_zero_first():
                 self.do_split()  # which writes the splits if there are none yet
@@ -242,51 +220,10 @@ class ResumableTrainer(nnUNetTrainer):
 
     # checkpoint -------------------------------------------------------------------------------------------------------
 
-    def save_checkpoint(self, filename: str) -> None:
-        """A plain nnU-Net checkpoint with one extra entry, :meth:`checkpoint_entry`."""
-        if self.local_rank != 0 or self.disable_checkpointing:
-            super().save_checkpoint(filename)
-            return
-
-        def save(buffer: io.BytesIO) -> None:
-            super(ResumableTrainer, self).save_checkpoint(buffer)
-
-        # a damaged file is not worth keeping in place of a whole one
-        save_with_entry(save, self.checkpoint_entry(), Path(filename), keep=Path(filename) not in self._damaged)
-        self._damaged.discard(Path(filename))
-
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
-        """nnU-Net's own, with the network as the checkpoint describes it.
-
-        With ``--c`` it is the readable checkpoint that got furthest, whichever file nnU-Net asked for.
-
-        Args:
-            checkpoint: its file, or what is in it.
-
-        Raises:
-            CheckpointError: it is damaged or holds more than data; with ``--c``: so are all.
-        """
-        if self._continued and not self.was_initialized and not isinstance(checkpoint, dict):
-            checkpoint = self._furthest_checkpoint(Path(checkpoint).parent)
-        with as_file(checkpoint) as path:
-            self._load(path)
-
-    def _load(self, path: Path) -> None:
-        checkpoint = read_checkpoint(path)
-        if not self.was_initialized:
-            # --val is run without the settings of the training, and with another reduction the network would not fit
-            self.plans_manager = PlansManager(trained_plans(checkpoint))
-            self.configuration_manager = self.plans_manager.get_configuration(self.configuration_name)
-        super().load_checkpoint(str(path))
-        self.restored, self.restored_from = checkpoint.get(ENTRY, {}), path
-        assert self.clipped_steps is not None  # nnU-Net initialises before it loads
-        self.clipped_steps.shares = list(self.restored.get(CLIPPED, []))[: self.current_epoch]
-        self._random_states = self.restored.get("random_states")
-
-    def _furthest_checkpoint(self, folder: Path) -> Path:
-        path, damaged = newest_checkpoint(folder)
-        for problem in damaged.values():
-            self.print_to_log_file(f"WARNING: {problem} Continuing from {path.name} instead.")
-        self.print_to_log_file(f"Continuing from {path}.")
-        self._damaged = set(damaged)
-        return path
+        """Also random numbers, and how often gradients were clipped."""
+        super().load_checkpoint(checkpoint)
+        if self.restored_from is not None:
+            assert self.clipped_steps is not None  # nnU-Net initialises before it loads
+            self.clipped_steps.shares = list(self.restored.get(CLIPPED, []))[: self.current_epoch]
+            self._random_states = self.restored.get("random_states")

@@ -17,10 +17,10 @@ from nnunet_kd.nnunet.datasets import JoinedDataset, preprocessed_cases
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import loader_processes, training_loader
 from nnunet_kd.system.memory import available_bytes
-from nnunet_kd.training.distributed import rank_zero_first
+from nnunet_kd.training.distributed import gather, rank_zero_first
 from nnunet_kd.training.soft_label_loader import SoftLabelLoader
 from nnunet_kd.training.started import StartedTrainer
-from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder
+from nnunet_kd.training.unlabelled import share_of_labels, unlabelled_cases, unlabelled_folder
 
 
 class SoftLabelTrainer(StartedTrainer):
@@ -63,7 +63,7 @@ class SoftLabelTrainer(StartedTrainer):
             cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation, unlabelled,
             self.settings, optional_folder("nnUNet_results"), self.device.type,
         )  # fmt: skip
-        self._check_memory(len(student.heads))
+        self._check_memory(len(student.heads), live_helps=not unlabelled and wanted.maps is None)
         chosen = choose_maps(wanted, student)
         pinned, description = chosen.settings, chosen.description
         self.soft_labels, self.unlabelled = Path(str(pinned.maps)), frozenset(unlabelled)
@@ -105,6 +105,13 @@ class SoftLabelTrainer(StartedTrainer):
         labelled = [place for place, case in enumerate(batch["keys"]) if str(case) not in self.unlabelled]
         return None if len(labelled) == len(batch["keys"]) else labelled
 
+    def labels_share(self, batch: Mapping[str, Any]) -> float:
+        """What the labels' loss of this process counts; see :func:`~nnunet_kd.training.unlabelled.share_of_labels`."""
+        if not self.unlabelled or not self.is_ddp:
+            return 1.0
+        labelled = sum(str(case) not in self.unlabelled for case in batch["keys"])
+        return share_of_labels(labelled, gather(labelled))
+
     def get_tr_and_val_datasets(self) -> Any:
         """nnU-Net's own, with the cases without labels among those to train on."""
         training, validation = super().get_tr_and_val_datasets()
@@ -113,7 +120,7 @@ class SoftLabelTrainer(StartedTrainer):
             training = JoinedDataset([training, more] if training.identifiers else [more])
         return training, validation
 
-    def _check_memory(self, channels: int) -> None:
+    def _check_memory(self, channels: int, live_helps: bool = True) -> None:
         """In every loader process a cropped map in bytes and float32, the batch's samples, and these together; and what waits."""
         # nnU-Net's own: which axes are mirrored is told when the teachers are known
         _, _, patch, _ = super().configure_rotation_dummyDA_mirroring_and_inital_patch_size()
@@ -123,9 +130,10 @@ class SoftLabelTrainer(StartedTrainer):
         needed = channels * ((1 + 4) * math.prod(patch) * loading + 4 * batch * (2 * loading + cached + 1))
         available = available_bytes()
         if available is not None and needed > available:
+            other = "set objectives.soft.source=live" if live_helps else "use a computer with more memory"
             raise MissingRequirement(
                 f"soft labels of {channels} classes take about {needed / 2**30:.1f} GiB of memory in {workers} loader processes, "
-                f"and {available / 2**30:.1f} GiB are free. Lower nnUNet_n_proc_DA, or set objectives.soft.source=live."
+                f"and {available / 2**30:.1f} GiB are free. Lower nnUNet_n_proc_DA, or {other}."
             )
 
     def get_dataloaders(self) -> Any:

@@ -23,13 +23,13 @@ from nnunet_kd.distillation.settings_sources import SET_VARIABLE, is_asked_for
 from nnunet_kd.distillation.starts.fit import inherit
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
-from nnunet_kd.distillation.starts.pretrained import find_pretrained
+from nnunet_kd.distillation.starts.pretrained import find_pretrained, take_over
 from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections, has_projections
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start, start_from_student
 from nnunet_kd.errors import NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.nnunet.training import check_pretrained_weights
+from nnunet_kd.nnunet.training import load_pretrained_weights_with
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.memory import freed_memory_kept
@@ -64,9 +64,9 @@ class StartedTrainer(AveragedTrainer):
         self.foreground_share = self.oversample_foreground_percent
         super().initialize()
         self._initial_weights = fingerprint(self.network)
-        check_pretrained_weights(self.network, self._fitting_weights)
+        load_pretrained_weights_with(self.network, self._load_pretrained_weights)
 
-    def _fitting_weights(self, given: str) -> Path:
+    def _load_pretrained_weights(self, given: str) -> None:
         plans, configuration = self.plans_manager.plans, self.configuration_name
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", NnunetKdWarning)
@@ -77,7 +77,8 @@ class StartedTrainer(AveragedTrainer):
                 raise
         for told in caught:
             self.print_to_log_file(f"WARNING: {told.message}")
-        return found.path
+        take_over(found, plain_module(self.network))
+        self.print_to_log_file(f"Weights loaded from {found.path} (SHA-256 {found.sha256}).")
 
     def remove_log(self) -> None:
         """Leave no trace of a training that is refused: nnU-Net's constructor has begun a log."""
@@ -99,9 +100,14 @@ class StartedTrainer(AveragedTrainer):
             new: see :meth:`is_new`.
 
         Raises:
-            SettingsError: a trainer that needs a start is to begin at random; or ``--set`` asks a begun training for another
-                start than it had.
+            SettingsError: a trainer that needs a start is to begin at random; a training is to go on that began with weights
+                given by hand, and has saved none; or ``--set`` asks a begun training for another start than it had.
         """
+        if new and self.begun is not None and self.begun.pretrained:
+            raise SettingsError(
+                f"the training in {self.output_folder} began with -pretrained_weights, and stopped before its first checkpoint. "
+                f"Give them again and leave --c out."
+            )
         if new and self.requires_start and self.settings.start == RANDOM:
             anew = " If it was begun with -pretrained_weights, give them again and leave --c out."
             raise SettingsError(

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import torch
-import yaml
 from torch import nn
 
 import nnunet_kd
@@ -20,17 +19,17 @@ from nnunet_kd.distillation.frozen_teacher import Teachers
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.objectives.projection import PROJECTIONS
 from nnunet_kd.distillation.saved_state import LEARNED, STATE, learned_names, take_over
-from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
 from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers, naming_random_start
 from nnunet_kd.distillation.weighting import Distillation
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.models.checkpoint import add_learned_parameters
+from nnunet_kd.models.checkpoint import add_learned_parameters, remove_learned_parameters
 from nnunet_kd.models.plans import provenance, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.training import compile_backend, sum_over_processes
-from nnunet_kd.system.files import write_atomically
+from nnunet_kd.training.begun import Begun, write_settings
+from nnunet_kd.training.distributed import check_processes_agree
 from nnunet_kd.training.history import LossHistory
 from nnunet_kd.training.reduced import ReducedTrainer
 from nnunet_kd.training.skipped_steps import nan_unless_finite
@@ -76,6 +75,7 @@ class DistillationTrainer(ReducedTrainer):
         self.supervision: TeacherSupervision | None = None
         self._in_train_step = False
         self._labelled: list[int] | None = None
+        self._labels_share = 1.0
 
     # teacher ----------------------------------------------------------------------------------------------------------
 
@@ -109,6 +109,8 @@ class DistillationTrainer(ReducedTrainer):
             )
         new = self.is_new()
         self.check_start(new)
+        if self.begun is None and not self.restored:
+            self.begun = Begun(pretrained=not new and self.restored_from is None)
         self.choose_soft_labels()
         teachers = None
         if self.settings.runs_teacher() or (new and self.settings.start == TEACHER):
@@ -135,15 +137,13 @@ class DistillationTrainer(ReducedTrainer):
 
     def on_train_start(self) -> None:
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
+        # before anything that one process waits for in another
+        check_processes_agree(self.current_epoch, self.restored_from is not None)
         self.refuse_to_spoil_other_folds()
         self.prepare_distillation()
         super().on_train_start()
         if self.local_rank == 0:
-            text = yaml.safe_dump(self.settings.as_dict(), sort_keys=False)
-            header = f"# nnunet-kd {nnunet_kd.__version__}, trainer {type(self).__name__}; usable as NNUNET_KD_CONFIG\n"
-            write_atomically(
-                Path(self.output_folder) / SETTINGS_FILE, lambda file: file.write((header + text).encode())
-            )
+            write_settings(Path(self.output_folder), self.settings, type(self).__name__, self.begun)
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")
 
@@ -206,6 +206,7 @@ class DistillationTrainer(ReducedTrainer):
             maps = None if maps is None else maps.to(self.device, non_blocking=True)
             self.supervision.start_step(self.current_epoch, iteration, soft_labels=maps)
         self._in_train_step, self._labelled, self.terms = True, self.labelled_samples(batch), {}
+        self._labels_share = self.labels_share(batch)
         explored: dict[str, torch.Tensor] = {}
         try:
             result = super().train_step(batch)
@@ -213,7 +214,7 @@ class DistillationTrainer(ReducedTrainer):
                 with self.stopped_when_memory_is_full():
                     explored = self.supervision.explore()
         finally:
-            self._in_train_step, self._labelled = False, None
+            self._in_train_step, self._labelled, self._labels_share = False, None, 1.0
             terms, self.terms = self.terms, {}
             if self.supervision is not None:
                 self.supervision.finish_step()
@@ -222,7 +223,7 @@ class DistillationTrainer(ReducedTrainer):
 
     def labels_loss(self, output: Any, target: Any) -> torch.Tensor:
         """nnU-Net's own loss; in a training step of the samples that have labels, see :mod:`nnunet_kd.training.unlabelled`."""
-        return loss_of_labelled(self.loss.segmentation, output, target, self._labelled)
+        return self._labels_share * loss_of_labelled(self.loss.segmentation, output, target, self._labelled)
 
     def add_distillation(self, segmentation: torch.Tensor, output: Any, target: Any) -> torch.Tensor:
         """The training step's total loss; outside of training steps, the segmentation loss itself."""
@@ -269,6 +270,7 @@ class DistillationTrainer(ReducedTrainer):
     def on_train_end(self) -> None:
         """Also let go of everything that only training needed."""
         super().on_train_end()
+        remove_learned_parameters(self.optimizer)  # --val_best loads an optimizer's state that has none
         if self.supervision is not None:
             self.supervision.remove()
         self.supervision = None

@@ -71,6 +71,19 @@ def loss_of_labelled(
     return loss(_samples(output, labelled), _samples(target, labelled))
 
 
+def share_of_labels(labelled: int, processes: Sequence[int]) -> float:
+    """What the labels' loss of one of several processes counts, so that their mean is that of one process with all samples.
+
+    Every process's loss is a mean over its own samples with labels, and gradients are averaged over processes. With ``n`` own
+    samples with labels of ``N`` in all of ``P`` processes this is ``n P / N``; without any, 0.
+
+    Args:
+        labelled: own samples with labels.
+        processes: those of every process.
+    """
+    return labelled * len(processes) / total if (total := sum(processes)) else 0.0
+
+
 def _samples(values: Any, places: Sequence[int]) -> Any:
     if isinstance(values, (list, tuple)):
         return [_samples(value, places) for value in values]

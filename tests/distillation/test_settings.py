@@ -182,6 +182,22 @@ def test_continuing_keeps_the_saved_settings_and_refuses_silent_changes(tmp_path
     assert on_purpose.epochs == 9
 
 
+def test_a_students_plan_has_the_last_word_on_its_reduction(tmp_path: Path) -> None:
+    def reduction(saved: dict | None = None, said: str = "[]") -> float:
+        environment = {SET_VARIABLE: said}
+        return resolve_settings("student", (), tmp_path, saved=saved, environment=environment, planned=2).reduction
+
+    assert reduction() == 2
+    # an older version saved its default, which was not what it trained
+    assert reduction(saved={"reduction": 4}) == 2
+    assert reduction(saved={"reduction": 4}, said='["reduction=2"]') == 2
+    (tmp_path / "nnunet_kd.yaml").write_text("reduction: 4")
+    with pytest.raises(
+        SettingsError, match=r"nnunet_kd\.yaml: reduction 4, but the plan is a student's of reduction 2"
+    ):
+        reduction()
+
+
 def test_settings_of_a_run_of_before_mean_a_random_start(tmp_path: Path) -> None:
     (before,) = FIXTURES.glob("**/sweeps/**/nnUNetTrainerDCD__*/fold_0/distillation_settings.yaml")
     assert resolve_settings("dcd", ("dcd",), environment={}).start == "teacher"

@@ -11,7 +11,7 @@ import pytest
 
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, write_untrained_teacher
 from tests.conftest import make_plans
-from tests.training.tiny_training import NAME, without_pictures, write_tiny_dataset
+from tests.training.tiny_training import NAME, SHORT, train, without_pictures, write_tiny_dataset
 
 
 @pytest.fixture(scope="module")
@@ -37,3 +37,10 @@ def dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
 def results(dataset: Path) -> Path:
     """The folder of the tiny dataset's models."""
     return Path(os.environ["nnUNet_results"]) / NAME
+
+
+@pytest.fixture
+def student(results: Path) -> Path:
+    """The checkpoint of a trained student."""
+    train("nnUNetTrainerStudent", [*SHORT, "epochs=1"])
+    return next(results.glob("nnUNetTrainerStudent*")) / "fold_0" / "checkpoint_final.pth"

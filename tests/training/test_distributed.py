@@ -28,7 +28,7 @@ from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.distillation.objectives.test_every_objective import TRAINERS
-from tests.training.tiny_trainer import ready
+from tests.training.tiny_trainer import ready, trainer
 
 BATCH = 4
 # its cosines of short vectors blow up float32's rounding errors; it is compared in float64
@@ -178,12 +178,21 @@ def test_a_process_may_lack_a_term(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_machines_that_share_no_folder_are_told_so(monkeypatch: pytest.MonkeyPatch) -> None:
-    distributed.check_processes_agree(3)
-    monkeypatch.setattr(distributed, "gather", lambda epoch: [epoch, 0])
-    with pytest.raises(
-        SettingsError, match=r"different epochs \(3, 0, by rank\).*must be folders that all machines share"
-    ):
-        distributed.check_processes_agree(3)
+    distributed.check_processes_agree(3, True)
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, "epoch 0 without a checkpoint"])
+    distributed.check_processes_agree(0, False)
+    for epoch in (3, 0):
+        told = rf"differently \(epoch {epoch}, epoch 0 without a checkpoint, by rank\).*must be folders that all machines share"
+        with pytest.raises(SettingsError, match=told):
+            distributed.check_processes_agree(epoch, True)
+
+
+def test_they_are_told_before_one_waits_for_another(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(distributed, "gather", lambda own: [own, "epoch 3"])
+    made = trainer("nnUNetTrainerDCD", tiny)
+    monkeypatch.setattr(made, "prepare_distillation", lambda: pytest.fail("it went on"))
+    with pytest.raises(SettingsError, match="by rank"):
+        made.on_train_start()
 
 
 def test_on_several_machines_a_gpu_has_its_number_there(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -91,6 +91,14 @@ def test_maps_of_a_teacher_that_was_trained_again(dataset: Path) -> None:
     assert str(after) in " ".join(run.arguments)
 
 
+def test_a_sweep_knows_what_a_student_without_a_teacher_will_mirror(dataset: Path) -> None:
+    made_maps()
+    (run,) = plan_sweep(SWEEP.model_copy(update={"settings": {"start": "random"}}))
+    axes = ready().settings.mirror_axes
+    assert axes is not None
+    assert run.settings["mirror_axes"] == list(axes)
+
+
 def test_maps_of_another_teacher_than_the_training_uses(dataset: Path, tmp_path: Path) -> None:
     other = tmp_path / "other" / MODEL
     shutil.copytree(model_folder(), other)

@@ -129,7 +129,7 @@ def test_from_the_command_to_the_step(kind: tuple[str, str, nnUNetDatasetBlosc2]
     assert sorted(path.stem for path in folder.glob("*.b2nd")) == CASES[:4]
     swept = SweepDescription(dataset="998", configuration=configuration, name="kinds", methods=["soft"], device="cpu")
     planned = SweepCheckpoints(swept, made.dataset_json)
-    assert planned.soft_labels(SoftSettings(), made.settings, made.plans_manager.plans, 0).maps == str(folder)
+    assert planned.soft_labels(SoftSettings(), made.settings, made.plans_manager.plans, 0).settings.maps == str(folder)
     model = Path(os.environ["nnUNet_results"], NAME, f"nnUNetTrainer__nnUNetPlans__{configuration}")
     predictor = new_predictor(mirroring=False)
     load_predictor(ModelFolder(model, ("0",), "checkpoint_final.pth"), predictor)

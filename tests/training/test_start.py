@@ -14,8 +14,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.distributed as dist
 import yaml
 from nnunetv2.run.load_pretrained_weights import load_pretrained_weights
+from nnunetv2.run.run_training import maybe_load_checkpoint
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
@@ -64,6 +66,20 @@ def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
 
 def log_of(trainer: DistillationTrainer) -> str:
     return Path(trainer.log_file).read_text()
+
+
+def test_weights_given_by_hand_reach_one_of_several_processes(student: Path, tmp_path: Path) -> None:
+    """nnU-Net itself would put them onto the GPU that has the process's number."""
+    dist.init_process_group("gloo", init_method=f"file://{tmp_path / 'meet'}", rank=0, world_size=1)
+    try:
+        trainer = made(DCD, "seed=6", before=lambda one: maybe_load_checkpoint(one, False, False, str(student)))
+    finally:
+        dist.destroy_process_group()
+    given, own = read_checkpoint(student)["network_weights"], weights(trainer)
+    assert {name for name in own if not torch.equal(own[name], given[name])} == {
+        f"decoder.seg_layers.{scale}.{kind}" for scale, kind in ((0, "weight"), (1, "weight"), (1, "bias"))
+    }, "the coarsest head's bias is 0 in both, as nothing trains it"
+    assert f"Weights loaded from {student}" in log_of(trainer)
 
 
 def test_it_starts_inside_its_teacher(results: Path) -> None:

@@ -17,7 +17,6 @@ from nnunet_kd.training.trainer import DistillationTrainer
 from tests.training.test_start import (
     DCD,
     INHERITED,
-    STUDENT,
     log_of,
     made,
     same,
@@ -28,13 +27,6 @@ from tests.workflows.sweep.test_runs import plan
 
 DIGEST = "a" * 64
 RANDOM_RUN, INSIDE = {"start": "random"}, {"start": "teacher"}
-
-
-@pytest.fixture
-def student(results: Path) -> Path:
-    """The checkpoint of a trained student."""
-    train(STUDENT, [*SHORT, "epochs=1"])
-    return next(results.glob(f"{STUDENT}*")) / "fold_0" / "checkpoint_final.pth"
 
 
 def loading(checkpoint: Path) -> Callable[[DistillationTrainer], None]:
@@ -68,7 +60,7 @@ def test_pretrained_weights_and_a_trainer_that_needs_a_start(student: Path, in_a
 
 def test_pretrained_weights_are_to_be_given_again_where_there_is_no_checkpoint(student: Path) -> None:
     made(INHERITED, before=loading(student))
-    with pytest.raises(SettingsError, match="give them again and leave --c out"):
+    with pytest.raises(SettingsError, match="Give them again and leave --c out"):
         made(INHERITED, continued=True)
     with pytest.raises(SettingsError, match=r"starts from random weights\.$"):
         made(INHERITED, "start=random")

@@ -15,7 +15,7 @@ import torch
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.errors import PlanError, SettingsError, TeacherError
-from nnunet_kd.models.plans import named_student_plans
+from nnunet_kd.models.plans import named_student_plans, stage_channels
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, random_batch, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.training.tiny_trainer import CPU, ready, steps, trainer
@@ -194,6 +194,45 @@ def test_cascade_takes_the_previous_stage_from_the_teachers_trainer(folders: Pat
     assert made.folder_with_segs_from_previous_stage == str(previous)
     steps(made, 1)  # image and one-hot segmentations: three input channels, for the teacher too
     assert made.num_input_channels == 3
+
+
+def test_validation_of_a_cascade_reads_what_its_own_teachers_first_stage_says(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, configuration = cascade_plans(), "3d_cascade_fullres"
+    teacher = write_untrained_teacher(plans, configuration, DATASET_JSON)
+    first = teacher.with_name("nnUNetTrainer__nnUNetPlans__3d_lowres")
+    (first / "predicted_next_stage" / configuration).mkdir(parents=True)
+    other = Path(shutil.copytree(teacher.parent, folders / "other"))
+    monkeypatch.setenv(SET_VARIABLE, json.dumps([f"teacher={other / teacher.name}"]))
+    made = make_trainer("nnUNetTrainerStudent", plans, configuration, DATASET_JSON, CPU)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made.prepare_distillation()
+    path = folders / "checkpoint_final.pth"
+    made.save_checkpoint(str(path))
+    for chosen, said in ((other, []), (teacher.parent, [f"teacher={teacher}"])):
+        monkeypatch.setenv(SET_VARIABLE, json.dumps(said))
+        validating = make_trainer("nnUNetTrainerStudent", plans, configuration, DATASET_JSON, CPU)
+        with contextlib.redirect_stdout(io.StringIO()):
+            validating.load_checkpoint(str(path))
+        expected = chosen / first.name / "predicted_next_stage" / configuration
+        assert validating.folder_with_segs_from_previous_stage == str(expected)
+
+
+def test_a_students_plan_says_its_reduction(tiny: dict) -> None:
+    plans = named_student_plans(tiny, 2, "nnUNetPlans")
+    for said in ([], ["reduction=2"]):
+        made = trainer("nnUNetTrainerStudent", plans, *said)
+        assert made.settings.reduction == 2
+        assert stage_channels(made.plans_manager.plans, "3d_fullres") == stage_channels(plans, "3d_fullres")
+    with pytest.raises(
+        SettingsError, match=r"--set: reduction 8, but the plan is a student's of reduction 2.*-p nnUNet"
+    ):
+        trainer("nnUNetTrainerStudent", plans, "reduction=8")
+
+
+def test_a_date_is_a_seed(tiny: dict) -> None:
+    steps(ready("nnUNetTrainerStudent", tiny, "seed=20261128093000"), 1)
 
 
 def test_cascade_refuses_an_archive_and_leaves_nothing_of_it(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.soft_labels.maps import open_map
 from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.nnunet.datasets import preprocessed_cases, write_segmentation
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.training.unlabelled import loss_of_labelled, unlabelled_folder
+from nnunet_kd.training.unlabelled import loss_of_labelled, share_of_labels, unlabelled_folder
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch
 from nnunet_kd.workflows.unlabelled_images import add_images
 from tests.training.test_soft_labels import SOFT, ready
@@ -114,6 +114,37 @@ def test_dummy_labels_change_no_gradient(dataset: Path) -> None:
         target[0] = (target[0] + 1) % 3
     changed = step_gradients(made, {**batch, "target": others})
     assert not all(torch.equal(a, b) for a, b in zip(own, changed, strict=True))
+    made.on_train_end()
+
+
+@pytest.mark.parametrize("labelled", [(1, 1), (2, 1), (2, 0), (0, 0)])
+def test_processes_with_unequally_many_labels_are_as_one(dataset: Path, labelled: tuple[int, int]) -> None:
+    """Each has two samples; gradients are averaged over processes, as are losses."""
+    made = ready("objectives.soft.alpha=0.5")
+    loss, network, batch = made.loss.segmentation, made.network, random_batch(made)
+    data, targets = (torch.cat([batch["data"]] * 2), [torch.cat([one, one.flip(0)]) for one in batch["target"]])
+    output = [one.detach() for one in network(data)]
+    places = [[2 * rank + place for place in range(count)] for rank, count in enumerate(labelled)]
+    of_one = loss_of_labelled(loss, output, targets, [place for own in places for place in own])
+    shares = [share_of_labels(count, labelled) for count in labelled]
+    own = [loss_of_labelled(loss, output, targets, place) for place in places]
+    of_all = sum(share * value for share, value in zip(shares, own, strict=True)) / 2
+    assert float(of_all) == pytest.approx(float(of_one), rel=1e-6)
+
+
+def test_a_processs_share_counts_in_its_step(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = ready("objectives.soft.alpha=0.5")
+    made.on_train_start()
+    batch = {**next(made.dataloader_train), "keys": ["case_0", "extra_1"]}
+    terms = []
+    for everyone in (None, [1, 1], [1, 3]):
+        monkeypatch.setattr(made, "is_ddp", everyone is not None)
+        monkeypatch.setattr("nnunet_kd.training.soft_labels.gather", lambda own, everyone=everyone: everyone)
+        step_gradients(made, batch)
+        terms.append(made.history.close_epoch(0)["segmentation"])
+    monkeypatch.setattr(made, "is_ddp", False)
+    assert terms[1] == terms[0]
+    assert terms[2] == pytest.approx(terms[0] / 2)
     made.on_train_end()
 
 

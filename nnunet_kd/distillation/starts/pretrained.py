@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import nn
 
 from nnunet_kd.errors import CheckpointError, NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
@@ -91,6 +92,18 @@ def find_pretrained(
             stacklevel=2,
         )
     return PretrainedWeights(path, sha256(path))
+
+
+def take_over(found: PretrainedWeights, network: nn.Module) -> None:
+    """Put a checkpoint's weights into a network that it fits, wherever that is: all but the heads, as nnU-Net does it.
+
+    Args:
+        found: see :func:`find_pretrained`.
+        network: without wrappers.
+    """
+    weights = read_checkpoint(found.path)[WEIGHTS]
+    state = network.state_dict()
+    network.load_state_dict({name: weights[name] if _HEADS not in name else value for name, value in state.items()})
 
 
 def shape_of(value: torch.Tensor | None) -> str:

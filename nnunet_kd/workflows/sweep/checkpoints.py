@@ -12,7 +12,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from nnunet_kd.distillation.frozen_teacher import shared_axes
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import Settings, TeacherSettings
-from nnunet_kd.distillation.soft_labels.choice import choose_maps
+from nnunet_kd.distillation.soft_labels.choice import ChosenMaps, choose_maps
 from nnunet_kd.distillation.soft_labels.student import student_of, unlabelled_cases_of
 from nnunet_kd.distillation.starts.pretrained import PretrainedWeights, find_pretrained
 from nnunet_kd.distillation.starts.student import pin_start
@@ -38,7 +38,7 @@ class SweepCheckpoints:
         self._dataset_json = dataset_json
         self._teachers: dict[str, tuple[TeacherSettings, tuple[int, ...]]] = {}
         self._starts: dict[str, PretrainedWeights] = {}
-        self._soft_labels: dict[str, SoftSettings] = {}
+        self._soft_labels: dict[str, ChosenMaps] = {}
         self._students: dict[str, tuple[str, str]] = {}
 
     def teacher(
@@ -80,7 +80,7 @@ class SweepCheckpoints:
 
     def soft_labels(
         self, wanted: SoftSettings, settings: Settings, student: Mapping[str, Any], fold: int | str
-    ) -> SoftSettings:
+    ) -> ChosenMaps:
         """Which maps are meant for a student's fold.
 
         Args:
@@ -108,7 +108,7 @@ class SweepCheckpoints:
                 unlabelled_cases_of(cases, student, configuration), settings, required_folder("nnUNet_results"),
                 self._description.device,
             )  # fmt: skip
-            self._soft_labels[key] = choose_maps(wanted, fitting).settings
+            self._soft_labels[key] = choose_maps(wanted, fitting)
         return self._soft_labels[key]
 
     def student(self, start: str, fold: int | str) -> tuple[str, str]:

@@ -24,7 +24,7 @@ from nnunet_kd.distillation.settings_sources import (
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
-from nnunet_kd.models.plans import read_plans, reduce_plans
+from nnunet_kd.models.plans import planned_reduction, read_plans, reduce_plans
 from nnunet_kd.nnunet.environment import (
     dataset_name,
     find_trainer,
@@ -98,9 +98,11 @@ def _plan_run(
     if recipe is not None and os.path.isfile(recipe):
         recipe = os.path.abspath(recipe)
 
+    planned = planned_reduction(plans, description.configuration)
+
     def resolved(values: Mapping[str, Any]) -> Settings:
         environment = {SET_VARIABLE: json.dumps(assignments(values)), CONFIG_VARIABLE: recipe or ""}
-        found: Settings = trainer_class.resolve(dataset_folder, environment=environment)
+        found: Settings = trainer_class.resolve(dataset_folder, environment=environment, planned=planned)
         return found
 
     if description.pretrained_weights is not None:
@@ -171,9 +173,12 @@ def _pinned(
     soft = settings.active_objectives().get("soft")
     if isinstance(soft, SoftSettings) and soft.reads_maps:
         maps = checkpoints.soft_labels(soft, settings, student, fold)
-        chosen = {"maps": maps.maps, "maps_sha256": maps.maps_sha256}
+        chosen = {"maps": maps.settings.maps, "maps_sha256": maps.settings.maps_sha256}
         pinned = merge(pinned, {"objectives": {"soft": chosen}})
-    if settings.mirror_axes is None and not settings.runs_teacher():
+        if settings.mirror_axes is None and not settings.runs_teacher():
+            # as the training does, which asks no teacher again when it is continued
+            pinned["mirror_axes"] = list(maps.description.trained_mirror_axes)
+    elif settings.mirror_axes is None and not settings.runs_teacher():
         axes = checkpoints.mirror_axes(settings.teachers(), student, fold)
         if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
             pinned["mirror_axes"] = list(axes)

@@ -12,6 +12,7 @@ import yaml
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
 from nnunet_kd.errors import SettingsError, TeacherError
+from nnunet_kd.models.plans import named_student_plans, write_plans
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer
 from nnunet_kd.workflows.sweep.description import describe_sweep
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
@@ -114,6 +115,16 @@ def test_another_training_under_the_same_name_is_refused(tiny: dict) -> None:
     save_settings(old)
     with pytest.raises(SettingsError, match="another method, plan or configuration"):
         plan(methods=[], variants={"mine": {"method": "student"}})
+
+
+def test_a_students_plan_says_its_reduction(tiny: dict) -> None:
+    folder = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny")
+    write_plans(named_student_plans(tiny, 2), folder / "nnUNetPlans_r2.json")
+    (run,) = plan(methods=["student"], plans="nnUNetPlans_r2")
+    assert run.settings["reduction"] == 2
+    wide = {"wide": {"method": "student", "settings": {"reduction": 8}}}
+    with pytest.raises(SettingsError, match="reduction 8, but the plan is a student's of reduction 2"):
+        plan(methods=[], variants=wide, plans="nnUNetPlans_r2")
 
 
 def test_a_method_that_takes_its_objectives_from_settings_needs_some(tiny: dict) -> None:
