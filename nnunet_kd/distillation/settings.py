@@ -136,7 +136,7 @@ class Settings(SettingsModel):
     objectives: _ObjectivesBase = Field(
         default_factory=_ObjectivesBase,
         description="the objectives in use, by name; naming one uses it. A trainer takes its own; `nnUNetTrainerKD` takes "
-        "any mix: `--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1`",
+        "any mix: `--recipe dcd --set objectives.logits.weight=1`",
     )
 
     @field_validator("teacher", mode="before")

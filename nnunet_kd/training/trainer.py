@@ -105,7 +105,7 @@ class DistillationTrainer(ReducedTrainer):
         if self.objectives is None and not objectives:
             raise SettingsError(
                 f"{type(self).__name__} takes its objectives from the settings, which name none. Name at least one, for example "
-                f"--set objectives.dcd.weight=0.05 --set objectives.logits.weight=1, or take another trainer."
+                f"--recipe dcd --set objectives.logits.weight=1, or take another trainer."
             )
         new = self.is_new()
         self.check_start(new)
