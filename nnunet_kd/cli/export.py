@@ -38,8 +38,12 @@ def export(
         option("folds", "0, or 0 1 2, or all (fold_all). Default: every trained numbered fold."),
     ] = None,
     weights: Annotated[
-        Weights, typer.Option("--weights", help="ema: as final, but refused unless it is a moving average.")
-    ] = Weights.final,
+        Optional[Weights],  # noqa: UP045
+        typer.Option(
+            "--weights",
+            help="ema: as final, but refused unless it is a moving average. Default: final, or the checkpoint that MODEL is.",
+        ),
+    ] = None,
     overwrite: Annotated[bool, option("overwrite", "Replace OUT.")] = False,
     keep_optimizer: Annotated[
         bool, typer.Option("--keep-optimizer", help="nnunet: keep what continuing the training needs.")
@@ -61,14 +65,17 @@ def export(
     """Write a trained model so that it runs without this package. Works for any nnU-Net model folder."""
     from nnunet_kd.export.folder_export import FolderOptions, export_folder
     from nnunet_kd.export.weights import CHECKPOINT_OF
-    from nnunet_kd.models.folder import open_model
+    from nnunet_kd.models.folder import open_model, refuse_other_checkpoint
     from nnunet_kd.nnunet.checkpoints import FINAL
 
     _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
     console = Console(highlight=False, markup=False, emoji=False)
-    with open_model(model, parse_folds(folds or []), CHECKPOINT_OF[weights.value]) as found:
+    choice = "final" if weights is None else weights.value
+    if weights is not None:
+        refuse_other_checkpoint(model, CHECKPOINT_OF[choice], f"--weights {choice}")
+    with open_model(model, parse_folds(folds or []), CHECKPOINT_OF[choice]) as found:
         if target is Target.nnunet:
-            options = FolderOptions(weights.value, keep_optimizer, licence, overwrite)
+            options = FolderOptions(choice, keep_optimizer, licence, overwrite)
             written = export_folder(found, output, options)
             console.print(f"Wrote {written} (folds {', '.join(found.folds)}).", soft_wrap=True)
             if written.suffix == ".zip":
@@ -84,7 +91,7 @@ def export(
         from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
 
         precision = "float16" if fp16 else "int8" if int8 else "float32"
-        report = export_onnx(found, output, OnnxOptions(weights.value, precision, images, references, overwrite))
+        report = export_onnx(found, output, OnnxOptions(choice, precision, images, references, overwrite))
         for line in report.lines():
             console.print(line, soft_wrap=True)
 

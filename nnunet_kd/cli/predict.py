@@ -37,8 +37,9 @@ def predict(
         option("folds", "Of a model folder: 0, or 0 1 2, or all (fold_all). Default: all trained."),
     ] = None,
     checkpoint: Annotated[
-        str, option("checkpoint", "Of a model folder: the checkpoint's file name.")
-    ] = "checkpoint_final.pth",
+        Optional[str],  # noqa: UP045
+        option("checkpoint", "Of a model folder: the checkpoint's file name. Default: checkpoint_final.pth."),
+    ] = None,
     step: Annotated[float, option("step-size", "Distance of patches / patch size.", min=0.05, max=1)] = 0.5,
     mirroring: Annotated[bool, option("mirroring", "Average over mirrored images.")] = True,
     threads: Annotated[

@@ -134,7 +134,7 @@ def training_cases(dataset: str) -> tuple[str, list[str]]:
         if place is None or not (folder := place / name).joinpath("dataset.json").is_file():
             continue
         try:
-            description = json.loads((folder / "dataset.json").read_text())
+            description = json.loads((folder / "dataset.json").read_text(encoding="utf-8"))
             ending = description["file_ending"]
         except (ValueError, KeyError, TypeError) as error:
             raise DataError(
@@ -206,7 +206,7 @@ def write_splits(name: str, splits: Splits, *, overwrite: bool = False) -> list[
 
 def _read(path: Path) -> object:
     try:
-        return json.loads(path.read_text())
+        return json.loads(path.read_text(encoding="utf-8"))
     except ValueError:
         return None
 

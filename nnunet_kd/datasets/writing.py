@@ -75,7 +75,7 @@ class Journal:
         self.path = folder / JOURNAL
         self._finished: dict[str, WrittenCase] = {}
         if self.path.is_file():
-            for line in self.path.read_text().splitlines():
+            for line in self.path.read_text(encoding="utf-8").splitlines():
                 try:
                     entry = WrittenCase(**json.loads(line))
                 except (ValueError, TypeError):  # the line on which a run was killed; its case is redone

@@ -66,7 +66,7 @@ def read_settings_file(name_or_path: str | Path) -> dict[str, Any]:
             )
         path = recipe_path(str(name_or_path))
     try:
-        content = yaml.safe_load(path.read_text())
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
     except yaml.YAMLError as error:
         raise SettingsError(f"{path} is not valid YAML: {error}") from error
     if content is None:

@@ -249,7 +249,8 @@ def _measured(
                     "previous_stage": str(given.previous_stage) if given.previous_stage else None,
                     "result": str(result),
                 }
-            )
+            ),
+            encoding="utf-8",
         )
         program = Path(__file__).with_name("measured_prediction.py")
         command = [sys.executable, "-c", _RUN, str(program), str(description)]
@@ -259,7 +260,7 @@ def _measured(
             raise ModelError(
                 f"{'nnU-Net' if predictor == 'stock' else RUNTIME} could not predict these images: {lines[-1]}"
             )
-        measured: dict[str, Any] = json.loads(result.read_text())
+        measured: dict[str, Any] = json.loads(result.read_text(encoding="utf-8"))
         return measured
 
 

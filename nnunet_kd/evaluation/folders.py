@@ -104,7 +104,7 @@ def find_plans(*folders: Path) -> dict[str, Any] | None:
         above = folder.resolve().parent
         for place in (folder, above.parent) if above.name.startswith("fold_") else (folder,):
             try:
-                content = json.loads((place / "plans.json").read_text())
+                content = json.loads((place / "plans.json").read_text(encoding="utf-8"))
             except (OSError, ValueError):
                 continue
             if isinstance(content, dict) and "image_reader_writer" in content:

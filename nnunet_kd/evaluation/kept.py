@@ -116,7 +116,7 @@ def choose_trainings(
 
 def _rows_by_training(path: Path) -> dict[tuple[str, int | None], list[CsvRow]]:
     try:
-        with path.open(newline="") as file:
+        with path.open(newline="", encoding="utf-8") as file:
             reader = csv.DictReader(file)
             header, rows = reader.fieldnames or (), list(reader)
     except FileNotFoundError as error:

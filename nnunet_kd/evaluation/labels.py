@@ -37,7 +37,7 @@ def read_dataset_json(path: Path) -> dict[str, Any]:
         DataError: missing or not JSON.
     """
     try:
-        content: dict[str, Any] = json.loads(path.read_text())
+        content: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
             f"{path} does not exist; the labels are read from it. Give nnU-Net's dataset.json with --dataset-json."

@@ -22,14 +22,14 @@ Predict = Callable[[dict[str, Any]], None]
 
 def main(path: Path) -> None:
     """Run what the JSON file says."""
-    given = json.loads(path.read_text())
+    given = json.loads(path.read_text(encoding="utf-8"))
     predict = {"stock": stock, "runtime": runtime}[given["predictor"]](given)
     seconds = []
     for case in given["cases"]:
         start = time.perf_counter()
         predict(case)
         seconds.append(time.perf_counter() - start)
-    Path(given["result"]).write_text(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}))
+    Path(given["result"]).write_text(json.dumps({"seconds": seconds, "peak_bytes": peak_bytes()}), encoding="utf-8")
 
 
 def stock(given: dict[str, Any]) -> Predict:

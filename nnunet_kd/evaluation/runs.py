@@ -23,7 +23,8 @@ from nnunet_kd.models.checkpoint import CLIPPED, ENTRY, mean_share, read_checkpo
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.nnunet.checkpoints import LOGGING, MIRROR_AXES
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.system.files import sha256
+from nnunet_kd.nnunet.folds import SPLITS_FILE
+from nnunet_kd.system.files import sha256, why_no_folder
 
 Split = Mapping[str, Sequence[str]]
 
@@ -127,7 +128,9 @@ def parse_method(text: str, fold: str | None = None) -> Method:
     name = method_name(text)
     folder = Path(text.removeprefix(f"{name}=")).expanduser()
     if not folder.is_dir():
-        raise DataError(f"{name}: the folder {folder} does not exist. Give predictions or a model folder.")
+        raise DataError(
+            f"{name}: the folder {folder} {why_no_folder(folder)}. Give a folder of predictions or a model folder."
+        )
     if (folder / "plans.json").is_file() and any(folder.glob("fold_*")):
         folds = sorted(path.parent.name for path in folder.glob("fold_*/validation") if path.is_dir())
         wanted = [f"fold_{fold}"] if fold is not None else folds
@@ -204,7 +207,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
 
 def _read(path: Path) -> dict[str, Any]:
     try:
-        text = path.read_text()
+        text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
     except (OSError, yaml.YAMLError, ValueError) as error:
         raise DataError(f"{path} cannot be read: {error}.") from error
@@ -244,12 +247,26 @@ def read_splits(path: Path) -> list[Split]:
         DataError: missing, or not a list of ``train`` and ``val``.
     """
     try:
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_text(encoding="utf-8"))
         if not all({"train", "val"} <= set(split) for split in splits):
             raise ValueError("a fold lacks train or val")
     except (OSError, ValueError, TypeError) as error:
-        raise DataError(f"{path} is no splits_final.json of nnU-Net: {error}. Give another with --splits.") from error
+        raise DataError(
+            f"{path} is no splits_final.json of nnU-Net: {error}. Correct it, or give another with --splits."
+        ) from error
     return list(splits)
+
+
+def check_fold(dataset_folder: Path, fold: str) -> None:
+    """Whether a preprocessed dataset has a fold; nnU-Net makes its own five where there are no splits yet.
+
+    Raises:
+        SettingsError: the splits have no such fold.
+        DataError: they cannot be read.
+    """
+    splits = dataset_folder / SPLITS_FILE
+    if splits.is_file():
+        fold_cases(read_splits(splits), fold, "val")
 
 
 def fold_cases(splits: Sequence[Split], fold: str, part: str) -> set[str]:

@@ -15,7 +15,7 @@ from rich.progress import Progress
 from nnunet_kd.errors import ModelError
 from nnunet_kd.export.model_card import FoldSummary, summarise_fold, write_card
 from nnunet_kd.export.stock_trainer import stock_trainer_name
-from nnunet_kd.export.weights import check_weights
+from nnunet_kd.export.weights import check_weights, told_weights
 from nnunet_kd.models.checkpoint import ENTRY, save_to
 from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.checkpoints import GRADIENT_SCALER, OPTIMIZER, TRAINER, trained_configuration
@@ -30,7 +30,8 @@ class FolderOptions:
     """How a model folder is exported.
 
     Attributes:
-        weights: final, best, or ema (as final, but refused unless it is a moving average).
+        weights: final, best, or ema (as final, but refused unless it is a moving average); which checkpoint is exported, the
+            model says.
         keep_optimizer: keep what only continuing a training needs.
         licence: of the weights, for the card.
         overwrite: replace what lies at the output.
@@ -148,8 +149,10 @@ def _fill(model: ModelFolder, folder: Path, options: FolderOptions) -> str:
     _copy_cross_validation(model, folder)
     configuration = configurations.pop()
     place = install_name(model, configuration, summaries[0].trainer)
-    card = write_card(model, configuration, summaries, options.weights, options.licence, place)
-    (folder / _CARD).write_text(card)
+    card = write_card(
+        model, configuration, summaries, told_weights(options.weights, model.checkpoint), options.licence, place
+    )
+    (folder / _CARD).write_text(card, encoding="utf-8")
     return place
 
 
@@ -208,4 +211,4 @@ def _without_folders(summary: dict[str, Any]) -> dict[str, Any]:
 
 
 def _write_json(content: Any, path: Path) -> None:
-    path.write_text(json.dumps(content, indent=4))
+    path.write_text(json.dumps(content, indent=4), encoding="utf-8")

@@ -109,7 +109,7 @@ def write_card(
         model: what is exported.
         configuration: its name.
         folds: one summary each.
-        weights: final, best or ema.
+        weights: final, best, ema, or what else the checkpoint is called.
         licence: of the weights; ``""``: what ``dataset.json`` says of the data is passed on as such.
         install_name: ``Dataset.../Trainer__Plans__configuration``.
     """

@@ -14,6 +14,19 @@ CHECKPOINT_OF = {"final": FINAL, "best": BEST, "ema": FINAL}
 """The checkpoint file of each choice. With EMA, nnU-Net's ``network_weights`` are the average in every file."""
 
 
+def told_weights(choice: str, checkpoint: str) -> str:
+    """What the exported weights are called: by their file, unless a moving average was asked for.
+
+    Args:
+        choice: final, best or ema.
+        checkpoint: file name of what is exported.
+    """
+    if CHECKPOINT_OF[choice] == checkpoint:
+        return choice
+    names = {file: name for name, file in reversed(CHECKPOINT_OF.items())}
+    return names.get(checkpoint, Path(checkpoint).stem)
+
+
 def is_average(checkpoint: Mapping[str, Any]) -> bool:
     """Whether ``network_weights`` are an exponential moving average (the weights in training are then kept beside them)."""
     return "training_weights" in checkpoint.get(ENTRY, {})

@@ -11,10 +11,11 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 
 from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.nnunet.environment import channel_names
-from nnunet_kd.system.counts import counted
+from nnunet_kd.nnunet.readers import library_of
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.volumes.grid import Grid
-from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, split_channel
-from nnunet_kd.volumes.reading import check_alone, header
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, images_in, numbered_cases, split_channel
+from nnunet_kd.volumes.reading import Header, check_alone, header
 
 _VOLUME_ENDINGS = (*NIFTI_ENDINGS, ".nrrd", ".nhdr", ".mha", ".mhd", ".gipl", ".png", ".bmp", ".jpg", ".tif", ".tiff")
 """A new output with one of these is meant to be a file."""
@@ -68,6 +69,7 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
             for name, files in groups.items()
         ]
         problems = [channel_problem(name, files, channels, ending) for name, files in groups.items()]
+        advice = numbered_cases(groups, channels, ending)
     else:
         images = _files_of_one_case(inputs, ending, len(channels))
         numbered = split_channel(images[0], ending)
@@ -75,31 +77,34 @@ def find_cases(inputs: Sequence[Path], output: Path, dataset_json: Mapping[str, 
         place = output / f"{name}{ending}" if file_ending is None else output
         cases = [InputCase(place.name.removesuffix(file_ending or ending), images, place)]
         problems = [_numbers_problem(images, channels, ending)]
+        advice = numbered_cases({} if numbered is None else {name: [numbered[1]]}, channels, ending)
     found = [problem for problem in problems if problem is not None]
     if found:
         more = f" Likewise {counted(len(found) - 5, 'more case')}." if len(found) > 5 else ""
-        raise DataError(" ".join(found[:5]) + more)
+        raise DataError(" ".join(found[:5]) + more + advice)
     for case in cases:
         _refuse_to_overwrite_images(case)
     return cases
 
 
-def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWriter) -> None:
+def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWriter, segmented: bool = True) -> None:
     """Compare the channels' headers, for readers whose files have one.
 
     Args:
         case: whose images.
         channels: names of the model's.
         reader: of the model's plan.
+        segmented: whether a segmentation of them will be written, which ITK's files of four dimensions have none of.
 
     Raises:
-        DataError: a file has another of its name beside it, its header cannot be read, a channel lies on another grid than the
-            first, or the files of the case do not hold as many channels as the model takes.
+        DataError: a file has another of its name beside it, its header cannot be read, it has more dimensions than its reader
+            takes to a segmentation, a channel lies on another grid than the first, or the files of the case do not hold as many
+            channels as the model takes.
     """
     for path in case.images:
         check_alone(path, reader)
     headers = [header(path, reader) for path in case.images]
-    counts = [1 if found is None else found[1] for found in headers]
+    counts = [1 if found is None else found.channels for found in headers]
     if sum(counts) != len(channels):
         held = ", ".join(f"{path.name} holds {count}" for path, count in zip(case.images, counts, strict=True))
         raise DataError(
@@ -107,9 +112,37 @@ def check_headers(case: InputCase, channels: Sequence[str], reader: BaseReaderWr
             f"({', '.join(channels)}): {held}."
             + (" A fourth channel of a picture is its transparency: save it as RGB." if counts == [4] else "")
         )
-    grids = [found[0] for found in headers if found is not None and found[0] is not None]
+    for path, found in zip(case.images, headers, strict=True):
+        if found is not None and found.grid is not None:
+            _check_dimensions(case, path, found, channels, reader, segmented)
+    grids = [found.grid for found in headers if found is not None and found.grid is not None]
     for path, grid in zip(case.images, grids, strict=False):
         _compare(case, path, grid, grids[0])
+
+
+def _check_dimensions(
+    case: InputCase, path: Path, found: Header, channels: Sequence[str], reader: BaseReaderWriter, segmented: bool
+) -> None:
+    name = type(reader).__name__
+    if found.components > 1:
+        raise DataError(
+            f"case {case.name}: {path.name} holds {found.components} numbers a voxel (vectors or colours). nnU-Net's {name} "
+            f"takes one: split it into one file a channel."
+        )
+    nibabel = library_of(reader) == "nibabel"
+    allowed = (3,) if nibabel else (2, 3) if segmented else (2, 3, 4)
+    if found.dimensions in allowed:
+        return
+    if found.dimensions < 3:
+        raise DataError(
+            f"case {case.name}: {path.name} has {found.dimensions} dimensions; nnU-Net's {name} reads three."
+        )
+    files = some([f"{case.name}_{number:04d} ({channel})" for number, channel in enumerate(channels)])
+    raise DataError(
+        f"case {case.name}: {path.name} has {found.dimensions} dimensions. nnU-Net's {name} "
+        f"{'reads three' if nibabel else 'writes no segmentation of such an image'}. Split it into one 3D file a channel, with "
+        f"the same ending: {files}. In Python: SimpleITK.WriteImage(SimpleITK.ReadImage(OLD)[:, :, :, 0], NEW) writes the first."
+    )
 
 
 def _compare(case: InputCase, path: Path, grid: Grid, first: Grid) -> None:

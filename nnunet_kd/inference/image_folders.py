@@ -14,7 +14,9 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.readers import library_of
-from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, is_hidden, split_channel
+from nnunet_kd.system.counts import counted
+from nnunet_kd.volumes.naming import NIFTI_ENDINGS, channel_problem, is_hidden, numbered_cases, split_channel
+from nnunet_kd.volumes.reading import voxels_without_number
 
 SHOWN = 5
 
@@ -119,21 +121,37 @@ def _grouped(numbered: Mapping[Path, tuple[str, int]], channels: Sequence[str], 
     told = [problem for problem in problems if problem is not None]
     if told:
         more = f" {len(told) - SHOWN} more cases have such problems." if len(told) > SHOWN else ""
-        raise DataError(" ".join(told[:SHOWN]) + more)
+        raise DataError(" ".join(told[:SHOWN]) + more + numbered_cases(groups, channels, ending))
     return {name: [path for _, path in sorted(files.items())] for name, files in groups.items()}
 
 
 def _check_names(folder: Path, cases: Mapping[str, Sequence[Path]], grouped: bool) -> None:
+    if not grouped:
+        refuse_two_files(folder, cases)
     for name, paths in cases.items():
-        if len(paths) > 1 and not grouped:
-            raise DataError(
-                f"{folder} has two files for case {name}: {', '.join(path.name for path in paths)}. Keep one of them."
-            )
         if not grouped and f"{name}_0000" in cases:
             both = f"{paths[0].name} and {cases[f'{name}_0000'][0].name}"
             raise DataError(f"{folder}: {both} may be the same image. Keep one of them, or give them other names.")
         if name.endswith("_seg"):
             raise DataError(f"{paths[0]}: nnU-Net keeps names that end in _seg for segmentations. Rename that file.")
+
+
+def refuse_two_files(folder: Path, cases: Mapping[str, Sequence[Path]]) -> None:
+    """Raise a DataError if a folder has several files for one case, of which one would be taken unasked."""
+    for name, paths in cases.items():
+        if len(paths) > 1:
+            raise DataError(
+                f"{folder} has two files for case {name}: {', '.join(path.name for path in paths)}. Keep one of them."
+            )
+
+
+def check_numbers(case: ImageCase, reader: BaseReaderWriter) -> None:
+    """Raise a DataError if stored voxels are NaN or infinite; some readers replace them without a word, others do not."""
+    if count := sum(voxels_without_number(path, reader) for path in case.images):
+        raise DataError(
+            f"case {case.name}: {counted(count, 'voxel')} NaN or infinite. Replace them by numbers, for example 0, or take the "
+            f"image out."
+        )
 
 
 def _listed_channels(channels: Sequence[str]) -> str:

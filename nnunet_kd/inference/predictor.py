@@ -31,7 +31,7 @@ from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, free_space
 from nnunet_kd.volumes.placing import move_all
-from nnunet_kd.volumes.reading import check_file, dataset_reader, reading
+from nnunet_kd.volumes.reading import check_file, dataset_reader, reading, voxels_without_number
 from nnunet_kd.volumes.wholeness import error_line
 
 if TYPE_CHECKING:  # it is optional
@@ -109,7 +109,8 @@ class CasePredictor(nnUNetPredictor):
             ``data (channels, *spatial)`` float32 and ``data_properties``.
 
         Raises:
-            DataError: the images are not whole, cannot be read, or do not have the model's channels.
+            DataError: the images are not whole, cannot be read, hold voxels that are no numbers, or do not have the model's
+                channels.
         """
         ending = str(self.dataset_json["file_ending"])
         previous = previous_stage / f"{case.name}{ending}" if previous_stage else None
@@ -123,6 +124,12 @@ class CasePredictor(nnUNetPredictor):
             raise DataError(
                 f"case {case.name} has {counted(item['data'].shape[0], 'channel')}, but the model takes {self.input_channels}: "
                 f"{', '.join(channel_names(self.dataset_json))}."
+            )
+        if not bool(torch.isfinite(item["data"]).all()):  # the network would say background everywhere
+            count = sum(voxels_without_number(path, self.reader) for path in case.images)
+            raise DataError(
+                f"{what}: {counted(count, 'voxel') if count else 'after preprocessing, voxels are'} NaN or infinite. Replace "
+                f"them by numbers, for example 0. Cases finished before stay as they are."
             )
         return item
 

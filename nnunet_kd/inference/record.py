@@ -47,7 +47,7 @@ class PredictionRecord:
     def __init__(self, folder: Path) -> None:
         self.folder, self.path = folder, folder / RECORD
         self._made_by: dict[str, ModelOrigin] = {}
-        for line in self.path.read_text().splitlines() if self.path.is_file() else ():
+        for line in self.path.read_text(encoding="utf-8").splitlines() if self.path.is_file() else ():
             try:
                 entry = json.loads(line)
                 case = str(entry.pop("case"))
@@ -103,7 +103,7 @@ class PredictionRecord:
 
 def _plans_beside(folder: Path) -> Any:
     try:
-        return json.loads((folder / "plans.json").read_text())
+        return json.loads((folder / "plans.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return None
 

@@ -20,7 +20,7 @@ from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.inference.runtime_network import open_backend
-from nnunet_kd.models.folder import load_predictor, open_model
+from nnunet_kd.models.folder import load_predictor, open_model, refuse_other_checkpoint
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.nnunet.devices import check_device
@@ -38,8 +38,8 @@ class RunOptions:
     Attributes:
         backend: torch, onnxruntime or openvino; ``None``: torch for model folders and archives, onnxruntime for ONNX.
         device: cpu, cuda or mps.
-        folds: of a model folder; empty: all trained ones.
-        checkpoint: file name within a model folder's folds.
+        folds: of a model folder; empty: all trained ones, or the one that the path is of.
+        checkpoint: file name within a model folder's folds; ``None``: the final one, or the one that the path is of.
         mirroring: average over the mirror axes of the training.
         step: distance of patches as a share of the patch.
         threads: on the CPU; ``None``: all cores (PyTorch: at most as many as ``nnUNet_def_n_proc``, nnU-Net's own limit).
@@ -52,7 +52,7 @@ class RunOptions:
     backend: str | None = None
     device: str = "cpu"
     folds: tuple[str, ...] = ()
-    checkpoint: str = FINAL
+    checkpoint: str | None = None
     mirroring: bool = True
     step: float = 0.5
     threads: int | None = None
@@ -128,7 +128,8 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[OpenedModel]:
     """A predictor ready to use.
 
     Raises:
-        ModelError, SettingsError, MissingRequirement: the model is damaged, or backend and device do not fit it.
+        ModelError, SettingsError, MissingRequirement: the model is damaged, or backend and device do not fit it, or it has not
+            the folds or the checkpoint that were asked for.
     """
     exported = model.suffix == ".onnx"
     backend = options.backend or ("onnxruntime" if exported else "torch")
@@ -141,6 +142,10 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[OpenedModel]:
                 else f"it needs an ONNX file. Write one with: nnunet-kd export {shlex.quote(str(model))} OUT.onnx --to onnx"
             )
         )
+    if exported:
+        _refuse_choice_of_weights(model, options)
+    elif options.checkpoint is not None:
+        refuse_other_checkpoint(model, options.checkpoint, f"-chk {options.checkpoint}")
     if backend == "torch":
         check_device(options.device)
     torch.set_num_threads(options.threads or default_processes())
@@ -151,10 +156,20 @@ def open_predictor(model: Path, options: RunOptions) -> Iterator[OpenedModel]:
         predictor.initialize_from_onnx(network, open_backend(backend, network, options.device, options.threads))
         yield OpenedModel(predictor, backend, ModelOrigin(str(model), network.description["onnx"]["sha256"]))
         return
-    with open_model(model, options.folds, options.checkpoint) as folder:
+    with open_model(model, options.folds, options.checkpoint or FINAL) as folder:
         load_predictor(folder, predictor, options.trusted)
         origin = ModelOrigin.of(model, folder)
     yield OpenedModel(predictor, backend, origin)
+
+
+def _refuse_choice_of_weights(model: Path, options: RunOptions) -> None:
+    """Of an ONNX file, which is one network."""
+    given = [*(["-f"] if options.folds else []), *(["-chk"] if options.checkpoint is not None else [])]
+    if given:
+        raise SettingsError(
+            f"{' and '.join(given)}: {model} holds the weights that it was exported with, and no others. Leave "
+            f"{' and '.join(given)} out, or export the others."
+        )
 
 
 def _run(predictor: CasePredictor, todo: list[InputCase], total: int, options: RunOptions) -> None:
@@ -227,7 +242,9 @@ def _write(context: Mapping[str, Any], folder: Path) -> None:
 def _refuse_to_replace(context: Mapping[str, Any], folder: Path) -> None:
     for path in (folder / name for name in context):
         try:
-            same = not path.exists() or json.loads(path.read_text()) == json.loads(_as_text(context[path.name]))
+            same = not path.exists() or json.loads(path.read_text(encoding="utf-8")) == json.loads(
+                _as_text(context[path.name])
+            )
         except (OSError, ValueError):
             same = False
         if not same:

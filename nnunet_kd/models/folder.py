@@ -7,7 +7,6 @@ import io
 import json
 import pickle
 import tempfile
-import warnings
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,25 +14,28 @@ from typing import Any
 
 import torch
 from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
-from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
-from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from nnunet_kd.errors import CheckpointError, MissingRequirement, ModelError, NnunetKdWarning, PlanError
+from nnunet_kd.errors import (
+    CheckpointError,
+    MissingRequirement,
+    ModelError,
+    PlanError,
+    SettingsError,
+)
 from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.checkpoint import read_checkpoint
-from nnunet_kd.models.plans import inputs_and_heads, read_plans
+from nnunet_kd.models.plans import read_plans
+from nnunet_kd.models.without_trainer import first_lines, load_without_trainer
 from nnunet_kd.nnunet.checkpoints import (
     BEST,
     FINAL,
     INIT_ARGUMENTS,
     LATEST,
-    MIRROR_AXES,
     TRAINER,
     WEIGHTS,
     trained_configuration,
 )
 from nnunet_kd.nnunet.environment import find_trainer
-from nnunet_kd.nnunet.training import build_network
 
 FURTHEST_FIRST = (FINAL, BEST, LATEST)
 
@@ -124,7 +126,7 @@ def _read_any(path: Path, trusted: bool) -> dict[str, Any]:
     except CheckpointError as error:
         raise ModelError(str(error)) from error
     except Exception as error:  # whatever an unpickler makes of a file that was not written by torch.save
-        raise ModelError(f"the checkpoint {path} cannot be read: {_reason(error)}.") from error
+        raise ModelError(f"the checkpoint {path} cannot be read: {first_lines(error)}.") from error
     return checkpoint
 
 
@@ -165,11 +167,12 @@ def open_model(
             ``nnunet-kd export``.
         folds: numbers or ``all``; empty: every numbered fold that has the checkpoint, else ``fold_all``.
         checkpoint: its file name; ``None``: the first of :data:`FURTHEST_FIRST` that is there. A path to a checkpoint file
-            counts more.
+            counts more; where a user named one, :func:`refuse_other_checkpoint` comes first.
         configuration: of an archive with several models.
 
     Raises:
         ModelError: there is no such model, or the archive is damaged or not to be trusted; says what was found.
+        SettingsError: the path is of one fold, and ``folds`` are others.
     """
     path = path.expanduser()
     if not path.exists():
@@ -181,10 +184,37 @@ def open_model(
     if path.is_file():
         if path.suffix != ".pth" or not path.parent.name.startswith("fold_"):
             raise ModelError(f"{path} is neither a zip nor a checkpoint in the fold_X folder of a model. {_NEEDED}")
-        folds, checkpoint, path = (path.parent.name.removeprefix("fold_"),), path.name, path.parent.parent
+        folds, checkpoint, path = (_own_fold(path, path.parent, folds),), path.name, path.parent.parent
     elif path.name.startswith("fold_"):
-        folds, path = (path.name.removeprefix("fold_"),), path.parent
+        folds, path = (_own_fold(path, path, folds),), path.parent
     yield _choose(path, folds, checkpoint, path)
+
+
+def refuse_other_checkpoint(path: Path, checkpoint: str, told: str) -> None:
+    """Whether the checkpoint that a user named is the one of the path, where that is of a checkpoint.
+
+    Args:
+        path: as for :func:`open_model`.
+        checkpoint: its file name.
+        told: the option that named it, with its value.
+
+    Raises:
+        SettingsError: it is another.
+    """
+    if path.suffix == ".pth" and path.name != checkpoint:
+        raise SettingsError(
+            f"{told} stands for {checkpoint}, and {path} is another checkpoint. Leave {told} out, or give the model folder, "
+            f"{path.expanduser().absolute().parent.parent}."
+        )
+
+
+def _own_fold(path: Path, folder: Path, wanted: Sequence[str]) -> str:
+    own = folder.name.removeprefix("fold_")
+    if set(wanted) - {own}:
+        raise SettingsError(
+            f"-f {' '.join(wanted)}: {path} is of fold {own} alone. Leave -f out, or give the model folder, {folder.parent}."
+        )
+    return own
 
 
 def _choose(folder: Path, folds: Sequence[str], checkpoint: str | None, origin: Path) -> ModelFolder:
@@ -236,53 +266,20 @@ def load_predictor(model: ModelFolder, predictor: nnUNetPredictor, trusted: bool
     try:
         find_trainer(str(checkpoints[0][TRAINER]))
     except MissingRequirement as error:
-        _load_without_trainer(model, predictor, checkpoints, error)
+        load_without_trainer(model, predictor, checkpoints, error)
         return
     except (ImportError, AttributeError, AssertionError, SyntaxError) as error:
         raise ModelError(
             f"the model {model.folder} cannot be loaded: its trainer {checkpoints[0][TRAINER]} cannot be imported: "
-            f"{type(error).__name__}: {_reason(error)}."
+            f"{type(error).__name__}: {first_lines(error)}."
         ) from error
     try:
         with contextlib.redirect_stdout(io.StringIO()):
             predictor.initialize_from_trained_model_folder(str(model.folder), model.folds, model.checkpoint)
     except (RuntimeError, OSError, EOFError, pickle.UnpicklingError, KeyError, AttributeError, ImportError) as error:
-        reason = f"no entry {error}" if isinstance(error, KeyError) else _reason(error)
+        reason = f"no entry {error}" if isinstance(error, KeyError) else first_lines(error)
         raise ModelError(
             f"the model {model.folder} (folds {', '.join(model.folds)}, {model.checkpoint}) cannot be loaded: "
             f"{type(error).__name__}: {reason}. The weights must be of the network that {checkpoints[0][TRAINER]} builds from "
             f"the plans.json and dataset.json in that folder."
         ) from error
-
-
-def _load_without_trainer(
-    model: ModelFolder, predictor: nnUNetPredictor, checkpoints: list[dict[str, Any]], missing: MissingRequirement
-) -> None:
-    """Put the network that the plan describes into the predictor, if it takes the weights."""
-    plans, dataset, first = model.plans(), model.dataset_json(), checkpoints[0]
-    configuration, name = trained_configuration(first), first[TRAINER]
-    manager = PlansManager(plans)
-    weights = [checkpoint[WEIGHTS] for checkpoint in checkpoints]
-    try:
-        network = build_network(nnUNetTrainer, manager, configuration, *inputs_and_heads(plans, configuration, dataset))
-        network.load_state_dict(weights[0])
-    except Exception as error:  # whatever the architecture of a plan makes of its arguments
-        raise ModelError(
-            f"the model {model.folder} cannot be loaded. {missing} The plan alone does not build its network: {_reason(error)}."
-        ) from error
-    warnings.warn(
-        f"the trainer {name} of {model.folder} is not installed. The network was built from the plan alone and takes its "
-        f"weights. If {name} changes what the network computes, results differ from those of its author.",
-        NnunetKdWarning,
-        stacklevel=3,
-    )
-    axes = first.get(MIRROR_AXES)
-    chosen = manager.get_configuration(configuration)
-    with contextlib.redirect_stdout(io.StringIO()):
-        predictor.manual_initialization(network, manager, chosen, weights, dataset, str(name), axes)
-
-
-def _reason(error: Exception) -> str:
-    """The first two lines, which name the first thing that is wrong; PyTorch's error on weights has a line for every one."""
-    lines = [line.strip().rstrip(".") for line in str(error).splitlines() if line.strip()]
-    return " ".join(lines[:2])[:400] or type(error).__name__

@@ -36,7 +36,7 @@ def _of_split(path: Path, folds: Sequence[str]) -> dict[str, list[str]]:
     if not path.is_file():
         return {}
     with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
-        splits = json.loads(path.read_text())
+        splits = json.loads(path.read_text(encoding="utf-8"))
         everything = sorted({str(case) for split in splits for case in (*split["train"], *split["val"])})
         return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in folds}
     return {}

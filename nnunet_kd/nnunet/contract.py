@@ -82,6 +82,7 @@ CALLS: tuple[tuple[str, int, tuple[str, ...]], ...] = (
     (f"{LABELS}:LabelManager", 2, ()),
     (f"{LABELS}:LabelManager.apply_inference_nonlin", 2, ()),
     (f"{LABELS}:LabelManager.convert_probabilities_to_segmentation", 2, ()),
+    ("nnunetv2.imageio.base_reader_writer:BaseReaderWriter.read_seg", 2, ()),
     (f"{PLANS}:PlansManager", 1, ()),
     (f"{PLANS}:PlansManager.get_configuration", 2, ()),
     (f"{PLANS}:PlansManager.get_label_manager", 2, ()),
@@ -150,10 +151,12 @@ ATTRIBUTES = (
     "nnunetv2.imageio.nibabel_reader_writer:NibabelIO",
     "nnunetv2.imageio.nibabel_reader_writer:NibabelIOWithReorient",
     "nnunetv2.imageio.simpleitk_reader_writer:SimpleITKIO",
+    "nnunetv2.imageio.simpleitk_reader_writer:SimpleITKIOWithReorient",
     f"{LABELS}:LabelManager",
     f"{LABELS}:LabelManager.num_segmentation_heads",
     f"{LABELS}:LabelManager.has_regions",
     f"{LABELS}:LabelManager.ignore_label",
+    f"{PLANS}:PlansManager.image_reader_writer_class",
     f"{PLANS}:ConfigurationManager",
     f"{PLANS}:ConfigurationManager.network_arch_class_name",
     f"{PLANS}:ConfigurationManager.network_arch_init_kwargs",
@@ -181,6 +184,11 @@ WRITTEN: tuple[tuple[str, tuple[str, ...]], ...] = (
         ),
     ),
     (f"{TRAINER}.initialize", ("DDP(", "self._build_loss()", "device_ids")),
+    # labels are made whole numbers where they are read
+    (
+        "nnunetv2.preprocessing.preprocessors.default_preprocessor:DefaultPreprocessor.run_case",
+        ("plans_manager.image_reader_writer_class()", ".read_seg("),
+    ),
     # maps of soft labels are batchgeneratorsv2's regression target
     (f"{LOADER}.generate_train_batch", ("self.get_indices()", "self.get_bbox(", "self.transforms(**")),
     (f"{TRANSFORMS}.base.basic_transform:BasicTransform.apply", ("self._apply_to_regr_target(data_dict['regression_target']",)),

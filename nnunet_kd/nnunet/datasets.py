@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pickle
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +12,7 @@ import blosc2
 import numpy as np
 from nnunetv2.configuration import default_num_processes
 from nnunetv2.dataset_conversion.generate_dataset_json import generate_dataset_json
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunetv2.training.dataloading import nnunet_dataset
 from nnunetv2.training.dataloading.nnunet_dataset import nnUNetBaseDataset
 from nnunetv2.utilities.dataset_name_id_conversion import find_candidate_datasets
@@ -118,6 +119,12 @@ def case_names(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*.pkl")) if folder.is_dir() else []
 
 
+def remove_case(folder: Path, case: str) -> None:
+    """Delete a case that :func:`preprocess_case` wrote; what says that it is there goes first."""
+    for ending in (".pkl", ".b2nd", "_seg.b2nd"):
+        (folder / f"{case}{ending}").unlink(missing_ok=True)
+
+
 def preprocess_case(
     images: Sequence[Path],
     segmentation: Path | None,
@@ -125,6 +132,7 @@ def preprocess_case(
     configuration: str,
     dataset_json: Mapping[str, Any],
     truncated: Path,
+    whole: Callable[[NDArray[Any]], NDArray[Any]],
 ) -> None:
     """nnU-Net's preprocessing of one training case, with the plan's own preprocessor.
 
@@ -133,13 +141,34 @@ def preprocess_case(
         segmentation: ``None``: the stored one is 0 (and -1 outside of the image), and no foreground is listed.
         plans, configuration, dataset_json: of the network.
         truncated: the written files' path without ending.
+        whole: makes whole numbers of labels as the reader gives them, ``(1, Z, Y, X)`` float32; nnU-Net cuts off what follows
+            the point.
     """
-    manager = PlansManager(dict(plans))
+    manager = _PlansOfWholeLabels(dict(plans), whole)
     chosen = manager.get_configuration(configuration)
     chosen.preprocessor_class(verbose=False).run_case_save(
         str(truncated), [str(path) for path in images], None if segmentation is None else str(segmentation),
         manager, chosen, dict(dataset_json),
     )  # fmt: skip
+
+
+class _PlansOfWholeLabels(PlansManager):
+    """A plan whose reader gives segmentations as whole numbers, to whichever preprocessor asks it for one."""
+
+    def __init__(self, plans: dict[str, Any], whole: Callable[[NDArray[Any]], NDArray[Any]]) -> None:
+        super().__init__(plans)
+        self._whole = whole
+
+    @property
+    def image_reader_writer_class(self) -> type[BaseReaderWriter]:
+        own, whole = super().image_reader_writer_class, self._whole
+
+        class OfWholeLabels(own):  # type: ignore[valid-type,misc]
+            def read_seg(self, seg_fname: str) -> tuple[NDArray[Any], dict[str, Any]]:
+                array, properties = super().read_seg(seg_fname)
+                return whole(array), properties
+
+        return OfWholeLabels
 
 
 def write_segmentation(

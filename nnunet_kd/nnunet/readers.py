@@ -15,7 +15,7 @@ from nnunetv2.imageio.reader_writer_registry import (
     determine_reader_writer_from_dataset_json,
     recursive_find_reader_writer_by_name,
 )
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 
 Library = Literal["itk", "nibabel", "pictures"]
 _LIBRARIES: tuple[tuple[Library, tuple[type[BaseReaderWriter], ...]], ...] = (
@@ -28,6 +28,11 @@ _LIBRARIES: tuple[tuple[Library, tuple[type[BaseReaderWriter], ...]], ...] = (
 def library_of(reader: BaseReaderWriter) -> Library | None:
     """What a reader reads with; ``None``: something else, such as a reader of the user's."""
     return next((library for library, kinds in _LIBRARIES if isinstance(reader, kinds)), None)
+
+
+def orientation_of(reader: BaseReaderWriter) -> str | None:
+    """To where a reader turns every image's axes, by their letters; ``None``: it leaves them as they are."""
+    return "RAS" if isinstance(reader, (SimpleITKIOWithReorient, NibabelIOWithReorient)) else None
 
 
 def reader_named(name: str) -> BaseReaderWriter:

@@ -21,10 +21,12 @@ def usable_cores() -> int:
 def _processor_shares() -> Iterator[tuple[int, int]]:
     """Quota and period of the control group, in either version's files; nothing where there is no limit."""
     with contextlib.suppress(OSError, ValueError):  # version 2: "max 100000" is no limit
-        quota, period = (CONTROL_GROUPS / "cpu.max").read_text().split()
+        quota, period = (CONTROL_GROUPS / "cpu.max").read_text(encoding="utf-8").split()
         yield int(quota), int(period)
     with contextlib.suppress(OSError, ValueError):  # version 1: -1 is no limit
-        quota, period = ((CONTROL_GROUPS / "cpu" / f"cpu.cfs_{what}_us").read_text() for what in ("quota", "period"))
+        quota, period = (
+            (CONTROL_GROUPS / "cpu" / f"cpu.cfs_{what}_us").read_text(encoding="utf-8") for what in ("quota", "period")
+        )
         if int(quota) > 0:
             yield int(quota), int(period)
 

@@ -100,7 +100,7 @@ def available_bytes() -> int | None:
 
 def _left_in_system() -> Iterator[int]:
     with contextlib.suppress(OSError):
-        for line in SYSTEM_MEMORY.read_text().splitlines():
+        for line in SYSTEM_MEMORY.read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 yield int(line.split()[1]) * 1024
 
@@ -109,14 +109,14 @@ def _left_in_groups() -> Iterator[int]:
     """Of every control group that this process is in: its limit less what is used; nothing where there is no limit."""
     for folder, (limit, used, files) in _groups():
         with contextlib.suppress(OSError, ValueError):  # "max" is no limit
-            allowed, taken = (int((folder / name).read_text()) for name in (limit, used))
+            allowed, taken = (int((folder / name).read_text(encoding="utf-8")) for name in (limit, used))
             yield max(0, allowed - taken + _can_go(folder / "memory.stat", files))
 
 
 def _can_go(statistics: Path, key: str) -> int:
     """Bytes of files that the system keeps in memory only as long as nobody else needs it; they count as used."""
     with contextlib.suppress(OSError):
-        for line in statistics.read_text().splitlines():
+        for line in statistics.read_text(encoding="utf-8").splitlines():
             if line.startswith(f"{key} "):
                 return int(line.split()[1])
     return 0
@@ -131,7 +131,7 @@ def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
     roots = {"": (CONTROL_GROUPS, _VERSION_2), "memory": (CONTROL_GROUPS / "memory", _VERSION_1)}
     yield from roots.values()
     try:
-        lines = OWN_GROUPS.read_text().splitlines()
+        lines = OWN_GROUPS.read_text(encoding="utf-8").splitlines()
     except OSError:
         return
     for line in lines:
@@ -147,7 +147,7 @@ def _groups() -> Iterator[tuple[Path, tuple[str, str, str]]]:
 def forget_peak() -> bool:
     """Start :func:`peak_resident_bytes` anew from the present memory; ``False`` where the system cannot (not Linux)."""
     try:
-        Path("/proc/self/clear_refs").write_text("5")
+        Path("/proc/self/clear_refs").write_text("5", encoding="utf-8")
     except OSError:
         return False
     return True
@@ -156,7 +156,7 @@ def forget_peak() -> bool:
 def _status(key: str) -> int:
     """A value of Linux' ``/proc/self/status`` in bytes; 0 elsewhere."""
     try:
-        lines = Path("/proc/self/status").read_text().splitlines()
+        lines = Path("/proc/self/status").read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{key}:")), 0)

@@ -17,7 +17,7 @@ def processor_name() -> str:
     ``CPU`` where neither knows.
     """
     with contextlib.suppress(OSError):
-        first = CPUINFO.read_text().split("\n\n", 1)[0]
+        first = CPUINFO.read_text(encoding="utf-8").split("\n\n", 1)[0]
         pairs = (line.split(":", 1) for line in first.splitlines() if ":" in line)
         told = {name.strip(): value.strip() for name, value in pairs}
         numbers = [f"{name} {told[entry]}" for name, entry in _NUMBERS.items() if entry in told]

@@ -87,6 +87,22 @@ class Grid:
             tuple(float(v) for v in cosines.ravel()),
         )
 
+    def reoriented(self, order: Sequence[int], flipped: Sequence[bool]) -> Grid:
+        """The same voxels along other axes.
+
+        Args:
+            order: which axis becomes the first, the second and the third.
+            flipped: of the new axes, those that run the other way.
+        """
+        matrix, origin = self.index_to_mm()
+        cosines = np.asarray(self.direction).reshape(3, 3)[:, list(order)]
+        for axis, own in enumerate(order):
+            if flipped[axis]:
+                origin = origin + matrix[:, own] * (self.size[own] - 1)
+                cosines[:, axis] *= -1
+        size, spacing = tuple(self.size[axis] for axis in order), tuple(self.spacing[axis] for axis in order)
+        return Grid(size, spacing, tuple(origin.tolist()), tuple(cosines.ravel().tolist()))
+
     def index_to_mm(self) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
         """``A`` (3, 3) and ``b`` (3,) with ``position = A @ index + b``."""
         return np.asarray(self.direction).reshape(3, 3) * np.asarray(self.spacing), np.asarray(self.origin)

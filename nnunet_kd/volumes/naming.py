@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 NIFTI_ENDINGS = (".nii.gz", ".nii")
@@ -63,6 +63,24 @@ def channel_problem(name: str, found: Collection[int], channels: Sequence[str], 
     surplus = [f"{name}_{number:04d}{ending} is one too many" for number in sorted(found) if number not in wanted]
     listed = ", ".join(f"{number:04d} {channel}" for number, channel in enumerate(channels))
     return f"case {name}: {'; '.join(missing + surplus)}. The model takes the channels {listed}."
+
+
+def numbered_cases(cases: Mapping[str, Collection[int]], channels: Sequence[str], ending: str) -> str:
+    """A sentence for people who number their cases with four digits, which count as channel numbers; empty: nobody did.
+
+    Args:
+        cases: channel numbers that were found, by name.
+        channels: of the model; with several, other numbers are channels that are missing or too many.
+        ending: of the files.
+    """
+    name, number = next(((name, max(found)) for name, found in cases.items() if max(found) > 0), ("", 0))
+    if len(channels) > 1 or not number:
+        return ""
+    own = f"{name}_{number:04d}"
+    return (
+        f" If these files are different cases, their numbers are taken for channel numbers. Then put the channel's number behind "
+        f"every name: {own}_0000{ending} in the place of {own}{ending}."
+    )
 
 
 def shadow_of(path: Path) -> Path | None:

@@ -6,17 +6,18 @@ import contextlib
 import io
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import nibabel
 import numpy as np
 import SimpleITK as sitk
 import torch
+from nibabel.orientations import io_orientation
 from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from numpy.typing import NDArray
 
 from nnunet_kd.errors import DataError
-from nnunet_kd.nnunet.readers import library_of, reader_named, reader_of_dataset
+from nnunet_kd.nnunet.readers import library_of, orientation_of, reader_named, reader_of_dataset
 from nnunet_kd.system.names import check_name
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, shadow_of
@@ -130,11 +131,27 @@ def whole_numbers(labels: NDArray[Any]) -> tuple[NDArray[Any], float]:
     return (rounded, distance) if distance <= WHOLE_NUMBER_TOLERANCE else (labels, distance)
 
 
-def header(path: Path, reader: BaseReaderWriter) -> tuple[Grid | None, int] | None:
+class Header(NamedTuple):
+    """What a file says before its voxels are read.
+
+    Attributes:
+        grid: of the array that the reader makes of it; ``None`` for pictures, which have none.
+        channels: that it holds.
+        dimensions: of the file, channels included.
+        components: numbers a voxel; more than one are vectors or colours.
+    """
+
+    grid: Grid | None
+    channels: int
+    dimensions: int
+    components: int = 1
+
+
+def header(path: Path, reader: BaseReaderWriter) -> Header | None:
     """Grid and number of channels, without reading voxels where the format allows it.
 
     Returns:
-        The grid is ``None`` for pictures, which have none. ``None``: only reading the file tells.
+        ``None``: only reading the file tells.
 
     Raises:
         DataError: the file cannot be read.
@@ -142,23 +159,37 @@ def header(path: Path, reader: BaseReaderWriter) -> tuple[Grid | None, int] | No
     library = library_of(reader)
     if library in ("itk", "nibabel"):
         with reading(str(path)):
-            return _itk_header(path) if library == "itk" else _nibabel_header(path)
+            return _itk_header(path, reader) if library == "itk" else _nibabel_header(path, reader)
     if library == "pictures":
         array, _ = read_images([path], reader)
-        return None, array.shape[0]
+        return Header(None, array.shape[0], 2)
     return None
 
 
-def _itk_header(path: Path) -> tuple[Grid, int]:
+def _itk_header(path: Path, reader: BaseReaderWriter) -> Header:
     file = sitk.ImageFileReader()
     file.SetFileName(str(path))
     file.ReadImageInformation()
-    return Grid.of(file), file.GetSize()[3] if file.GetDimension() == 4 else 1
+    grid, dimensions = Grid.of(file), file.GetDimension()
+    wanted = orientation_of(reader)
+    if wanted is not None and dimensions > 2:
+        turning = sitk.DICOMOrientImageFilter()
+        turning.SetDesiredCoordinateOrientation(wanted)
+        voxel = sitk.Image(1, 1, 1, sitk.sitkUInt8)  # which axes are turned, the direction alone decides
+        voxel.SetDirection(grid.direction)
+        turning.Execute(voxel)
+        grid = grid.reoriented(turning.GetPermuteOrder(), turning.GetFlipAxes())
+    return Header(grid, file.GetSize()[3] if dimensions == 4 else 1, dimensions, file.GetNumberOfComponents())
 
 
-def _nibabel_header(path: Path) -> tuple[Grid, int]:
+def _nibabel_header(path: Path, reader: BaseReaderWriter) -> Header:
     image: Any = nibabel.load(path)
-    return Grid.of_affine(image.shape, image.affine), image.shape[3] if image.ndim == 4 else 1
+    grid = Grid.of_affine((*image.shape, 1)[:3], image.affine)  # two dimensions are one slice
+    if orientation_of(reader) is not None and image.ndim > 2:
+        turned = io_orientation(image.affine)[:3]
+        order = np.argsort(turned[:, 0])
+        grid = grid.reoriented([int(axis) for axis in order], [bool(turned[axis, 1] < 0) for axis in order])
+    return Header(grid, image.shape[3] if image.ndim == 4 else 1, image.ndim)
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from nnunet_kd.nnunet.datasets import default_processes, preprocess_case
 from nnunet_kd.system.files import folder_beside
 from nnunet_kd.system.processes import as_finished, worker_pool
 from nnunet_kd.volumes.placing import move_all
-from nnunet_kd.volumes.reading import reading
+from nnunet_kd.volumes.reading import reading, whole_numbers
 
 WORTH_PROCESSES = 60.0
 """Seconds of work in one process above which several are started, each of which imports PyTorch first."""
@@ -90,7 +90,10 @@ def _preprocess_one(one: Arrays, plans: Mapping[str, Any], configuration: str, d
     with folder_beside(one.folder / one.case) as temporary:
         try:
             with reading(f"case {one.case} ({', '.join(path.name for path in one.images)})", "cannot be preprocessed"):
-                preprocess_case(one.images, one.segmentation, plans, configuration, dataset_json, temporary / one.case)
+                preprocess_case(
+                    one.images, one.segmentation, plans, configuration, dataset_json, temporary / one.case,
+                    lambda labels: whole_numbers(labels)[0],
+                )  # fmt: skip
         except DataError as error:
             if shutil.disk_usage(temporary).free < 1 << 20:  # Blosc2 does not say that a disk is full
                 raise MissingRequirement(

@@ -39,6 +39,7 @@ from nnunet_kd.workflows.soften_set import (
     write_description,
 )
 from nnunet_kd.workflows.unlabelled_images import add_images
+from nnunet_kd.workflows.unlabelled_sources import preprocessing_of, refuse_other_preprocessing
 
 Progress = Callable[[int, int, str], object]
 """Told how many cases are done, of how many, and which is next."""
@@ -56,6 +57,7 @@ class SoftenOptions:
         part, parts: this process does every ``parts``-th case, from ``part`` on; for several GPUs or computers.
         trained_on: the teachers' training cases by fold; ``None``: as the split of their dataset says, if it can be read.
         allow_leak: also by teachers that were trained on cases that the student's fold validates on.
+        for_live_too: whether the student might as well be trained with a live teacher, which an error may then advise.
     """
 
     folds: tuple[int | str, ...] = ()
@@ -65,6 +67,7 @@ class SoftenOptions:
     parts: int = 1
     trained_on: Mapping[str, Sequence[str]] | None = None
     allow_leak: bool = False
+    for_live_too: bool = True
 
 
 @dataclass(frozen=True)
@@ -112,7 +115,8 @@ def soften(
             was trained on cases that the student validates on; or ``out_of_fold`` lacks what it needs.
         SettingsError: ``out_of_fold`` for a student of one fold; a fold that is named twice.
         MissingRequirement: memory or disk will not do; said before the first case.
-        DataError: a preprocessed case cannot be read, or the fold has no training cases.
+        DataError: a preprocessed case cannot be read, the fold has no training cases, or cases without labels were preprocessed
+            as another plan says.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
         teachers = _load_teachers(trainer, wanted, choices, device, opened)
@@ -123,11 +127,15 @@ def soften(
             check_leaks(description, trainer)
         if images is not None:
             add_images(trainer, images, progress)
+        without_labels = frozenset(unlabelled_cases(trainer))
+        if without_labels:
+            refuse_other_preprocessing(
+                unlabelled_folder(trainer), preprocessing_of(trainer.plans_manager.plans, trainer.configuration_name)
+            )
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
             remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
         cases, dataset = cases_to_soften(trainer, teachers.first)
-        without_labels = frozenset(unlabelled_cases(trainer))
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]
@@ -135,7 +143,7 @@ def soften(
         kept = [case for case in cases if is_whole(folder, case, shapes[case]) and images_of(case).is_that_of(folder)]
         done = {*kept, *unseen}
         todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
-        _check_memory(trainer, shapes)
+        _check_memory(trainer, shapes, live_helps=choices.for_live_too and not without_labels)
         check_space(folder, bytes_needed([shapes[case] for case in todo]))
         write_description(folder, description)
 
@@ -244,7 +252,7 @@ def _write_case(
     write_map(folder, case, _foreground(probabilities, manager), trainer.configuration_manager.patch_size)
 
 
-def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]]) -> None:
+def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...]], live_helps: bool) -> None:
     """Of the largest case, in bytes by voxel and class.
 
     While it is written: its logits (2), the same in float32 (4), its probabilities (4). Of the case before, what the allocator
@@ -259,7 +267,7 @@ def _check_memory(trainer: DistillationTrainer, shapes: dict[str, tuple[int, ...
         raise MissingRequirement(
             f"case {largest} ({' x '.join(map(str, shapes[largest][1:]))} voxels, {trainer.label_manager.num_segmentation_heads} "
             f"classes) takes about {needed / 2**30:.1f} GiB of memory, and {available / 2**30:.1f} GiB are free. Use a computer "
-            f"with more, or objectives.soft.source=live."
+            f"with more, or {'train with objectives.soft.source=live' if live_helps else 'leave this image out'}."
         )
 
 

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from pathlib import Path
 
 import pytest
 import torch
+from click.testing import Result
+from typer.testing import CliRunner
 
+from nnunet_kd import cli
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
-from nnunet_kd.errors import ModelError
+from nnunet_kd.errors import ModelError, SettingsError
+from nnunet_kd.export.weights import told_weights
 from nnunet_kd.models.checkpoint import ENTRY
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, make_trainer, nnunet_folders, write_untrained_teacher
 from tests.conftest import make_plans
 from tests.export.exporting import export, load
+
+cli._register()
 
 
 def test_any_model_folder_can_be_exported_and_shipped_trainers_keep_their_name(folders: Path, tmp_path: Path) -> None:
@@ -110,3 +117,54 @@ def test_ema_is_refused_for_plain_weights(student: Path, tmp_path: Path) -> None
         export(student, tmp_path / "out", weights="ema")
     with pytest.raises(ModelError, match=r"has no fold_X/checkpoint_best\.pth.*fold_0/checkpoint_final\.pth"):
         export(student, tmp_path / "out", weights="best")
+
+
+@pytest.fixture
+def two_checkpoints(folders: Path) -> Path:
+    """A model folder of two folds, each with its final and its best weights."""
+    model = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    shutil.copy(model / "fold_0" / "checkpoint_final.pth", model / "fold_0" / "checkpoint_best.pth")
+    shutil.copytree(model / "fold_0", model / "fold_1")
+    return model
+
+
+def exported_by_command(*arguments: str | Path) -> Result:
+    return CliRunner().invoke(cli.app, ["export", *map(str, arguments), "--to", "nnunet"])
+
+
+def test_the_card_says_which_checkpoint_was_exported(two_checkpoints: Path, tmp_path: Path) -> None:
+    best = two_checkpoints / "fold_1" / "checkpoint_best.pth"
+    assert exported_by_command(best, tmp_path / "best").exit_code == 0
+    assert [str(path.relative_to(tmp_path / "best")) for path in (tmp_path / "best").glob("*/*.pth")] == [
+        "fold_1/checkpoint_best.pth"
+    ]
+    (row,) = [line for line in (tmp_path / "best" / "README.md").read_text().splitlines() if line.startswith("| 1 |")]
+    assert row.split(" | ")[4] == "best"
+    assert exported_by_command(best, tmp_path / "again", "--weights", "best", "-f", "1").exit_code == 0
+    assert told_weights("final", "checkpoint_latest.pth") == "checkpoint_latest"
+    assert told_weights("ema", "checkpoint_final.pth") == "ema"
+
+
+def test_options_that_contradict_the_path_are_refused(two_checkpoints: Path, tmp_path: Path) -> None:
+    fold = two_checkpoints / "fold_1"
+    for arguments, said in (
+        (
+            (fold / "checkpoint_best.pth", "--weights", "final"),
+            r"--weights final stands for checkpoint_final\.pth, and",
+        ),
+        (
+            (fold / "checkpoint_final.pth", "--weights", "best"),
+            r"Leave --weights best out, or give the model folder, /",
+        ),
+        ((fold / "checkpoint_best.pth", "-f", "0"), r"-f 0: .*checkpoint_best\.pth is of fold 1 alone\. Leave -f out"),
+        ((fold, "-f", "0", "1"), rf"-f 0 1: .*fold_1 is of fold 1 alone\. .*model folder, {two_checkpoints}\."),
+    ):
+        with pytest.raises(SettingsError, match=said):
+            raise exported_by_command(arguments[0], tmp_path / "out", *arguments[1:]).exception or AssertionError
+    assert not (tmp_path / "out").exists()
+
+
+def test_cards_are_utf_8(folders: Path, tmp_path: Path) -> None:
+    labels = {"background": 0, "w\u0105troba": 1, "\u015bledziona": 2}
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", {**DATASET_JSON, "labels": labels})
+    assert "w\u0105troba: 1" in (export(teacher, tmp_path / "out") / "README.md").read_bytes().decode("utf-8")

@@ -14,7 +14,7 @@ Cases = tuple[Path, Path]
 
 
 def run(inputs: Path | list[Path], output: Path, model: Path, **options: Any) -> RunResult:
-    chosen = RunOptions(**{"threads": 1, "folds": ("0",), **options})
+    chosen = RunOptions(**{"threads": 1, "folds": () if model.suffix == ".onnx" else ("0",), **options})
     return predict([inputs] if isinstance(inputs, Path) else inputs, output, model, chosen)
 
 

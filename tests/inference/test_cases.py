@@ -5,12 +5,16 @@ from __future__ import annotations
 import shutil
 from pathlib import Path
 
+import nibabel
+import numpy as np
 import pytest
+import SimpleITK as sitk
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from nnunet_kd.errors import DataError, NnunetKdError
-from nnunet_kd.inference.cases import check_headers, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
+from nnunet_kd.inference.image_folders import find_images
 from nnunet_kd.nnunet.readers import reader_named
 from tests.volumes.formats import written
 
@@ -84,3 +88,74 @@ def test_two_files_of_one_name(folder: Path, beside: set[str]) -> None:
             assert "lie side by side" in str(error)  # noqa: PT017
             refused.add(case.name)
     assert refused == {name[0] for name in beside}
+
+
+# what headers tell -------------------------------------------------------------------------------------------------------
+
+
+def image_of(folder: Path, shape: tuple[int, ...], name: str = "case.nii.gz") -> InputCase:
+    path = folder / name
+    nibabel.save(nibabel.Nifti1Image(np.zeros(shape, np.float32), np.eye(4)), path)
+    return InputCase("case", (path,), path)
+
+
+@pytest.mark.parametrize(
+    ("reader", "why"), [("SimpleITKIO", "writes no segmentation of such an image"), ("NibabelIO", "reads three")]
+)
+def test_four_dimensions_are_refused_with_the_way_to_split_them(reader: str, why: str, tmp_path: Path) -> None:
+    case = image_of(tmp_path, (4, 5, 6, 2))
+    told = (
+        rf"case\.nii\.gz has 4 dimensions\. nnU-Net's {reader} {why}\. Split .*: case_0000 \(T1\), case_0001 \(T2\)\."
+    )
+    with pytest.raises(DataError, match=told):
+        check_headers(case, ["T1", "T2"], reader_named(reader))
+
+
+def test_four_dimensions_are_read_where_no_segmentation_is_written(tmp_path: Path) -> None:
+    case, reader = image_of(tmp_path, (4, 5, 6, 2)), reader_named("SimpleITKIO")
+    check_headers(case, ["T1", "T2"], reader, segmented=False)
+    assert reader.read_images([str(case.images[0])])[0].shape == (2, 6, 5, 4)
+
+
+def test_a_fourth_dimension_of_one_entry(tmp_path: Path) -> None:
+    """ITK leaves it out, nibabel does not."""
+    case = image_of(tmp_path, (4, 5, 6, 1))
+    check_headers(case, ["T1"], reader_named("SimpleITKIO"))
+    with pytest.raises(DataError, match="has 4 dimensions"):
+        check_headers(case, ["T1"], reader_named("NibabelIO"))
+
+
+def test_two_dimensions_and_colours(tmp_path: Path) -> None:
+    flat = image_of(tmp_path, (4, 5))
+    check_headers(flat, ["T1"], reader_named("SimpleITKIO"))
+    with pytest.raises(DataError, match="has 2 dimensions; nnU-Net's NibabelIO reads three"):
+        check_headers(flat, ["T1"], reader_named("NibabelIO"))
+    coloured = tmp_path / "rgb.mha"
+    sitk.WriteImage(sitk.GetImageFromArray(np.zeros((6, 5, 4, 3), np.float32), isVector=True), str(coloured))
+    with pytest.raises(DataError, match=r"rgb\.mha holds 3 numbers a voxel"):
+        check_headers(InputCase("rgb", (coloured,), coloured), ["T1"], reader_named("SimpleITKIO"))
+
+
+# cases numbered with four digits -----------------------------------------------------------------------------------------
+
+
+def test_numbers_of_cases_are_taken_for_channels(tmp_path: Path) -> None:
+    """The advice helps: names with the channel's number behind them are cases of their own."""
+    described = {"file_ending": ".nii.gz", "channel_names": {"0": "MRI"}}
+    names = [f"patient_{number:04d}" for number in range(3)]
+    for name in names:
+        (tmp_path / f"{name}.nii.gz").touch()
+    advice = r"every name: patient_0002_0000\.nii\.gz in the place of patient_0002\.nii\.gz\.$"
+    with pytest.raises(DataError, match=advice):
+        find_cases([tmp_path], tmp_path / "out", described)
+    with pytest.raises(DataError, match=advice):
+        find_cases([tmp_path / "patient_0002.nii.gz"], tmp_path / "out", described)
+    with pytest.raises(DataError, match=advice):
+        find_images(tmp_path, described, reader_named("SimpleITKIO"))
+    with pytest.raises(DataError) as several:
+        find_cases([tmp_path], tmp_path / "out", {**described, "channel_names": {"0": "T1", "1": "T2"}})
+    assert "different cases" not in str(several.value)
+    for name in names:
+        (tmp_path / f"{name}.nii.gz").rename(tmp_path / f"{name}_0000.nii.gz")
+    assert [case.name for case in find_cases([tmp_path], tmp_path / "out", described)] == names
+    assert [case.name for case in find_images(tmp_path, described, reader_named("SimpleITKIO"))] == names

@@ -130,6 +130,18 @@ def test_a_picture_with_transparency_is_told_by_its_channels(tmp_path: Path) -> 
     assert (by_us(tmp_path / "in", tmp_path / "out", "NaturalImage2DIO", ".png", 3) / "q.png").is_file()
 
 
+def test_voxels_that_are_no_numbers_are_refused(tmp_path: Path) -> None:
+    """nibabel keeps them, and the network would find nothing anywhere; ITK puts zeros in their place."""
+    values = np.ones((8, 8, 8), np.float32)
+    values[0, 0, :3] = np.nan
+    (tmp_path / "in").mkdir()
+    nibabel.save(nibabel.Nifti1Image(values, np.eye(4)), tmp_path / "in" / "case_0000.nii.gz")
+    with pytest.raises(DataError, match=r"case case \(case_0000\.nii\.gz\): 3 voxels NaN or infinite\. Replace them"):
+        by_us(tmp_path / "in", tmp_path / "out", "NibabelIO", ".nii.gz")
+    assert not list((tmp_path / "out").glob("*"))
+    assert (by_us(tmp_path / "in", tmp_path / "itk", "SimpleITKIO", ".nii.gz") / "case.nii.gz").is_file()
+
+
 # damage -----------------------------------------------------------------------------------------------------------------
 
 

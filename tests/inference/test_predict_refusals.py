@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from nnunet_kd.errors import DataError, MissingRequirement, ModelError, SettingsError
+from nnunet_kd.nnunet.checkpoints import FINAL
 from tests.deployment import ball, write_image
 from tests.inference.predicting import Cases, refuse, run
 from tests.models.test_checkpoint import RAN, Malicious
@@ -159,3 +160,26 @@ def test_missing_extras_are_named(
     monkeypatch.setitem(sys.modules, module, None)
     message = rf"pip install 'nnunet-kd\[{extra}\]'"
     refuse(images, exported, message, MissingRequirement, backend=backend)
+
+
+def test_weights_that_contradict_the_model_path(tmp_path: Path) -> None:
+    """Told before anything is loaded, so that these need not be models."""
+    best = tmp_path / "model" / "fold_1" / "checkpoint_best.pth"
+    best.parent.mkdir(parents=True)
+    best.touch()
+    for path, options, message in (
+        (
+            best,
+            {"checkpoint": FINAL},
+            r"-chk checkpoint_final\.pth stands for checkpoint_final\.pth, and .*another checkpoint",
+        ),
+        (best, {"folds": ("0",)}, r"-f 0: .* is of fold 1 alone"),
+        (best.parent, {"folds": ("0", "1")}, r"-f 0 1: .* is of fold 1 alone"),
+        (tmp_path / "a.onnx", {"folds": ("0",)}, r"^-f: .*a\.onnx holds the weights that it was exported with"),
+        (tmp_path / "a.onnx", {"checkpoint": FINAL, "folds": ("0",)}, r"^-f and -chk: .*Leave -f and -chk out"),
+    ):
+        chosen: dict[str, Any] = {"folds": (), **options}
+        with pytest.raises(SettingsError, match=message):
+            run(tmp_path, tmp_path / "out", path, **chosen)
+    with pytest.raises(ModelError, match=r"plans\.json"):  # these agree; what is missing is told next
+        run(tmp_path, tmp_path / "out", best, folds=("1",), checkpoint=best.name)

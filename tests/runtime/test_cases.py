@@ -30,6 +30,22 @@ def test_two_files_for_one_channel_are_refused(tmp_path: Path) -> None:
     assert case.images == (both[0],)
 
 
+def test_numbers_of_cases_are_taken_for_channels(tmp_path: Path) -> None:
+    (tmp_path / "in").mkdir()
+    for number in range(3):
+        (tmp_path / "in" / f"patient_{number:04d}.nii.gz").touch()
+    plan, name = plans(1)
+    for inputs in (tmp_path / "in", tmp_path / "in" / "patient_0002.nii.gz"):
+        with pytest.raises(
+            DataError, match=r"every name: patient_0002_0000\.nii\.gz in the place of patient_0002\.nii"
+        ):
+            find_cases([inputs], tmp_path / "out", model(plan, name, dataset(1)))
+    for path in (tmp_path / "in").iterdir():
+        path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
+    found = find_cases([tmp_path / "in"], tmp_path / "out", model(plan, name, dataset(1)))
+    assert [case.name for case in found] == ["patient_0000", "patient_0001", "patient_0002"]
+
+
 @settings(max_examples=40, deadline=None)
 @given(FILES, st.integers(1, 3), st.sets(st.sampled_from(LEFT_BEHIND)))
 def test_cases(folder: Path, files: dict[str, set[int]], channels: int, left_behind: set[str]) -> None:

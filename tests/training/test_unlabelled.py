@@ -20,10 +20,12 @@ from typer.testing import CliRunner
 
 from nnunet_kd import cli
 from nnunet_kd.distillation.soft_labels.maps import open_map
-from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd.nnunet.datasets import preprocessed_cases, write_segmentation
+from nnunet_kd.training import soft_labels
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.training.unlabelled import loss_of_labelled, share_of_labels, unlabelled_folder
+from nnunet_kd.workflows import soften as workflow
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, nnunet_folders, random_batch
 from nnunet_kd.workflows.unlabelled_images import add_images
 from tests.training.test_soft_labels import SOFT, ready
@@ -172,6 +174,19 @@ def test_the_labels_loss_is_that_of_the_labelled_samples_alone(dataset: Path) ->
 def test_objectives_that_read_labels_are_refused(dataset: Path) -> None:
     with pytest.raises(SettingsError, match="holds cases without labels, but ifvd depends on labels"):
         ready("objectives.soft.alpha=0.5", "objectives.ifvd.weight=1", trainer="nnUNetTrainerKD")
+
+
+def test_too_little_memory_advises_what_keeps_them(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_labels, "available_bytes", lambda: 1)
+    with pytest.raises(MissingRequirement, match="Lower nnUNet_n_proc_DA, or use a computer with more memory"):
+        ready("objectives.soft.alpha=0.5")
+
+
+def test_soften_notices_that_the_plan_was_changed(dataset: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(workflow, "preprocessing_of", lambda plans, configuration: "another")
+    result = soften()
+    assert isinstance(result.exception, DataError)
+    assert "2 cases without labels preprocessed before the plan was changed: extra_0, extra_1" in str(result.exception)
 
 
 def test_other_trainers_do_not_see_them(dataset: Path) -> None:

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 from pathlib import Path
 
 import nibabel
 import numpy as np
 import pytest
+from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
+from nnunetv2.imageio.natural_image_reader_writer import NaturalImage2DIO
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
-from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
+from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO, SimpleITKIOWithReorient
 from nnunetv2.imageio.tif_reader_writer import Tiff3DIO
+from scipy.spatial.transform import Rotation
 
 from nnunet_kd.errors import DataError
 from nnunet_kd.volumes.grid import Grid
@@ -74,18 +78,39 @@ def test_headers_say_what_reading_says(name: str, tmp_path: Path) -> None:
         assert found is None
         return
     assert found is not None
-    grid, channels = found
-    assert channels == 1
-    if grid is not None and "reoriented" not in name:
-        assert grid.differences(Grid.of_properties(array.shape[1:], properties)) == []
-        assert grid.size == LABELS.shape[::-1]
+    assert found.channels == 1
+    assert found.dimensions == (2 if isinstance(reader, NaturalImage2DIO) else 3)
+    if found.grid is not None:
+        assert found.grid.differences(Grid.of_properties(array.shape[1:], properties)) == []
+        assert found.grid.size == LABELS.shape[::-1] or "reoriented" in name
+
+
+@pytest.mark.parametrize("reader", [NibabelIOWithReorient(), SimpleITKIOWithReorient()])
+def test_headers_for_readers_that_turn_axes(reader: BaseReaderWriter, tmp_path: Path) -> None:
+    """Size, spacing and place as the reader gives them, of images with any axes, oblique ones too."""
+    random, path = np.random.default_rng(2), tmp_path / "turned.nii.gz"
+    for order in itertools.permutations(range(3)):
+        turned = Rotation.from_rotvec(random.uniform(-0.3, 0.3, 3)).as_matrix()
+        affine = np.eye(4)
+        affine[:3, :3] = turned @ (np.eye(3)[:, order] * random.choice([-1, 1], 3)) * random.uniform(0.5, 3, 3)
+        affine[:3, 3] = random.uniform(-50, 50, 3)
+        image = nibabel.Nifti1Image(LABELS, affine)
+        image.header.set_qform(affine, 1)
+        image.header.set_sform(affine, 1)
+        nibabel.save(image, path)
+        array, properties = read_segmentation(path, reader)
+        found = header(path, reader)
+        assert found is not None
+        assert found.grid is not None
+        assert found.grid.differences(Grid.of_properties(array.shape[1:], properties)) == []
 
 
 def test_grids_of_sheared_images(tmp_path: Path) -> None:
     path = sheared(tmp_path / "s.nii.gz")
     found = header(path, NibabelIO())
     assert found is not None
-    matrix, offset = found[0].index_to_mm()
+    assert found.grid is not None
+    matrix, offset = found.grid.index_to_mm()
     lps = np.diag([-1, -1, 1, 1]) @ SHEARED
     np.testing.assert_allclose(matrix, lps[:3, :3])
     np.testing.assert_allclose(offset, lps[:3, 3])

@@ -106,7 +106,7 @@ def read_description(folder: Path) -> Description:
     """
     path = folder / FILE
     try:
-        return Description.model_validate_json(path.read_text())
+        return Description.model_validate_json(path.read_text(encoding="utf-8"))
     except FileNotFoundError as error:
         raise DataError(
             f"{folder} is no folder of soft labels: it has no {FILE}. `nnunet-kd soften` makes one."

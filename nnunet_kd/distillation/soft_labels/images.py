@@ -98,7 +98,7 @@ def write_record(folder: Path, case: str, record: ImageRecord) -> None:
 
 def _read(folder: Path, case: str) -> ImageRecord | None:
     try:
-        content = json.loads(record_path(folder, case).read_text())
+        content = json.loads(record_path(folder, case).read_text(encoding="utf-8"))
         return ImageRecord(int(content["size"]), int(content["modified"]), str(content["content"]))
     except FileNotFoundError:
         return None

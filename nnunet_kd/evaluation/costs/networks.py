@@ -88,14 +88,14 @@ def _from_trained(path: Path, configuration: str | None, fold: str | None) -> Me
 def _from_plan(path: Path, configuration: str | None, dataset_json: Path | None) -> MeasuredNetwork:
     beside = dataset_json or path.parent / "dataset.json"
     try:
-        plans, dataset = json.loads(path.read_text()), json.loads(beside.read_text())
+        plans, dataset = json.loads(path.read_text(encoding="utf-8")), json.loads(beside.read_text(encoding="utf-8"))
         manager = PlansManager(plans)
         configurations = manager.available_configurations
     except FileNotFoundError as error:
         raise PlanError(
             f"{path} needs the dataset.json it was made for; {beside} is missing. Give --dataset-json."
         ) from error
-    except (json.JSONDecodeError, KeyError, AttributeError, TypeError) as error:
+    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, AttributeError, TypeError) as error:
         raise PlanError(
             f"{path} is no nnU-Net plan, or {beside} no dataset.json ({error!r}). {WHAT_IS_READ}"
         ) from error

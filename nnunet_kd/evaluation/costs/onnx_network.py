@@ -55,7 +55,7 @@ def _read_beside(path: Path) -> dict[str, Any]:
     if not beside.is_file():
         return {}
     try:
-        content = json.loads(beside.read_text())
+        content = json.loads(beside.read_text(encoding="utf-8"))
         if not isinstance(content, dict):
             raise ValueError("it holds no keys and values")
     except ValueError as error:

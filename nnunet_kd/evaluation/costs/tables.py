@@ -112,7 +112,7 @@ def read_profiles(path: Path) -> dict[str, Profile]:
         DataError: another file.
     """
     try:
-        entries = json.loads(path.read_text())["nnunet_kd_profiles"]
+        entries = json.loads(path.read_text(encoding="utf-8"))["nnunet_kd_profiles"]
         return {entry["name"]: _profile(entry) for entry in entries}
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise DataError(

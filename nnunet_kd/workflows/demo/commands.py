@@ -106,7 +106,7 @@ def _log(path: Path, title: str) -> Iterator[Callable[[str], object]]:
         )
 
     try:
-        file = path.open("w", buffering=1)
+        file = path.open("w", buffering=1, encoding="utf-8", errors="backslashreplace")
     except OSError as error:
         raise refused(error) from error
 

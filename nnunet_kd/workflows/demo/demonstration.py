@@ -176,7 +176,7 @@ class Demonstration:
         for name, trainer in MODELS.items():
             folder = self._predictions(name)
             summary = write_summary(self.raw / "labelsTs", folder, list(labels.values()), 2)
-            means = json.loads(summary.read_text())["mean"]
+            means = json.loads(summary.read_text(encoding="utf-8"))["mean"]
             model = self.output / "nnUNet_results" / self.dataset / f"{trainer}__nnUNetPlans__{CONFIGURATION}"
             results.append(
                 ModelResult(
@@ -195,7 +195,7 @@ class Demonstration:
         return self.output / "predictions" / model.replace(" ", "_")
 
     def _description(self) -> dict[str, Any]:
-        return dict(json.loads((self.raw / "dataset.json").read_text()))
+        return dict(json.loads((self.raw / "dataset.json").read_text(encoding="utf-8")))
 
     def _test_count(self) -> int:
         return len(list((self.raw / "labelsTs").iterdir()))

@@ -136,7 +136,7 @@ def write_dataset(folder: Path, training: int, test: int, seed: int = 0) -> None
         "numTraining": training,
         "file_ending": ".nii.gz",
     }
-    (folder / "dataset.json").write_text(json.dumps(description, indent=2))
+    (folder / "dataset.json").write_text(json.dumps(description, indent=2), encoding="utf-8")
 
 
 def _write(volume: NDArray[Any], path: Path) -> None:

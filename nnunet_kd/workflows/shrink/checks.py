@@ -14,7 +14,7 @@ from nnunet_kd.workflows.shrink.report import MEANINGLESS
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.state import State, folder_fingerprint
 from nnunet_kd.workflows.shrink.teacher import choose_mirroring
-from nnunet_kd.workflows.shrink.training import check_settings
+from nnunet_kd.workflows.shrink.training import check_settings, check_taught
 
 MOST_OF_BUDGET = 0.8
 """Share of ``--minutes`` that the teacher alone may take."""
@@ -57,6 +57,7 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
     state.same("images", folder_fingerprint(images.files), "the images")
     state.same("labels", folder_fingerprint(list(images.labels.values())), "the labels")
     split = split_cases(list(images.cases), request.group_regex)
+    check_taught(request, teacher, split, images)
     listener.tell(
         f"Model: {teacher.dataset}, {teacher.configuration}, folds {', '.join(teacher.model.folds)}. Images: "
         f"{len(images.cases)}, of which {len(split.held_out)} are kept aside to measure agreement."

@@ -68,7 +68,7 @@ def describe_dataset(places: Places, teacher: Teacher, split: Split, labelled: M
     plans = teacher.plans
     fingerprint: dict[str, Any] = {}
     with contextlib.suppress(OSError, ValueError):  # the training does not need it
-        fingerprint = json.loads((teacher.model.folder / "dataset_fingerprint.json").read_text())
+        fingerprint = json.loads((teacher.model.folder / "dataset_fingerprint.json").read_text(encoding="utf-8"))
     contents: dict[str, Any] = {
         f"{plans['plans_name']}.json": plans,
         "dataset.json": teacher.dataset_json,

@@ -13,6 +13,7 @@ from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import ShrinkRequest, plain
 from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
 from nnunet_kd.workflows.shrink.state import State
+from nnunet_kd.workflows.shrink.training import teachers_share
 
 
 def arguments_of(request: ShrinkRequest) -> dict[str, Any]:
@@ -63,7 +64,15 @@ def facts_of(
     state: State,
 ) -> dict[str, str]:
     """The head of the report."""
-    taught = "the teacher alone" if not labelled else f"the teacher, and labels of {len(labelled)} images"
+    labels = f"labels of {len(labelled)} images"
+    share = teachers_share(request, teacher, bool(labelled))
+    taught = (
+        "the teacher alone"
+        if not labelled or share == 1
+        else f"the teacher, and {labels}"
+        if share
+        else f"{labels} alone"
+    )
     digests = ", ".join(f"{fold} (SHA-256 {digest[:12]})" for fold, digest in teacher.digests.items())
     own = len(own_cases(teacher, images))
     return {

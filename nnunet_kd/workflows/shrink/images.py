@@ -16,16 +16,22 @@ from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.labels import read_labels
 from nnunet_kd.evaluation.pairs import apart
 from nnunet_kd.inference.cases import check_headers
-from nnunet_kd.inference.image_folders import ImageCase, ending_of, find_images, readable_endings
+from nnunet_kd.inference.image_folders import (
+    ImageCase,
+    check_numbers,
+    ending_of,
+    find_images,
+    readable_endings,
+    refuse_two_files,
+)
 from nnunet_kd.nnunet.environment import channel_names
-from nnunet_kd.system.counts import counted, some
+from nnunet_kd.system.counts import some
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.reading import (
     check_alone,
     header,
     read_images,
     read_segmentation,
-    voxels_without_number,
     whole_numbers,
 )
 from nnunet_kd.volumes.wholeness import check_whole
@@ -116,6 +122,8 @@ class Images:
             strange = [value for value in np.unique(values).tolist() if value not in known.known | {known.ignore}]
             if strange:
                 problems.append(f"{path.name} holds {', '.join(f'{value:g}' for value in strange[:3])}")
+            elif array.shape[0] != 1:
+                problems.append(f"{path.name} holds {array.shape[0]} volumes instead of one")
             elif tuple(array.shape[1:]) != self.seen[name].shape:
                 problems.append(
                     f"{path.name} has {_times(array.shape[1:])} voxels and its image {_times(self.seen[name].shape)}"
@@ -130,7 +138,7 @@ class Images:
 
     def _differences(self, name: str, path: Path, reader: BaseReaderWriter) -> list[str]:
         found, own = header(path, reader), self.seen[name].grid
-        return [] if found is None or found[0] is None or own is None else apart(found[0], own)[1]
+        return [] if found is None or found.grid is None or own is None else apart(found.grid, own)[1]
 
 
 def look_at(folder: Path, labels: Path | None, teacher: Teacher, show: Any) -> Images:
@@ -173,18 +181,17 @@ def _labels_of(folder: Path | None, cases: Mapping[str, ImageCase], teacher: Tea
             f"--labels: the folder {folder} {what}. Give a folder of segmentations called as the cases are."
         )
     endings = readable_endings(str(teacher.dataset_json["file_ending"]), teacher.reader)
-    found = {
-        path.name.removesuffix(ending): path
-        for path in sorted(folder.iterdir())
-        if (ending := ending_of(path, endings)) is not None
-    }
-    chosen = {name: path for name, path in found.items() if name in cases}
-    if not chosen:
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir()):
+        if (ending := ending_of(path, endings)) is not None and (name := path.name.removesuffix(ending)) in cases:
+            found.setdefault(name, []).append(path)
+    refuse_two_files(folder, found)
+    if not found:
         raise DataError(
             f"--labels: {folder} has no segmentation of any image. It needs files called as the cases are: "
             f"{next(iter(cases))}{endings[0]}."
         )
-    return chosen
+    return {name: path for name, (path,) in found.items()}
 
 
 def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_intensities: bool) -> SeenImage:
@@ -195,7 +202,8 @@ def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_inten
     check_headers(case.predicted_to(Path("unused"), ""), channels, reader)
     first = header(case.images[0], reader)
     array = None
-    if with_intensities or first is None or first[0] is None:
+    grid = None if first is None else first.grid
+    if with_intensities or grid is None:
         array, properties = read_images(case.images, reader)
         if array.shape[0] != len(channels):
             raise DataError(
@@ -204,17 +212,12 @@ def _look(case: ImageCase, teacher: Teacher, channels: Sequence[str], with_inten
         shape = tuple(int(size) for size in array.shape[1:])
         spacing = tuple(float(step) for step in properties["spacing"])
     else:
-        grid: Grid = first[0]
         shape, spacing = grid.size[::-1], grid.spacing[::-1]
-    if count := sum(voxels_without_number(path, reader) for path in case.images):
-        raise DataError(
-            f"case {case.name}: {counted(count, 'voxel')} NaN or infinite. Replace them by numbers, for example 0, or take the "
-            f"image out."
-        )
+    check_numbers(case, reader)
     signs = strange_geometry(shape, spacing, teacher.plans)
     if array is not None and with_intensities:
         signs |= strange_intensities(array, teacher.plans, channels) | strange_texture(array, channels)
-    return SeenImage(shape, spacing, first[0] if first is not None else None, with_intensities, signs)
+    return SeenImage(shape, spacing, grid, with_intensities, signs)
 
 
 def bytes_needed(images: Images, teacher: Teacher) -> int:

@@ -152,7 +152,8 @@ def _choose(path: Path, models: Mapping[str, Path | str], configuration: str | N
 
 def _unpacked(archive: Path, chosen: Path | str, target: Path) -> Path:
     """The model's folder in the work folder; unpacked once a configuration, whole or not at all."""
-    configuration = str(chosen).split("__")[-1] if "__" in str(chosen) else None
+    name = str(chosen).split("/")[-1]  # of the model's own folder; those around it may have any
+    configuration = name.split("__")[-1] if "__" in name else None
     if configuration is not None:
         target = target.with_name(f"{target.name}-{configuration}")
     there = [plan.parent for plan in target.glob(f"*/{_PLAN}")]

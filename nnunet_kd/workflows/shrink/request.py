@@ -16,9 +16,10 @@ from nnunet_kd.nnunet.environment import VARIABLES, variables_set_to
 from nnunet_kd.system.cores import usable_cores
 
 TRAINER = "nnUNetTrainerSoft"
+SOURCE = "objectives.soft.source"
 RESERVED = (
     "teacher", "reduction", "start", "start_sha256", "epochs", "iterations_per_epoch", "validation_iterations", "seed",
-    "save_every", "patience", "objectives.soft.maps", "objectives.soft.allow_leak",
+    "save_every", "patience", SOURCE, "objectives.soft.maps", "objectives.soft.allow_leak",
 )  # fmt: skip
 """Settings that the command itself decides."""
 
@@ -92,6 +93,11 @@ class ShrinkRequest:
         if self.seed is not None and self.seed < 0:
             raise SettingsError(f"--seed must be 0 or more, got {self.seed}.")
         taken = [key for key in _keys(parse_assignments(list(self.assignments))) if key in RESERVED]
+        if SOURCE in taken:
+            raise SettingsError(
+                f"--set {SOURCE}: shrink decides that itself. Its soft labels are always stored, since images without labels "
+                f"have no others. Leave that setting out."
+            )
         if taken:
             raise SettingsError(
                 f"--set {taken[0]}: shrink decides that itself, from MODEL, -r, --minutes, --iterations and --seed."

@@ -246,7 +246,10 @@ class _Run:
     @contextlib.contextmanager
     def _log(self) -> Iterator[None]:
         """Within, what libraries print goes into a file."""
-        with self.places.log.open("a", buffering=1) as log, contextlib.redirect_stdout(log):
+        with (
+            self.places.log.open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log,
+            contextlib.redirect_stdout(log),
+        ):
             yield
 
     def _predict(self, who: str) -> None:

@@ -45,7 +45,7 @@ class State:
 
     def _read(self, places: Places) -> None:
         try:
-            content = json.loads(self.path.read_text())
+            content = json.loads(self.path.read_text(encoding="utf-8"))
             before, self.values = content["arguments"], content["values"]
             self._spent_before = float(content["seconds"])
         except (OSError, ValueError, KeyError, TypeError) as error:

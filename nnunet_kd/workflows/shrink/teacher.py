@@ -120,13 +120,15 @@ def predict_held_out(
         show(len(every) - len(todo), len(every), todo[0].name)
         before = state.values.get(f"predicted_by_{who}", {"seconds": 0.0, "images": 0})
         began = time.monotonic()
+
+        def keep(images: int) -> None:
+            seconds = before["seconds"] + time.monotonic() - began
+            state.keep(f"predicted_by_{who}", {"seconds": seconds, "images": before["images"] + images})
+
         for count, case in enumerate(opened.predictor.predict_cases(todo), 1):
+            keep(count)  # of every image, so that a stopped run's count, too
             show(len(every) - len(todo) + count, len(every), case.name)
-            state.tick()
-    state.keep(
-        f"predicted_by_{who}",
-        {"seconds": before["seconds"] + time.monotonic() - began, "images": before["images"] + len(todo)},
-    )
+        keep(len(todo))  # the last one is written by now
 
 
 def empty_segmentations(folder: Path, cases: Sequence[str], ending: str, teacher: Teacher) -> list[str]:
@@ -202,7 +204,8 @@ def soften_training_cases(
         return soften(
             make,
             teacher_settings(teacher, request.trusted),
-            SoftenOptions(folds, mirroring, trained_on=known, allow_leak=True),  # as its students say of themselves
+            # its students say of themselves that they leak
+            SoftenOptions(folds, mirroring, trained_on=known, allow_leak=True, for_live_too=False),
             torch.device(request.device),
             progress,
         )

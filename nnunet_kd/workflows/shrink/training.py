@@ -10,14 +10,17 @@ from typing import Any
 import torch
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import CONTINUED_FROM
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import find_trainer
 from nnunet_kd.nnunet.training import trainer_of_dataset
+from nnunet_kd.system.counts import counted, some
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.inherit import inherit_student
-from nnunet_kd.workflows.shrink.dataset import FOLD
+from nnunet_kd.workflows.shrink.dataset import FOLD, Split
+from nnunet_kd.workflows.shrink.images import Images
 from nnunet_kd.workflows.shrink.model import Teacher
 from nnunet_kd.workflows.shrink.request import TRAINER, Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.schedule import TrainingSchedule
@@ -68,6 +71,29 @@ def check_settings(request: ShrinkRequest, teacher: Teacher) -> None:
     trainer = find_trainer(TRAINER)
     environment = {SET_VARIABLE: assignments(request, teacher)}
     trainer.resolve(environment=environment)
+
+
+def teachers_share(request: ShrinkRequest, teacher: Teacher, labelled: bool) -> float:
+    """The share of the loss that the teacher has, from 0 (labels alone teach) to 1 (the teacher alone).
+
+    Args:
+        request, teacher: of the command.
+        labelled: whether any case that is trained on has labels.
+    """
+    environment = {SET_VARIABLE: assignments(request, teacher, labelled=labelled)}
+    soft = find_trainer(TRAINER).resolve(environment=environment).active_objectives()["soft"]
+    return float(soft.alpha)
+
+
+def check_taught(request: ShrinkRequest, teacher: Teacher, split: Split, images: Images) -> None:
+    """Raise a SettingsError if nothing would be learned from the images without labels, because the teacher has no share."""
+    untaught = [case for case in split.training if case not in images.labels]
+    if untaught and teachers_share(request, teacher, len(untaught) < len(split.training)) == 0:
+        raise SettingsError(
+            f"--set objectives.soft.alpha=0 leaves the teacher out, and labels alone teach nothing about "
+            f"{counted(len(untaught), 'image')} without labels ({some(untaught)}). Leave that setting out, or give labels of all "
+            f"images with --labels."
+        )
 
 
 def make_trainer(request: ShrinkRequest, teacher: Teacher, continued: bool = False) -> DistillationTrainer:

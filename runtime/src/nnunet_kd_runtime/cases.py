@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.description import Model
 from nnunet_kd_runtime.errors import DataError, SettingsError
 from nnunet_kd_runtime.readers import READERS
@@ -161,10 +162,23 @@ def _check_channels(name: str, found: dict[int, Path], model: Model) -> None:
         number = missing[0]
         raise DataError(
             f"case {name} lacks channel {number} ({channels[number]}): {name}_{number:04d}{model.file_ending} is not there. "
-            f"Found: {', '.join(path.name for path in found.values())}."
+            f"Found: {', '.join(path.name for path in found.values())}.{_numbered_cases(name, found, model)}"
         )
     extra = [path for number, path in sorted(found.items()) if number >= len(channels)]
     if extra:
         raise DataError(
-            f"case {name} has {extra[0].name}, but the model takes {len(channels)} channels ({', '.join(channels)})."
+            f"case {name} has {extra[0].name}, but the model takes {counted(len(channels), 'channel')} "
+            f"({', '.join(channels)}).{_numbered_cases(name, found, model)}"
         )
+
+
+def _numbered_cases(name: str, found: Collection[int], model: Model) -> str:
+    """For people who number their cases with four digits, which count as channel numbers."""
+    number = max(found)
+    if len(model.channels) > 1 or not number:
+        return ""
+    own = f"{name}_{number:04d}"
+    return (
+        f" If these files are different cases, their numbers are taken for channel numbers. Then put the channel's number behind "
+        f"every name: {own}_0000{model.file_ending} in the place of {own}{model.file_ending}."
+    )

@@ -21,7 +21,7 @@ def _folders() -> Iterator[Path]:
     """Version 2's folders lie below :data:`ROOT`, version 1's below its ``memory``; in a container often the outermost alone."""
     found = {ROOT: None, ROOT / "memory": None}
     try:
-        lines = OWN.read_text().splitlines()
+        lines = OWN.read_text(encoding="utf-8").splitlines()
     except OSError:
         lines = []
     for line in lines:
@@ -40,7 +40,9 @@ def _free(folder: Path) -> Iterator[int]:
         ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
     ):
         try:
-            allowed, taken = (int((folder / name).read_text()) for name in (limit, used))  # "max" is no limit
+            allowed, taken = (
+                int((folder / name).read_text(encoding="utf-8")) for name in (limit, used)
+            )  # "max" is no limit
         except (OSError, ValueError):
             continue
         yield max(0, allowed - taken + _statistic(folder / "memory.stat", files))
@@ -48,7 +50,7 @@ def _free(folder: Path) -> Iterator[int]:
 
 def _statistic(path: Path, key: str) -> int:
     try:
-        lines = path.read_text().splitlines()
+        lines = path.read_text(encoding="utf-8").splitlines()
     except OSError:
         return 0
     return next((int(line.split()[1]) for line in lines if line.startswith(f"{key} ")), 0)

@@ -132,7 +132,7 @@ def needed_bytes(channels: int, shape: Sequence[int], resampled: Sequence[int]) 
 
 def _system() -> int | None:
     try:
-        for line in Path("/proc/meminfo").read_text().splitlines():
+        for line in Path("/proc/meminfo").read_text(encoding="utf-8").splitlines():
             if line.startswith("MemAvailable:"):
                 return int(line.split()[1]) * 1024
     except OSError:

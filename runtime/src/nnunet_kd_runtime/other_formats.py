@@ -110,12 +110,14 @@ def read_tiff(path: Path) -> Volume:
 def write_tiff(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
     """Labels, and the spacing in a JSON beside them."""
     require("tifffile", f"writing {path.name}").imwrite(path, data=smallest_type(segmentation), compression="zlib")
-    path.with_suffix(".json").write_text(json.dumps({"spacing": list(properties["spacing"])}, indent=4))
+    path.with_suffix(".json").write_text(
+        json.dumps({"spacing": list(properties["spacing"])}, indent=4), encoding="utf-8"
+    )
 
 
 def _spacing(path: Path) -> tuple[float, ...]:
     try:
-        spacing = tuple(json.loads(path.read_text())["spacing"])
+        spacing = tuple(json.loads(path.read_text(encoding="utf-8"))["spacing"])
         for value in spacing:
             float(value)
     except (ValueError, KeyError, TypeError) as error:

@@ -30,7 +30,7 @@ class PredictionRecord:
     def __init__(self, folder: Path, model: Model) -> None:
         self._folder, self._model, self._path = folder, model, folder / RECORD
         self._made_by: dict[str, tuple[str, str]] = {}
-        for line in self._path.read_text().splitlines() if self._path.is_file() else ():
+        for line in self._path.read_text(encoding="utf-8").splitlines() if self._path.is_file() else ():
             try:
                 entry = json.loads(line)
                 self._made_by[str(entry["case"])] = str(entry["name"]), str(entry["sha256"])
@@ -81,6 +81,6 @@ class PredictionRecord:
 def same_content(path: Path, content: Any) -> bool:
     """Whether a file holds this JSON."""
     try:
-        return bool(json.loads(path.read_text()) == content)
+        return bool(json.loads(path.read_text(encoding="utf-8")) == content)
     except (OSError, ValueError):
         return False

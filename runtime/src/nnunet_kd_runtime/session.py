@@ -251,7 +251,7 @@ class Run:
     def _write_context(self, folder: Path) -> None:
         for name, content in self._context().items():
             with complete_files(folder / name) as temporary:
-                (temporary / name).write_text(json.dumps(content, indent=4))
+                (temporary / name).write_text(json.dumps(content, indent=4), encoding="utf-8")
 
     def _named(self, case: Case, work: Callable[[], Any]) -> Any:
         """Errors that say which case they are of. What ``work`` raises names no case."""

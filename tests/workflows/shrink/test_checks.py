@@ -12,6 +12,7 @@ import SimpleITK as sitk
 from filelock import FileLock
 
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.workflows.bench.pair import DATASET_JSON
 from nnunet_kd.workflows.shrink import checks
 from nnunet_kd.workflows.shrink.dataset import split_cases
 from nnunet_kd.workflows.shrink.images import look_at
@@ -24,8 +25,10 @@ from tests.workflows.shrink.tiny_shrink import (
     error_of,
     refused,
     shrink,
+    tiny_plans,
     write_images,
     write_labels,
+    write_model,
     zipped,
 )
 
@@ -53,10 +56,14 @@ def test_another_number_of_channels(model: Path, tmp_path: Path) -> None:
     four = tmp_path / "four"
     four.mkdir()
     for number in range(5):
-        image = sitk.GetImageFromArray(np.zeros((2, SIZE, SIZE, SIZE), np.float32))
+        image = sitk.GetImageFromArray(np.zeros((2, SIZE, SIZE, SIZE), np.float32), isVector=False)
         sitk.WriteImage(image, str(four / f"scan_{number}.nii.gz"))
     said = refused(DataError, model, four, tmp_path / "out")
     assert "case scan_0 has 2 channels, but the model takes 1 (MRI)" in said
+    two = {**DATASET_JSON, "channel_names": {"0": "T1", "1": "T2"}}
+    said = refused(DataError, write_model(tmp_path / "both", tiny_plans(channels=2), two), four, tmp_path / "out")
+    assert "case scan_0: scan_0.nii.gz has 4 dimensions" in said  # of which nnU-Net writes no segmentation
+    assert "Split it into one 3D file a channel, with the same ending: scan_0_0000 (T1), scan_0_0001 (T2)." in said
 
 
 def test_folders_that_are_not_there_or_hold_no_images(model: Path, tmp_path: Path) -> None:
@@ -94,6 +101,15 @@ def test_one_image_under_two_names(model: Path, tmp_path: Path) -> None:
         (("--set", "objectives.soft.alpha=7"), "objectives.soft.alpha"),
         (("--set", "objectives.soft.maps=x"), "--set objectives.soft.maps: shrink decides that itself"),
         (("--set", "objectives={soft: {allow_leak: false}}"), "--set objectives.soft.allow_leak: shrink decides"),
+        (
+            ("--set", "objectives.soft.source=live"),
+            "--set objectives.soft.source: shrink decides that itself. Its soft labels are always stored",
+        ),
+        (("--set", "objectives={soft: {source: live}}"), "--set objectives.soft.source: shrink decides that itself"),
+        (
+            ("--set", "objectives.soft.alpha=0"),
+            r"--set objectives.soft.alpha=0 leaves the teacher out, and labels alone teach nothing about 4 images without labels",
+        ),
         (("--seed", "-1"), "--seed must be 0 or more, got -1"),
         (("-r", "nan"), "-r must be a number above 1"),
         (("-r", "inf"), "-r must be a number above 1"),
@@ -103,6 +119,18 @@ def test_options_that_do_not_hold(options: tuple[str, str], said: str, model: Pa
     """Before anything is written, so that the corrected line is a new one."""
     assert said in refused(SettingsError, model, write_images(tmp_path / "images"), tmp_path / "out", *options)
     assert not (tmp_path / "out").exists()
+
+
+def test_labels_alone_need_labels_of_all_images(model: Path, tmp_path: Path) -> None:
+    images, alone = write_images(tmp_path / "images"), ("--set", "objectives.soft.alpha=0", "--labels")
+    cases = [f"patient_{number}" for number in range(5)]
+    held_out = split_cases(cases, None).held_out
+    some, trained = write_labels(tmp_path / "some", cases[:2]), [case for case in cases if case not in held_out]
+    said = refused(SettingsError, model, images, tmp_path / "out", *alone, some)
+    assert "images without labels (patient_" in said
+    assert "give labels of all images with --labels" in said
+    enough = write_labels(tmp_path / "enough", trained)  # what is kept aside teaches nothing
+    assert isinstance(shrink(model, images, tmp_path / "out", *alone, enough, *LONG).exception, AssertionError)
 
 
 @pytest.mark.parametrize("minutes", ["nan", "inf", "0"])

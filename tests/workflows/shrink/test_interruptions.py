@@ -2,24 +2,33 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
 from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.inference.cases import InputCase
+from nnunet_kd.inference.image_folders import ImageCase
+from nnunet_kd.inference.session import RunOptions
 from nnunet_kd.nnunet.environment import VARIABLES
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.demo.commands import script
 from nnunet_kd.workflows.shrink import run as run_module
 from nnunet_kd.workflows.shrink import teacher as teacher_module
+from nnunet_kd.workflows.shrink.images import Images
+from nnunet_kd.workflows.shrink.request import Places
 from nnunet_kd.workflows.shrink.run import _Run
+from nnunet_kd.workflows.shrink.state import State
+from nnunet_kd.workflows.shrink.teacher import predict_held_out
 from tests.workflows.shrink.tiny_shrink import FAST, prepare, shrink, state_of, write_images, write_model, zip_alone
 
 LINE = ("--iterations", "20", "--seed", "3")  # two epochs of ten
@@ -92,6 +101,52 @@ def test_it_goes_on_wherever_it_was_stopped(place: str, kind: str, tmp_path: Pat
     assert again.exit_code == 0, (again.output, again.exception)
     own = weights(tmp_path / "stopped")
     assert all(torch.equal(value, own[name]) for name, value in weights(tmp_path / "whole").items())
+
+
+def test_a_stopped_prediction_keeps_its_time(tmp_path: Path, fast: pytest.MonkeyPatch) -> None:
+    """The time of the images that were done, which the schedule and the report are made of."""
+    images, places = write_images(tmp_path / "images"), Places(tmp_path / "out")
+    cases = {f"patient_{number}": ImageCase(f"patient_{number}", (images,)) for number in range(5)}
+    state, stopped = State(places, {}), [True]
+
+    def predict_cases(todo: list[InputCase]) -> Iterator[InputCase]:
+        for count, case in enumerate(todo):
+            if count == 3 and stopped.pop():
+                raise KeyboardInterrupt
+            time.sleep(0.02)
+            case.output.touch()
+            yield case
+
+    @contextlib.contextmanager
+    def opened(*arguments: Any) -> Iterator[Any]:
+        yield SimpleNamespace(predictor=SimpleNamespace(predict_cases=predict_cases))
+
+    fast.setattr(teacher_module, "open_predictor", opened)
+
+    def predict(own: State) -> dict[str, float]:
+        everything: Any = (RunOptions(), Images(cases, {}, {}), list(cases), places, ".nii.gz", own)
+        predict_held_out("teacher", tmp_path, *everything, lambda *progress: None)
+        return dict(own.values["predicted_by_teacher"])
+
+    with pytest.raises(KeyboardInterrupt):
+        predict(state)
+    again = State(places, {})  # from disk, as the same line reads it
+    before = dict(again.values["predicted_by_teacher"])
+    assert before["images"] == 3
+    assert before["seconds"] >= 0.05
+    stopped.append(False)
+    after = predict(again)
+    assert after["images"] == 5
+    assert after["seconds"] >= before["seconds"] + 0.03
+
+
+def test_the_log_takes_any_name(tmp_path: Path) -> None:
+    """On Windows, too, where text is written in a code page unless something else is said."""
+    places = Places(tmp_path)
+    places.work.mkdir()
+    with _Run._log(SimpleNamespace(places=places)):  # type: ignore[arg-type]
+        print("w\u0105troba \udcff")
+    assert places.log.read_bytes().decode("utf-8") == "w\u0105troba \\udcff\n".replace("\n", os.linesep)
 
 
 def _has_soft_labels(output: Path) -> bool:

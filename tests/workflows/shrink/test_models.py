@@ -118,6 +118,18 @@ def test_a_zip_is_unpacked_once(model: Path, tmp_path: Path) -> None:
     assert other.model.folder != first.model.folder
 
 
+def test_folders_around_the_model_may_have_any_name(model: Path, tmp_path: Path) -> None:
+    """Also one with what parts trainer, plan and configuration in a model folder's name."""
+    archive = tmp_path / "model.zip"
+    with zipfile.ZipFile(archive, "w") as file:
+        for path in model.rglob("*"):
+            if path.is_file():
+                file.write(path, f"my__export/model/{path.relative_to(model)}")
+    found = find_teacher(archive, None, 4, False, Places(tmp_path / "out"))
+    assert found.configuration == "3d_fullres"
+    assert found.model.folder.name == "model"
+
+
 @pytest.mark.parametrize("key", ["labels", "file_ending", "channel_names"])
 def test_a_dataset_without_what_is_needed(key: str, tmp_path: Path) -> None:
     own = write_model(tmp_path)
