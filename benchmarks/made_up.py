@@ -16,7 +16,7 @@ from scipy import ndimage
 from nnunet_kd.nnunet.datasets import write_preprocessed_case
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.nnunet.folds import SPLITS_FILE
-from nnunet_kd.workflows.bench.pair import CONFIGURATION, Shape, write_untrained_teacher
+from nnunet_kd.workflows.bench.pair import Shape, write_untrained_teacher
 
 FOREGROUND_SHARE = 0.05
 """Of a case's voxels, per label."""
@@ -36,9 +36,9 @@ def write_made_up_dataset(shape: Shape, cases: int) -> dict[str, int]:
     Returns:
         Bytes on disk, by case.
     """
-    write_untrained_teacher(shape.plans, CONFIGURATION, shape.dataset_json)
+    write_untrained_teacher(shape.plans, shape.configuration_name, shape.dataset_json)
     folder = Path(os.environ["nnUNet_preprocessed"]) / str(shape.plans["dataset_name"])
-    own = folder / f"{shape.plans['plans_name']}_{CONFIGURATION}"
+    own = folder / f"{shape.plans['plans_name']}_{shape.configuration_name}"
     for leftover in own.glob("case.*"):
         leftover.unlink()
     random = np.random.default_rng(0)

@@ -35,7 +35,7 @@ from nnunet_kd.nnunet.training import trainer_of_dataset
 from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.soft_label_loader import KEY
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape, nnunet_folders
+from nnunet_kd.workflows.bench.pair import HIPPOCAMPUS, Shape, nnunet_folders
 from nnunet_kd.workflows.soften import SoftenOptions, soften
 
 ITERATIONS = 10
@@ -73,7 +73,7 @@ def new_trainer(shape: Shape, name: str, device: torch.device) -> DistillationTr
     """Of the made-up dataset, as nnU-Net makes it."""
     plans = shape.plans
     made: DistillationTrainer = trainer_of_dataset(
-        plans["dataset_name"], CONFIGURATION, 0, name, plans["plans_name"], device
+        plans["dataset_name"], shape.configuration_name, 0, name, plans["plans_name"], device
     )
     return made
 

@@ -27,7 +27,7 @@ from nnunet_kd.models.plans import build_meta_network, reduce_plans
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.memory import forget_peak, freed_memory_kept, peak_resident_bytes, resident_bytes
 from nnunet_kd.training.patches import patch_count
-from nnunet_kd.workflows.bench.pair import CONFIGURATION, HIPPOCAMPUS, Shape
+from nnunet_kd.workflows.bench.pair import HIPPOCAMPUS, Shape
 from nnunet_kd.workflows.bench.rows import PLAIN_STUDENT
 from nnunet_kd.workflows.bench.size import REDUCTION, measure_here
 
@@ -41,7 +41,7 @@ def start(shape: Shape, device: torch.device) -> dict[str, Any]:
     before = resident_bytes()
     torch.manual_seed(0)
     networks = [
-        build_meta_network(own, CONFIGURATION, channels, heads).to_empty(device=device)
+        build_meta_network(own, shape.configuration_name, channels, heads).to_empty(device=device)
         for own in (plans, reduce_plans(plans, REDUCTION))
     ]
     for network in networks:
@@ -49,7 +49,7 @@ def start(shape: Shape, device: torch.device) -> dict[str, Any]:
             torch.nn.init.normal_(parameter, std=0.05)
             if ".norm." in name and name.endswith("weight"):
                 torch.nn.init.ones_(parameter)
-    patch = plans["configurations"][CONFIGURATION]["patch_size"]
+    patch = shape.configuration["patch_size"]
     count = patch_count(settings.voxels, tuple(patch))
     patches = [torch.randn(1, channels, *patch) for _ in range(count)]
     if device.type == "cpu":  # as trainers have their student

@@ -12,10 +12,15 @@ from rich.table import Table
 
 from nnunet_kd.cli.options import option
 from nnunet_kd.cli.training_options import check_device
+from nnunet_kd.system.files import check_output_file, write_atomically
 
 app = typer.Typer(help="Measure what distillation costs, side by side in one run.", no_args_is_help=True)
 
-SHAPE_HELP = "hippocampus, brats2024 (ResidualEncoderUNet, 4x128x160x112), or a model folder, whose plan is taken."
+SHAPE_HELP = (
+    "hippocampus, brats2024 (ResidualEncoderUNet, 4x128x160x112), or a teacher's model folder, of which plan and configuration "
+    "are taken."
+)
+TRAINER_HELP = "A shipped trainer with objectives"
 PEAK_OF = {"student step": "nnUNetTrainerStudent"}
 
 Output = Annotated[Optional[Path], option("json", "Also write the figures to this file.")]  # noqa: UP045
@@ -30,9 +35,11 @@ def loss(
     """DCD's stage loss, forward and backward (CPU: one thread), against the same loss through ptwt; and its peak memory."""
     import torch
 
+    from nnunet_kd.evaluation.costs.profiling import PROFILED_DEVICES
     from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed
 
-    check_device(device)
+    check_device(device, PROFILED_DEVICES)
+    _check(output)
     console, on = Console(highlight=False), torch.device(device)
     with console.status("timing the stage loss against ptwt"):
         speed = measure_speed(repeats=repeats, device=on)
@@ -59,7 +66,7 @@ def loss(
 
 @app.command("step")
 def step(
-    trainer: Annotated[str, option("trainer", "A shipped trainer with objectives.")] = "nnUNetTrainerDCD",
+    trainer: Annotated[str, option("trainer", f"{TRAINER_HELP}.")] = "nnUNetTrainerDCD",
     every: Annotated[bool, typer.Option("--all", help="All shipped trainers, in one run.")] = False,
     repeats: Annotated[int, option("repeats", "Counted runs of each part.", min=1)] = 10,
     shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "hippocampus",
@@ -70,16 +77,17 @@ def step(
     import torch
 
     from nnunet_kd.workflows.bench.pair import Shape
-    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.rows import all_trainers, check_trainers
     from nnunet_kd.workflows.bench.step import measure_steps
 
     check_device(device)
+    _check(output)
+    trainers = all_trainers() if every else check_trainers([trainer])
     console, at = Console(highlight=False), Shape(shape)
-    trainers = all_trainers() if every else [trainer]
     with console.status(f"timing {'all trainers' if every else trainer} and the parts"):
         result = measure_steps(trainers, repeats, torch.device(device), shape=at)
     patch = "x".join(map(str, at.configuration["patch_size"]))
-    size = f"batch {at.configuration['batch_size']}, patch {patch}, r=4"
+    size = f"{at.configuration_name}, batch {at.configuration['batch_size']}, patch {patch}, r=4"
     title = f"one training step: {size}, {result['threads']} threads, {device}"
     table = Table("part", "median (range)", "ratio to student step + teacher forward", "peak memory", title=title)
     for name, spread in result["spread"].items():
@@ -100,7 +108,7 @@ def step(
 @app.command("size")
 def size(
     shape: Annotated[str, typer.Option(help=SHAPE_HELP)] = "brats2024",
-    trainer: Annotated[Optional[list[str]], option("trainer", "May be repeated; default: all.")] = None,  # noqa: UP045
+    trainer: Annotated[list[str] | None, option("trainer", f"{TRAINER_HELP}; may be repeated. Default: all.")] = None,
     device: Annotated[str, option("device", "cuda, cpu or mps.")] = "cpu",
     output: Output = None,
 ) -> None:
@@ -108,15 +116,17 @@ def size(
     import torch
 
     from nnunet_kd.workflows.bench.pair import Shape
-    from nnunet_kd.workflows.bench.rows import all_trainers
+    from nnunet_kd.workflows.bench.rows import all_trainers, check_trainers
     from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 
     check_device(device)
+    _check(output)
+    trainers = check_trainers(trainer) if trainer else all_trainers()
     console, at = Console(highlight=False), Shape(shape)
     floor = unavoidable(at)
     rows = []
     with console.status("one step of the plain student and of each trainer") as status:
-        for row in measure_sizes(trainer or all_trainers(), at, torch.device(device)):
+        for row in measure_sizes(trainers, at, torch.device(device)):
             parts = [part for part in ("student", row["forward"]) if part]
             row["floor"] = {kind: sum(of[part] for part in parts) for kind, of in floor.items()}
             rows.append(row)
@@ -131,7 +141,7 @@ def size(
         "at least",
         "step",
         "computation, at least",
-        title=f"one training step: {shape}, {device}",
+        title=f"one training step: {shape}, {at.configuration_name}, {device}",
     )
     for row in rows:
         least = (f"{row['floor']['bytes'] / 2**30:.2f} GiB", f"{row['floor']['flops'] / 1e12:.3f} TFLOP")
@@ -141,8 +151,11 @@ def size(
     console.print(table)
 
 
+def _check(output: Path | None) -> None:
+    if output is not None:
+        check_output_file(output, "--json")
+
+
 def _write(output: Path | None, result: dict[str, Any]) -> None:
     if output is not None:
-        from nnunet_kd.system.files import write_atomically
-
         write_atomically(output, lambda file: file.write(json.dumps(result, indent=1).encode()))

@@ -35,7 +35,7 @@ def doctor(
     teacher: Annotated[Optional[str], option("teacher", "As in nnunet-kd train.")] = None,  # noqa: UP045
 ) -> None:
     """Check versions, device, nnU-Net's folders and trainers; with a dataset, also its teacher and student."""
-    parse_fold(fold)
+    fold = str(parse_fold(fold))
     console = Console(highlight=False)
     problems: list[str] = []
 
@@ -57,7 +57,7 @@ def doctor(
     for name in trainer_names():
         check(name, lambda name=name: f"found by nnU-Net in {find_trainer(name).__module__}")  # type: ignore[misc]
     if dataset is not None:
-        check("student", lambda: _student(dataset, configuration, plans_name))
+        check("student", lambda: _student(dataset, configuration, plans_name, fold))
         check("teacher", lambda: _teacher(dataset, configuration, fold, plans_name, teacher))
     if problems:
         raise MissingRequirement(
@@ -92,6 +92,8 @@ def _device() -> str:
 
 def _folder(variable: str) -> str:
     folder = required_folder(variable)
+    if folder.exists() and not folder.is_dir():
+        raise MissingRequirement(f"{folder} is a file. Set {variable} to a folder.")
     if not folder.is_dir():
         raise MissingRequirement(f"{folder} does not exist; create it with `mkdir -p {shlex.quote(str(folder))}`.")
     if not os.access(folder, os.W_OK):
@@ -101,10 +103,10 @@ def _folder(variable: str) -> str:
     return str(folder)
 
 
-def _student(dataset: str, configuration: str, plans_name: str) -> str:
+def _student(dataset: str, configuration: str, plans_name: str, fold: str) -> str:
     from nnunet_kd.workflows.doctor import describe_student  # needs PyTorch and nnU-Net, which may be what is missing
 
-    return describe_student(dataset, configuration, plans_name)
+    return describe_student(dataset, configuration, plans_name, fold)
 
 
 def _teacher(dataset: str, configuration: str, fold: str, plans_name: str, path: str | None) -> str:

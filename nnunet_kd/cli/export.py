@@ -69,6 +69,11 @@ def export(
     from nnunet_kd.nnunet.checkpoints import FINAL
 
     _check_options(target, fp16, int8, images, references, keep_optimizer, licence)
+    if target is Target.nnunet and output.suffix in (".onnx", ".pth"):
+        raise SettingsError(
+            f"{output}: --to nnunet writes a model folder, or a zip of one. Give a name without "
+            f"{output.suffix}, a .zip, or --to onnx."
+        )
     console = Console(highlight=False, markup=False, emoji=False)
     choice = "final" if weights is None else weights.value
     if weights is not None:

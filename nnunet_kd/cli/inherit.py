@@ -53,7 +53,7 @@ def inherit(
     options.check_device(device)
     own_fold = parse_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
-    options.check_settings(TRAINER, dataset, configuration, plans_name)
+    options.check_settings(TRAINER, dataset, configuration, plans_name, str(own_fold))
 
     import torch
 

@@ -18,6 +18,7 @@ TABLE: dict[str, tuple[str, ...]] = {
     "dataset-id": ("--dataset-id",),
     "dataset-json": ("--dataset-json",),
     "device": ("--device", "-device"),
+    "disable-checkpointing": ("--disable-checkpointing", "--disable_checkpointing"),
     "dry-run": ("--dry-run",),
     "empty": ("--empty",),
     "folds": ("--folds", "-f", "--fold"),

@@ -61,7 +61,7 @@ def profile(
     from nnunet_kd.evaluation.costs.profiling import PROFILED_DEVICES, ProfileOptions, profile_models
     from nnunet_kd.evaluation.costs.tables import profile_table, write_profiles
     from nnunet_kd.nnunet.devices import check_device
-    from nnunet_kd.system.files import write_atomically
+    from nnunet_kd.system.files import check_output_file, write_atomically
 
     if fold is not None:
         parse_fold(fold)
@@ -69,8 +69,10 @@ def profile(
     devices = tuple(device) if device else ("cpu", "cuda") if torch.cuda.is_available() else ("cpu",)
     for one in devices:
         check_device(one, PROFILED_DEVICES)
-    if output is not None and (output.suffix != ".json" or not output.parent.is_dir()):
-        raise SettingsError(f"--output {output} must be a *.json file in a folder that exists.")
+    if output is not None:
+        if output.suffix != ".json":
+            raise SettingsError(f"--output {output} must be a *.json file.")
+        check_output_file(output)
     options = ProfileOptions(devices, repeats, warmup, _parse_volume(volume), not patch_only)
     profiles = profile_models(named, options, configuration, fold, dataset_json)
     table = profile_table(profiles)

@@ -20,6 +20,7 @@ from nnunet_kd.nnunet.folds import parse_fold
 from nnunet_kd.system.counts import counted
 
 if TYPE_CHECKING:
+    from nnunet_kd.distillation.settings import Settings, TeacherSettings
     from nnunet_kd.distillation.soft_labels.description import Description
 
 TRAINER = "nnUNetTrainerSoft"
@@ -31,7 +32,10 @@ def soften(
     fold: options.Fold,
     teacher: Annotated[
         Optional[str],  # noqa: UP045  typer on Python 3.10
-        option("teacher", "Model folder, checkpoint_*.pth or exported zip. Default: searched for."),
+        option(
+            "teacher",
+            "Model folder, checkpoint_*.pth or exported zip. Default: as the settings files say, else searched for.",
+        ),
     ] = None,
     folds: Annotated[
         Optional[list[str]],  # noqa: UP045
@@ -77,15 +81,15 @@ def soften(
         raise SettingsError(f"--part-id counts from 0, so it must be below --num-parts ({num_parts}), got {part_id}.")
     chosen = parse_folds(folds or [])
     options.pass_settings([], None, [])
-    options.check_settings(TRAINER, dataset, configuration, plans_name)
+    settings, _ = options.check_settings(TRAINER, dataset, configuration, plans_name)
 
     import torch
 
-    from nnunet_kd.distillation.settings import TeacherSettings
     from nnunet_kd.nnunet.training import trainer_of_dataset
     from nnunet_kd.workflows.soften import SoftenOptions
     from nnunet_kd.workflows.soften import soften as run
 
+    wanted, own_folds = _teacher(settings, teacher, trusted)
     make = partial(trainer_of_dataset, dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device))
     columns = (
         TextColumn("{task.description}"),
@@ -104,8 +108,8 @@ def soften(
         with variables_set_to({"nnUNet_compile": "f"}), contextlib.redirect_stdout(io.StringIO()):
             found = run(
                 make,
-                TeacherSettings(path=teacher, trusted=trusted),
-                SoftenOptions(chosen, mirroring, out_of_fold, part_id, num_parts, allow_leak=allow_leak),
+                wanted,
+                SoftenOptions(chosen or own_folds, mirroring, out_of_fold, part_id, num_parts, allow_leak=allow_leak),
                 torch.device(device),
                 show,
                 images,
@@ -120,6 +124,22 @@ def soften(
         f"Soft labels: {found.folder}",
     ):
         console.print(line, soft_wrap=True, highlight=False)
+
+
+def _teacher(settings: Settings, path: str | None, trusted: bool) -> tuple[TeacherSettings, tuple[int | str, ...]]:
+    """The teacher of the command line, else that of the settings files; and its folds, where these name any."""
+    from nnunet_kd.distillation.settings import TeacherSettings
+
+    if path is not None:
+        return TeacherSettings(path=path, trusted=trusted), ()
+    if len(settings.teacher) > 1:
+        raise SettingsError(
+            f"the settings files name {len(settings.teacher)} teachers, and soft labels are of the folds of one model. "
+            f"Name it with -t. The objective `logits` learns from several teachers, which run beside."
+        )
+    (named,) = settings.teacher
+    folds = tuple(one.fold for one in named.single() if one.fold is not None)
+    return named.model_copy(update={"trusted": trusted or named.trusted}), folds
 
 
 def _warnings(description: Description, fold: int | str) -> list[str]:

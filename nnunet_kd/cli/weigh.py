@@ -37,7 +37,7 @@ def weigh(
     options.check_device(device)
     own_fold = parse_fold(fold)
     options.pass_settings(teachers or [], recipe, assignments or [])
-    settings, _ = options.check_settings(trainer, dataset, configuration, plans_name)
+    settings, _ = options.check_settings(trainer, dataset, configuration, plans_name, str(own_fold))
     if not any(objective.full_weight() > 0 for objective in settings.active_objectives().values()):
         raise SettingsError(f"{method} has no objective with a weight above 0, so there is nothing to weigh.")
 

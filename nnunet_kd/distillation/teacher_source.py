@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import shlex
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.errors import ModelError, PlanError, TeacherError
-from nnunet_kd.models.archive import is_archive, unpack_model
+from nnunet_kd.models.archive import files_of_model, is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance, read_plans
 from nnunet_kd.nnunet.environment import STOCK_TRAINER
@@ -126,18 +126,33 @@ def _why_unusable(folder: Path, configuration: str, fold: str, checkpoint: str) 
             return "a student"
     except PlanError as error:
         return str(error)
-    return _why_untrained(folder, fold, checkpoint)
+    return _why_untrained(_files_of_folds(folder), fold, checkpoint)
 
 
-def _why_untrained(folder: Path, fold: str, checkpoint: str) -> str | None:
-    """Why a model folder has not the checkpoint that is wanted; ``None`` if it has."""
-    if (folder / f"fold_{fold}" / checkpoint).is_file():
+def _files_of_folds(folder: Path) -> list[str]:
+    return [f"{path.parent.name}/{path.name}" for path in folder.glob("fold_*/*")]
+
+
+def _why_untrained(files: Collection[str], fold: str, checkpoint: str) -> str | None:
+    """Why a model has not the checkpoint that is wanted; ``None`` if it has.
+
+    Args:
+        files: of the model, as ``fold_0/checkpoint_final.pth``.
+        fold, checkpoint: that are wanted.
+    """
+    if f"fold_{fold}/{checkpoint}" in files:
         return None
-    folds = sorted(path.parent.name for path in folder.glob(f"fold_*/{checkpoint}"))
-    others = sorted(path.name for path in (folder / f"fold_{fold}").glob("checkpoint_*.pth"))
+    parts = [file.split("/") for file in sorted(files)]
+    folds = [place for place, *name in parts if name == [checkpoint]]
+    others = [name for place, *rest in parts if place == f"fold_{fold}" for name in rest if _is_checkpoint(name)]
     if others:
         return f"fold_{fold} has no {checkpoint} but {', '.join(others)}, see `teacher.checkpoint`"
-    return f"no fold_{fold}/{checkpoint}" + (f", only {', '.join(folds)}, see `teacher.fold`" if folds else "")
+    leak = "a teacher of another fold has seen validation cases of this one"
+    return f"no fold_{fold}/{checkpoint}" + (f", only {', '.join(folds)}, see `teacher.fold` ({leak})" if folds else "")
+
+
+def _is_checkpoint(name: str) -> bool:
+    return name.startswith("checkpoint_") and name.endswith(".pth")
 
 
 def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path) -> TeacherSource:
@@ -155,9 +170,9 @@ def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: 
         path = path.parent.parent
     elif path.name.startswith("fold_"):
         path, fold = path.parent, path.name.removeprefix("fold_")
-    problem = (
-        _why_untrained(path, fold, settings.checkpoint) if (path / "plans.json").is_file() else "it has no plans.json"
-    )
+    problem: str | None = "it has no plans.json"
+    if (path / "plans.json").is_file():
+        problem = _why_untrained(_files_of_folds(path), fold, settings.checkpoint)
     if problem:
         raise TeacherError(f"the teacher {path} cannot be used: {problem}. {HOW_TO_POINT}")
     return _of_folder(path, fold, settings)
@@ -166,7 +181,13 @@ def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: 
 def _from_zip(path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path) -> TeacherSource:
     needed = ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}")
     with errors_of_a_teacher():
-        folder = unpack_model(path, unpack_to, configuration, needed)
+        try:
+            folder = unpack_model(path, unpack_to, configuration, needed)
+        except ModelError as error:
+            files = files_of_model(path, configuration)
+            if files is None or (problem := _why_untrained(files, fold, settings.checkpoint)) is None:
+                raise
+            raise TeacherError(f"the teacher {path} cannot be used: {problem}. {HOW_TO_POINT}") from error
     return _of_folder(folder, fold, settings, path)
 
 

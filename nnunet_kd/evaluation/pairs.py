@@ -13,6 +13,7 @@ from nnunetv2.imageio.base_reader_writer import BaseReaderWriter
 from nnunet_kd.errors import DataError
 from nnunet_kd.evaluation.labels import LabelSet
 from nnunet_kd.system.counts import some
+from nnunet_kd.system.files import why_no_folder
 from nnunet_kd.volumes.grid import Grid
 from nnunet_kd.volumes.naming import segmentations_in
 from nnunet_kd.volumes.reading import Read, read_segmentation, whole_numbers
@@ -87,7 +88,9 @@ def find_pairs(
 
 def _files_by_case(folder: Path, ending: str, kind: str) -> dict[str, Path]:
     if not folder.is_dir():
-        raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one *{ending} file per case.")
+        raise DataError(
+            f"the {kind} folder {folder} {why_no_folder(folder)}. Give a folder with one *{ending} file per case."
+        )
     files = segmentations_in(folder, ending)
     if not files:
         raise DataError(f"the {kind} folder {folder} has no *{ending} file (the file_ending of dataset.json).")

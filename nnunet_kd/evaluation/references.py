@@ -20,6 +20,7 @@ from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import Method, Split, fold_cases, nnunet_folder, read_splits
 from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.system.counts import some
+from nnunet_kd.system.files import why_no_folder
 from nnunet_kd.volumes.reading import dataset_reader
 
 
@@ -133,7 +134,11 @@ def find_references(
     )
     segmentations = segmentations or (raw / "labelsTr" if raw is not None else None)
     if segmentations is None or not segmentations.is_dir():
-        where = "are not known" if segmentations is None else f"are not in {segmentations}, which does not exist"
+        where = (
+            "are not known"
+            if segmentations is None
+            else f"are not in {segmentations}, which {why_no_folder(segmentations)}"
+        )
         raise DataError(f"the reference segmentations {where}. Give their folder with --ground-truth.")
     labels_from = find_dataset_json(dataset_json, *(method.predictions for method in methods), segmentations)
     if splits is None and preprocessed is not None and (preprocessed / SPLITS_FILE).is_file():

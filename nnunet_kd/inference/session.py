@@ -26,7 +26,7 @@ from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.counts import counted
-from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.files import check_output, write_atomically
 from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.volumes.naming import shadow_of, shadowed_by
 
@@ -88,6 +88,8 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
     with open_predictor(model, options) as opened:
         predictor = opened.predictor
         cases = find_cases(inputs, output, predictor.dataset_json)
+        for folder in sorted({case.output.parent for case in cases}):
+            check_output(folder, "-o")
         todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
         record = PredictionRecord(cases[0].output.parent)
         context = _context(predictor) if record.folder == output else {}  # beside a single file nobody looks for a plan

@@ -71,6 +71,25 @@ def unpack_model(
     return model
 
 
+def files_of_model(archive: Path, configuration: str | None = None) -> list[str] | None:
+    """What the one model of an archive holds, whichever folds these are of.
+
+    Args:
+        archive: the zip.
+        configuration: of the model; ``None``: any.
+
+    Returns:
+        Files as they are called within the model folder; ``None``: the archive cannot be read, or holds none or several models.
+    """
+    try:
+        with zipfile.ZipFile(archive) as opened:
+            names = opened.namelist()
+        prefix = _choose(archive, names, configuration, ())
+    except (zipfile.BadZipFile, OSError, ModelError):
+        return None
+    return [name.removeprefix(prefix) for name in names if name.startswith(prefix) and not name.endswith("/")]
+
+
 def _damaged(archive: Path, error: Exception) -> ModelError:
     return ModelError(
         f"{archive} is not a complete zip archive ({archive.stat().st_size} bytes, {error}). Compare its size with "

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
+import glob
 import io
 import json
 import os
+import re
 import shlex
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.system.counts import some
 from nnunet_kd.system.shipped import shipped_folder
 
 STOCK_TRAINER = "nnUNetTrainer"
@@ -64,26 +68,33 @@ def dataset_name(name_or_id: str) -> str:
     """``Dataset004_Hippocampus`` for itself, ``4`` or ``004``.
 
     Raises:
-        DataError: no such dataset, or several with that number.
+        DataError: no such dataset, or several with that number; or only a part of a name is given.
         MissingRequirement: none of nnU-Net's variables is set.
     """
     if name_or_id.startswith("Dataset"):
+        beginning = _datasets_beginning(name_or_id)
+        if beginning and name_or_id not in beginning:
+            raise DataError(
+                f"there is no dataset {name_or_id!r} in nnU-Net's folders, but {some(beginning)}. Give the whole name, or the "
+                f"dataset's number."
+            )
         return name_or_id
     if not name_or_id.isdigit():
         raise DataError(f"{name_or_id!r} is neither a dataset's number nor a name such as Dataset004_Hippocampus.")
     if not any(map(optional_folder, VARIABLES)):
         required_folder(VARIABLES[0])
     prefix = f"Dataset{int(name_or_id):03d}_"
-    names = {
-        folder.name
-        for place in map(optional_folder, VARIABLES)
-        if place is not None
-        for folder in place.glob(f"{prefix}*")
-    }
+    names = _datasets_beginning(prefix)
     if len(names) != 1:
-        found = f"several: {', '.join(sorted(names))}; give the name" if names else "none; convert the dataset first"
+        found = f"several: {', '.join(names)}; give the name" if names else "none; convert the dataset first"
         raise DataError(f"dataset {name_or_id}: looked for {prefix}* in nnU-Net's folders and found {found}.")
-    return names.pop()
+    return names[0]
+
+
+def _datasets_beginning(prefix: str) -> list[str]:
+    """Names of all datasets that begin so, in any of nnU-Net's folders."""
+    places = [place for place in map(optional_folder, VARIABLES) if place is not None]
+    return sorted({folder.name for place in places for folder in place.glob(f"{glob.escape(prefix)}*")})
 
 
 def dataset_number(name: str) -> str:
@@ -198,7 +209,37 @@ def method_trainer(method: str) -> str:
     Raises:
         SettingsError: there is none.
     """
-    methods = {name.removeprefix("nnUNetTrainer").lower(): name for name in trainer_names()}
+    methods = {method_name(name): name for name in trainer_names()}
+    meant = method_name(method)
+    if meant != method.lower() and meant in methods:
+        raise SettingsError(
+            f"{method!r} is a trainer, not a method. Give {meant} (-m {meant}), or in `nnunet-kd train` -tr {methods[meant]}."
+        )
     if method.lower() not in methods:
         raise SettingsError(f"there is no method {method!r}; there are {', '.join(methods)}.")
     return methods[method.lower()]
+
+
+def method_name(trainer: str) -> str:
+    """``nnUNetTrainerDCD`` to ``dcd``, as ``-m`` takes it."""
+    return re.sub(f"^{STOCK_TRAINER}", "", trainer, flags=re.IGNORECASE).lower()
+
+
+def shipped_trainer(name: str, known: Sequence[str] | None = None) -> str:
+    """A trainer of this package, as the option ``-tr`` names it.
+
+    Args:
+        name: as given.
+        known: those that the command can use; ``None``: all that are shipped.
+
+    Raises:
+        SettingsError: it is none of them; lists them.
+    """
+    trainers = {method_name(trainer): trainer for trainer in (trainer_names() if known is None else known)}
+    if name in trainers.values():
+        return name
+    near = difflib.get_close_matches(method_name(name), trainers, n=1, cutoff=0.7)
+    meant = f" (did you mean {trainers[near[0]]}?)" if near else ""
+    raise SettingsError(
+        f"-tr {name} is none of the trainers of this package that this command takes{meant}: {', '.join(trainers.values())}."
+    )

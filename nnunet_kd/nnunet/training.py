@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import inspect
+import os
+import re
 from collections.abc import Callable, Iterator, MutableMapping
+from pathlib import Path
 from typing import Any
 from weakref import WeakKeyDictionary, WeakMethod
 
@@ -23,12 +26,16 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
+from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.nnunet.environment import quiet_search
 
 COMPILE_BACKEND = "inductor"
 """PyTorch's default, which nnU-Net leaves as it is."""
 CLIPPED_NORM = 12.0
 """At which ``nnUNetTrainer.train_step`` clips the network's gradient."""
+_LOGS = "training_log_*.txt"
+_EPOCH = re.compile(r": Epoch [0-9]+\s*$", re.MULTILINE)
+"""nnU-Net's line at an epoch's start, in its log."""
 
 
 def trainer_of_dataset(
@@ -65,6 +72,7 @@ def run_training(
     continue_training: bool = False,
     validate: bool = False,
     validate_best: bool = False,
+    no_checkpoints: bool = False,
 ) -> None:
     """``nnUNetv2_train``, with its own options."""
     nnunet_run.run_training(
@@ -78,9 +86,32 @@ def run_training(
         export_validation_probabilities=probabilities,
         continue_training=continue_training,
         only_run_validation=validate,
+        disable_checkpointing=no_checkpoints,
         val_with_best=validate_best,
         device=device,
     )
+
+
+@contextlib.contextmanager
+def nothing_left_if_refused(folder: Path) -> Iterator[None]:
+    """Within, a training that is refused before its first epoch leaves no log and no folder; nnU-Net's constructor makes both.
+
+    Args:
+        folder: of the fold.
+    """
+    missing = [place for place in (folder, *folder.parents) if not place.exists()]
+    before = set(folder.glob(_LOGS))
+    try:
+        yield
+    except NnunetKdError:
+        if os.environ.get("RANK", "0") == "0":  # of several processes the first one keeps the log
+            for log in set(folder.glob(_LOGS)) - before:
+                if _EPOCH.search(log.read_text(encoding="utf-8", errors="replace")) is None:
+                    log.unlink()
+            for place in missing:
+                with contextlib.suppress(OSError):  # not empty
+                    place.rmdir()
+        raise
 
 
 _LOADERS: MutableMapping[nn.Module, WeakMethod[Callable[[str], None]]] = WeakKeyDictionary()

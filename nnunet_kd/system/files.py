@@ -17,7 +17,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from nnunet_kd.errors import MissingRequirement
+from nnunet_kd.errors import MissingRequirement, SettingsError
 
 SECONDS_KEPT = 24 * 3600.0
 """Of a temporary file, where it cannot be told whether its process still runs."""
@@ -66,17 +66,49 @@ def free_space(folder: Path) -> str:
         return f"There is no folder {folder}."
 
 
-def check_output(folder: Path) -> None:
+def check_output(folder: Path, named: str = "--output", advice: str = "Choose another place.") -> None:
     """Whether a folder can be made or written to, known before hours of work.
+
+    Args:
+        folder: need not exist.
+        named: the option, or what else users know it by.
+        advice: the last sentence of errors.
 
     Raises:
         MissingRequirement: it cannot.
     """
-    existing = next(place for place in (folder, *folder.absolute().parents) if place.exists())
+    # os.path, because what cannot be looked into is not there
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
     if not existing.is_dir() or not os.access(existing, os.W_OK):
-        raise MissingRequirement(
-            f"--output {folder}: {existing} is no folder that can be written to. Choose another place."
+        raise MissingRequirement(f"{named} {folder}: {existing} is no folder that can be written to. {advice}")
+
+
+def check_output_file(path: Path, named: str = "--output") -> None:
+    """Whether a file can be written, known before hours of work.
+
+    Args:
+        path: need not exist; its folder must.
+        named: the option.
+
+    Raises:
+        SettingsError: it has no folder, or is one.
+        MissingRequirement: its folder cannot be written to.
+    """
+    if not path.parent.is_dir():
+        raise SettingsError(
+            f"{named} {path}: the folder {path.parent} {why_no_folder(path.parent)}. Make it first, or choose another place."
         )
+    if path.is_dir():
+        raise SettingsError(f"{named} {path} is a folder. Give the name of a file.")
+    if not os.access(path.parent, os.W_OK):
+        raise MissingRequirement(
+            f"the folder {path.parent} cannot be written to. Give another place with {named}, or change its permissions."
+        )
+
+
+def why_no_folder(path: Path) -> str:
+    """``does not exist`` or ``is a file``, for a path that is no folder."""
+    return "is a file" if os.path.exists(path) else "does not exist"
 
 
 def csv_text(header: Iterable[object], rows: Iterable[Iterable[object]]) -> str:

@@ -64,7 +64,9 @@ def _decisive(plans: Mapping[str, Any], configuration: str, dataset_json: Mappin
 def _beside(folder: Path, configuration: str) -> dict[str, Any] | None:
     """What the folder's own plan and ``dataset.json`` say; ``None`` where they do not hold."""
     try:
-        plans, dataset_json = (json.loads((folder / name).read_text(encoding="utf-8")) for name in ("plans.json", "dataset.json"))
+        plans, dataset_json = (
+            json.loads((folder / name).read_text(encoding="utf-8")) for name in ("plans.json", "dataset.json")
+        )
         return _decisive(plans, configuration, dataset_json)
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.starts.student import TEACHER
 from nnunet_kd.distillation.supervision import TeacherSupervision
 from nnunet_kd.distillation.teacher import load_teachers, naming_random_start
 from nnunet_kd.distillation.weighting import Distillation
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.errors import NnunetKdError, SettingsError
 from nnunet_kd.models.checkpoint import add_learned_parameters, remove_learned_parameters
 from nnunet_kd.models.plans import provenance, stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
@@ -140,7 +140,11 @@ class DistillationTrainer(ReducedTrainer):
         # before anything that one process waits for in another
         check_processes_agree(self.current_epoch, self.restored_from is not None)
         self.refuse_to_spoil_other_folds()
-        self.prepare_distillation()
+        try:
+            self.prepare_distillation()
+        except NnunetKdError:
+            self.remove_log()
+            raise
         super().on_train_start()
         if self.local_rank == 0:
             write_settings(Path(self.output_folder), self.settings, type(self).__name__, self.begun)

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
 
 import torch
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
@@ -11,16 +13,18 @@ from torch import nn
 
 from nnunet_kd.distillation.features import has_encoder
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
-from nnunet_kd.distillation.settings import TeacherSettings
+from nnunet_kd.distillation.settings import Settings, TeacherSettings
 from nnunet_kd.distillation.settings_sources import DATASET_FILE, resolve_settings
 from nnunet_kd.distillation.starts.pairing import pair
-from nnunet_kd.distillation.starts.student import TEACHER
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start
 from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
-from nnunet_kd.errors import PlanError
+from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.evaluation.runs import check_fold
 from nnunet_kd.models.plans import (
     build_meta_network,
     inputs_and_heads,
     parameter_count,
+    planned_reduction,
     provenance,
     read_plans,
     reduce_plans,
@@ -28,20 +32,23 @@ from nnunet_kd.models.plans import (
 from nnunet_kd.nnunet.environment import optional_folder, preprocessed_dataset
 
 
-def describe_student(dataset: str, configuration: str, plans_name: str) -> str:
+def describe_student(dataset: str, configuration: str, plans_name: str, fold: str) -> str:
     """The student's size, and whether its plan has it or it is derived.
 
     Args:
         dataset: number or name; preprocessed.
         configuration: of the teacher.
         plans_name: the teacher's plan, or a student's.
+        fold: of the student, for a start from another one.
 
     Raises:
-        NnunetKdError: folders, dataset, settings or plan.
+        NnunetKdError: folders, dataset, settings, start or plan.
     """
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
-    settings = resolve_settings("student", (), folder)
+    settings = _settings(folder, plans, configuration)
+    if settings.start not in (RANDOM, TEACHER):
+        pin_start(settings.start, fold)
     student = reduce_plans(plans, settings.reduction, required=configuration)
     inputs, outputs = inputs_and_heads(student, configuration, dataset_json)
     size = parameter_count(build_meta_network(student, configuration, inputs, outputs))
@@ -59,7 +66,7 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
 
     Args:
         dataset, configuration, plans_name: see :func:`describe_student`.
-        fold: of the teacher.
+        fold: of the teacher, which the dataset's splits must have.
         path: the teacher's, as in ``nnunet-kd train -t``; ``None``: as the settings say.
 
     Raises:
@@ -67,7 +74,8 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
     """
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
-    settings = resolve_settings("student", (), folder)
+    check_fold(folder, fold)
+    settings = _settings(folder, plans, configuration)
     student = reduce_plans(plans, settings.reduction, required=configuration)
     sizes = inputs_and_heads(student, configuration, dataset_json)
     dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
@@ -82,6 +90,20 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
                 start = _start(loaded.network, own, settings.start == TEACHER)
             found.append(", ".join(_facts(teacher, loaded, dimensions)))
     return "; ".join([*found, start])
+
+
+def _settings(folder: Path, plans: Mapping[str, Any], configuration: str) -> Settings:
+    """What files and variables say of every training on a dataset.
+
+    Raises:
+        SettingsError: what a training would be refused for.
+    """
+    settings = resolve_settings("student", (), folder, planned=planned_reduction(plans, configuration))
+    if configuration in plans["configurations"]:
+        dimensions = len(PlansManager(dict(plans)).get_configuration(configuration).patch_size)
+        if any(axis >= dimensions for axis in settings.mirror_axes or ()):
+            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
+    return settings
 
 
 def _facts(teacher: FoundTeacher, loaded: FrozenTeacher, dimensions: int) -> Iterator[str]:

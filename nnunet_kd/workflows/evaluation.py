@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.calibration import Calibration, evaluate_probabilities
 from nnunet_kd.evaluation.folders import evaluate_folder
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -14,6 +13,7 @@ from nnunet_kd.evaluation.references import find_dataset_json
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.runs import fold_cases, read_splits
 from nnunet_kd.nnunet.folds import parse_fold
+from nnunet_kd.system.files import check_output_file, why_no_folder
 from nnunet_kd.system.processes import worker_pool
 
 
@@ -62,9 +62,11 @@ def evaluate_predictions(request: EvaluationRequest) -> Evaluated:
     cases = _cases(request)
     for kind, folder in (("prediction", predictions), ("reference", reference)):
         if not folder.is_dir():
-            raise DataError(f"the {kind} folder {folder} does not exist. Give a folder with one file per case.")
+            raise DataError(
+                f"the {kind} folder {folder} {why_no_folder(folder)}. Give a folder with one file per case."
+            )
     target = request.output or predictions / "evaluation"
-    _check_target(target)
+    check_output_file(target)
     labels_from = find_dataset_json(request.dataset_json, predictions, reference)
     calibration = None
     with worker_pool(request.workers) as pool:
@@ -87,10 +89,3 @@ def _cases(request: EvaluationRequest) -> set[str] | None:
         return None
     fold = str(parse_fold(request.fold))
     return fold_cases(read_splits(request.splits), fold, "val")
-
-
-def _check_target(target: Path) -> None:
-    if not target.parent.is_dir():
-        raise SettingsError(f"--output {target}: the folder {target.parent} does not exist. Make it first.")
-    if not os.access(target.parent, os.W_OK):
-        raise MissingRequirement(f"the folder {target.parent} cannot be written to. Give another place with --output.")

@@ -16,6 +16,7 @@ from nnunet_kd.export.folder_export import FolderOptions, check_output, export_f
 from nnunet_kd.models.archive import is_archive
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.system.files import check_output as check_folder
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
@@ -62,11 +63,13 @@ def inherit_student(
 
     Raises:
         ModelError: there is something at ``output`` that is not replaced.
+        MissingRequirement: ``output`` cannot be written.
         SettingsError: the settings name another start than the teacher.
         NnunetKdError: see :meth:`~nnunet_kd.training.started.StartedTrainer.take_start`.
     """
     if output is not None:
         check_output(output, overwrite)
+        check_folder(output.expanduser().absolute().parent)
     with in_temporary_results(make) as trainer:
         if trainer.settings.start not in (TEACHER, RANDOM):  # the trainer refuses the latter itself
             raise SettingsError(

@@ -24,7 +24,7 @@ from nnunet_kd.errors import MissingRequirement
 from nnunet_kd.models.folder import load_predictor, new_predictor
 from nnunet_kd.nnunet.datasets import case_shape
 from nnunet_kd.nnunet.prediction import DEFAULT_STEP, network_input
-from nnunet_kd.system.files import remove_leftovers
+from nnunet_kd.system.files import check_output, remove_leftovers
 from nnunet_kd.system.memory import available_bytes, freed_memory_kept
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
@@ -119,6 +119,7 @@ def soften(
             as another plan says.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
+        check_output(sets_folder(Path(trainer.preprocessed_dataset_folder)), "the folder of soft labels")
         teachers = _load_teachers(trainer, wanted, choices, device, opened)
         description = teachers.description
         if choices.out_of_fold:

@@ -156,6 +156,36 @@ def test_doctor(tiny: dict) -> None:
     assert run("doctor", "998", "-f", "3").returncode == 6
 
 
+@pytest.mark.parametrize(
+    ("written", "told"),
+    [
+        ("start: techer", "student: start: the model techer does not exist"),
+        ("mirror_axes: [3]", "mirror_axes"),
+        ("mirror_axes: [2]\nreduction: 2", None),
+    ],
+)
+def test_doctor_refuses_settings_that_train_refuses(tiny: dict, written: str, told: str | None) -> None:
+    Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny", "nnunet_kd.yaml").write_text(written)
+    finished = run("doctor", "998")
+    assert (finished.returncode == 0) is (told is None), finished.stdout
+    assert told is None or told in finished.stdout
+
+
+def test_doctor_refuses_another_reduction_than_the_plans(tiny: dict) -> None:
+    folder = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny")
+    assert run("plan", "998").returncode == 0
+    assert run("doctor", "998", "-p", "nnUNetPlans_r4").returncode == 0
+    (folder / "nnunet_kd.yaml").write_text("reduction: 2")
+    finished = run("doctor", "998", "-p", "nnUNetPlans_r4")
+    assert (finished.returncode, "the plan is a student's of reduction 4" in finished.stdout) == (6, True)
+
+
+def test_doctor_tells_a_file_where_a_folder_belongs(folders: Path) -> None:
+    (folders / "file").touch()
+    finished = run("doctor", nnUNet_raw=str(folders / "file"))
+    assert (finished.returncode, "file is a file. Set nnUNet_raw to a folder." in finished.stdout) == (6, True)
+
+
 def test_doctor_names_packages_that_are_not_installed(folders: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def version(package: str) -> str:
         if package in ("ptwt", "nnunet-kd"):

@@ -113,10 +113,16 @@ def test_exported_zip(tiny: dict, tmp_path: Path) -> None:
     source = locate(TeacherSettings(path=str(archive)), unpack_to=target)
     assert load_teacher(source, torch.device("cpu")).channels == (8, 16, 32)
     assert sha256(source.checkpoint_path) == sha256(locate().checkpoint_path)
-    with pytest.raises(
-        TeacherError, match=r"holds 0 nnU-Net models of configuration 3d_fullres with .*fold_1/checkpoint_final\.pth"
-    ):
-        locate(TeacherSettings(path=str(archive)), fold=1)
+    for path in (archive, model()):
+        with pytest.raises(
+            TeacherError,
+            match=r"no fold_1/checkpoint_final\.pth, only fold_0, see `teacher\.fold` \(a teacher of another fold has seen",
+        ):
+            locate(TeacherSettings(path=str(path)), fold=1)
+    with pytest.raises(TeacherError, match=r"fold_0 has no checkpoint_best\.pth but checkpoint_final\.pth"):
+        locate(TeacherSettings(path=str(archive), checkpoint="checkpoint_best.pth"))
+    of_another_fold = locate(TeacherSettings(path=str(archive), fold=0), fold=1, unpack_to=target)
+    assert (of_another_fold.origin, of_another_fold.fold) == (archive, "0")
     archive.write_bytes(archive.read_bytes()[:2000])
     with pytest.raises(TeacherError, match="not a complete zip archive"):
         locate(TeacherSettings(path=str(archive)))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 
 import numpy as np
 import pytest
@@ -63,6 +64,14 @@ def test_evaluate_a_fold(dataset, tmp_path):
 def test_evaluate_tells_the_output_folder_before_it_measures(dataset, tmp_path):
     with pytest.raises(SettingsError, match="Make it first"):
         run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-o", tmp_path / "no" / "where")
+
+
+def test_a_file_in_place_of_a_folder_is_told(dataset, tmp_path):
+    file = tmp_path / "ours" / "case_0.nii.gz"
+    with pytest.raises(DataError, match=f"the prediction folder {file} is a file. Give a folder"):
+        run("evaluate", file, file)
+    with pytest.raises(DataError, match=f"ours: the folder {file} is a file. Give a folder"):
+        run("compare", f"ours={file}", f"student={tmp_path / 'student'}", "--reference", "student")
 
 
 def test_evaluate_counts_empty_masks(dataset, tmp_path):
@@ -172,3 +181,9 @@ def test_profile_refuses_what_it_cannot_do(tmp_path):
         run("profile", f"a={tmp_path}", "--volume", "12x0x3")
     with pytest.raises(SettingsError, match=r"must be a \*\.json file"):
         run("profile", f"a={tmp_path}", "-o", tmp_path / "x.txt")
+
+
+def test_profile_tells_a_folder_that_cannot_be_written_before_it_measures(tmp_path, monkeypatch):
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # as root, nothing is closed
+    with pytest.raises(MissingRequirement, match="cannot be written to"):
+        run("profile", f"a={tmp_path}", "-o", tmp_path / "x.json")

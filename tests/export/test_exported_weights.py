@@ -164,6 +164,14 @@ def test_options_that_contradict_the_path_are_refused(two_checkpoints: Path, tmp
     assert not (tmp_path / "out").exists()
 
 
+def test_a_model_folder_is_not_called_as_a_file(folders: Path, tmp_path: Path) -> None:
+    teacher = write_untrained_teacher(make_plans(), "3d_fullres", DATASET_JSON)
+    refused = CliRunner().invoke(cli.app, ["export", str(teacher), str(tmp_path / "a.onnx"), "--to", "nnunet"])
+    assert isinstance(refused.exception, SettingsError)
+    assert "a name without .onnx, a .zip, or --to onnx" in str(refused.exception)
+    assert not list(tmp_path.glob("a*"))
+
+
 def test_cards_are_utf_8(folders: Path, tmp_path: Path) -> None:
     labels = {"background": 0, "w\u0105troba": 1, "\u015bledziona": 2}
     teacher = write_untrained_teacher(make_plans(), "3d_fullres", {**DATASET_JSON, "labels": labels})

@@ -83,6 +83,17 @@ def test_wrong_folders_and_endings(student: Path, images: Path, tmp_path: Path) 
         run(images, tmp_path / "out.nii.gz", student)
 
 
+def test_an_output_that_cannot_be_written(student: Path, images: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("kept")
+    for output in (tmp_path / "file", tmp_path / "file" / "below", tmp_path / "file" / "case0.nii.gz"):
+        inputs = [images] if output.suffix == "" else sorted(images.glob("case0_*"))
+        with pytest.raises(
+            MissingRequirement, match=rf"-o .*: {tmp_path / 'file'} is no folder that can be written to"
+        ):
+            run(inputs, output, student)
+    assert (tmp_path / "file").read_text() == "kept"
+
+
 def test_damaged_and_foreign_models(student: Path, exported: Path, images: Path, tmp_path: Path) -> None:
     def copy(name: str) -> Path:
         (tmp_path / name).mkdir()

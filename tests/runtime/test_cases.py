@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 
 from nnunet_kd_runtime.cases import find_cases
-from nnunet_kd_runtime.errors import DataError
+from nnunet_kd_runtime.errors import DataError, MissingRequirement
 from tests.inference.test_cases import FILES, LEFT_BEHIND, folder, write
 from tests.runtime.models import dataset, model, plans
 
@@ -44,6 +44,15 @@ def test_numbers_of_cases_are_taken_for_channels(tmp_path: Path) -> None:
         path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
     found = find_cases([tmp_path / "in"], tmp_path / "out", model(plan, name, dataset(1)))
     assert [case.name for case in found] == ["patient_0000", "patient_0001", "patient_0002"]
+
+
+def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "file").touch()
+    plan, name = plans(1)
+    for output in ("file/out", "file/b.nii.gz"):
+        with pytest.raises(MissingRequirement, match=r"-o .*: .*file is no folder that can be written to"):
+            find_cases([tmp_path / "a.nii.gz"], tmp_path / output, model(plan, name, dataset(1)))
 
 
 @settings(max_examples=40, deadline=None)

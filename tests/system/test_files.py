@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from nnunet_kd.errors import MissingRequirement
-from nnunet_kd.system.files import check_output, folder_beside, remove_leftover_folders, write_atomically
+from nnunet_kd.errors import MissingRequirement, SettingsError
+from nnunet_kd.system.files import (
+    check_output,
+    check_output_file,
+    folder_beside,
+    remove_leftover_folders,
+    write_atomically,
+)
 
 
 def test_folders_that_a_kill_left_behind(tmp_path: Path) -> None:
@@ -42,3 +49,15 @@ def test_an_output_folder_that_cannot_be(tmp_path: Path) -> None:
     for place in ("file", "file/below"):
         with pytest.raises(MissingRequirement, match="file is no folder that can be written to"):
             check_output(tmp_path / place)
+
+
+def test_an_output_file_that_cannot_be(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "file").touch()
+    for fine in ("new", "file"):
+        check_output_file(tmp_path / fine)
+    for place, told in (("new/below", "does not exist"), ("file/below", "is a file"), (".", "is a folder")):
+        with pytest.raises(SettingsError, match=f"--json .*{told}"):
+            check_output_file(tmp_path / place, "--json")
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # as root, nothing is closed
+    with pytest.raises(MissingRequirement, match=r"cannot be written to\. Give another place with --json"):
+        check_output_file(tmp_path / "new", "--json")

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
-from nnunet_kd.errors import NnunetKdWarning
+from nnunet_kd.errors import MissingRequirement, NnunetKdWarning
 from tests.training.test_start import INHERITED, made, same, weights
 from tests.training.tiny_training import NAME, SHORT
 
@@ -47,7 +47,10 @@ def test_the_command_tells_of_leaks_and_of_the_teachers_own_dice(results: Path, 
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("nnunet_kd.workflows.inherit.in_temporary_results", None)  # told before anything is computed
         _, error = shown("-o", str(taken), "--overwrite")
-    assert "other content than a model" in str(error)
+        assert "other content than a model" in str(error)
+        _, error = shown("-o", str(taken / "notes.txt" / "below" / "student"))
+    assert f"{taken / 'notes.txt'} is no folder that can be written to" in str(error)
+    assert isinstance(error, MissingRequirement)
 
 
 @pytest.mark.slow

@@ -18,8 +18,10 @@ from nnunetv2.training.dataloading.nnunet_dataset import nnUNetDatasetBlosc2, nn
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
+from nnunet_kd.distillation.settings_sources import DATASET_FILE
 from nnunet_kd.distillation.soft_labels.description import FILE, read_description
 from nnunet_kd.distillation.soft_labels.maps import crop, open_map, write_map
+from nnunet_kd.distillation.soft_labels.student import sets_folder
 from nnunet_kd.errors import DataError, SettingsError, TeacherError
 from nnunet_kd.models.folder import ModelFolder, load_predictor, new_predictor
 from nnunet_kd.training.soft_label_loader import KEY, SoftLabelLoader
@@ -93,6 +95,28 @@ def test_running_it_again_keeps_what_is_there(dataset: Path) -> None:
     assert "2 cases written, 2 kept" in result.output
     assert damaged.read_bytes() == content
     assert {path for path in folder.iterdir() if path.stat().st_mtime_ns != times[path]} == {damaged, gone}
+
+
+def test_the_teacher_of_the_settings_file(dataset: Path, tmp_path: Path) -> None:
+    results = Path(os.environ["nnUNet_results"], NAME)
+    moved = (results / TEACHER).rename(tmp_path / TEACHER)
+    assert "Point at one with `-t PATH`" in str(soften().exception)
+    (dataset / DATASET_FILE).write_text(f"teacher: {moved}")
+    maps = made_maps()
+    assert ready(f"teacher={moved}").soft_labels == maps
+    (dataset / DATASET_FILE).write_text(f"teacher: {{path: {moved}, folds: [0, 1]}}")
+    assert isinstance(soften().exception, TeacherError), "there is no fold 1"
+    assert made_maps("-t", str(moved), "-f", "0") == maps
+    (dataset / DATASET_FILE).write_text(f"teacher: [{moved}, {moved / 'fold_0'}]")
+    assert "name 2 teachers" in str(soften().exception)
+
+
+def test_a_place_that_cannot_be_written_to(dataset: Path) -> None:
+    folder = sets_folder(dataset / "nnUNetPlans_3d_fullres")
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.write_text("a file")
+    assert "the folder of soft labels" in str(soften().exception)
+    assert "is no folder that can be written to" in str(soften().exception)
 
 
 def test_parts_share_the_cases(dataset: Path) -> None:

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from typer.testing import CliRunner
 
 from nnunet_kd import cli
-from nnunet_kd.errors import RunFailed, SettingsError
+from nnunet_kd.errors import ModelError, NnunetKdError, RunFailed, SettingsError
+from nnunet_kd.models.plans import reduce_plans
 from nnunet_kd.workflows.bench import step
 from nnunet_kd.workflows.bench.loss import measure_memory, measure_speed, stage_shapes
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, Shape, random_batch
 from nnunet_kd.workflows.bench.rows import TrainerPhase, all_trainers, phases, prepared_trainers, training_step
-from nnunet_kd.workflows.bench.size import measure_sizes
+from nnunet_kd.workflows.bench.size import measure_sizes, unavoidable
 from nnunet_kd.workflows.bench.step import measure_steps
 from tests.conftest import make_plans
 
@@ -75,18 +78,101 @@ def test_stored_soft_labels_run_no_teacher() -> None:
     assert result["ratio"]["nnUNetTrainerSoft"] == pytest.approx(seconds["nnUNetTrainerSoft"] / seconds["student step"])
 
 
+@pytest.mark.parametrize(
+    "line",
+    [
+        "step -tr dcd",
+        "step -tr nnUNetTrainerDCDD",
+        "step -tr nnUNetTrainer",
+        "step -tr nnUNetTrainerInherited",
+        "step -tr nnUNetTrainerKD",
+        "size -tr nnUNetTrainerDCD -tr foo",
+    ],
+)
+def test_trainers_that_cannot_be_measured_are_told_at_once(line: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("nnunet_kd.workflows.bench.pair.Shape", None)
+    error = refused(line)
+    assert error.exit_code == 3
+    assert "is none of the trainers of this package that this command takes" in str(error)
+    assert "nnUNetTrainerDCD, nnUNetTrainerCWD" in str(error)
+    assert "nnUNetTrainerKD" not in str(error).partition("command takes")[2]
+    assert ("did you mean nnUNetTrainerDCD?" in str(error)) == ("dcd" in line.lower() and "foo" not in line)
+
+
+@pytest.mark.parametrize("line", ["loss", "step", "size"])
+def test_where_figures_go_is_checked_before_they_are_measured(
+    line: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("nnunet_kd.workflows.bench.pair.Shape", None)
+    monkeypatch.setattr("nnunet_kd.workflows.bench.loss.measure_speed", None)
+    error = refused(f"{line} --json {tmp_path}/no/a.json")
+    assert (error.exit_code, f"the folder {tmp_path}/no does not exist" in str(error)) == (3, True)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # as root, nothing is closed
+    assert refused(f"{line} --json {tmp_path}/a.json").exit_code == 6
+
+
+def test_a_loss_is_measured_on_the_devices_that_help_names() -> None:
+    assert "-device must be cpu or cuda, got 'mps'" in str(refused("loss -device mps"))
+
+
+def refused(line: str) -> NnunetKdError:
+    """Why ``nnunet-kd bench`` refuses."""
+    cli._register()
+    error = CliRunner().invoke(cli.app, ["bench", *line.split()]).exception
+    assert isinstance(error, NnunetKdError), error
+    return error
+
+
+def write_model(folder: Path, plans: dict[str, Any]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, content in (("plans.json", plans), ("dataset.json", DATASET_JSON)):
+        (folder / name).write_text(json.dumps(content))
+    return folder
+
+
+def test_a_model_folder_is_measured_in_its_own_configuration(tmp_path: Path) -> None:
+    several = make_plans()
+    flat = make_plans(dimensions=2)["configurations"]["2d"]
+    whole = several["configurations"]["3d_fullres"]
+    low = {**whole, "patch_size": [8, 8, 8]}
+    second = {"inherits_from": "3d_fullres", "previous_stage": "3d_lowres"}
+    known = {"2d": flat, "3d_lowres": low, "3d_fullres": whole, "3d_cascade_fullres": second}
+    several["configurations"] = known
+    for name, patch in (("2d", [16, 16]), ("3d_lowres", [8, 8, 8]), ("3d_fullres", [16, 16, 16])):
+        shape = Shape(str(write_model(tmp_path / f"nnUNetTrainer__nnUNetPlans__{name}", several)))
+        assert (shape.configuration_name, shape.configuration["patch_size"]) == (name, patch)
+    with pytest.raises(SettingsError, match="second stage of a cascade"):
+        Shape(str(write_model(tmp_path / "nnUNetTrainer__nnUNetPlans__3d_cascade_fullres", several)))
+    anywhere = write_model(tmp_path / "mine", several)
+    assert Shape(str(anywhere)).configuration_name == "3d_fullres", "where nothing else says it"
+    (anywhere / "fold_0").mkdir()
+    checkpoint = {"network_weights": {}, "trainer_name": "x", "init_args": {"configuration": "3d_lowres"}}
+    torch.save(checkpoint, anywhere / "fold_0" / "checkpoint_final.pth")
+    assert Shape(str(anywhere)).configuration_name == "3d_lowres"
+    unknown = {**several, "configurations": {name: known[name] for name in ("2d", "3d_lowres")}}
+    with pytest.raises(SettingsError, match="does not say which configuration of its plan is meant: 2d, 3d_lowres"):
+        Shape(str(write_model(tmp_path / "unknown", unknown)))
+    with pytest.raises(SettingsError, match="is a student's model"):
+        Shape(str(write_model(tmp_path / "student", reduce_plans(make_plans(), 4))))
+    (anywhere / "dataset.json").write_text("{")
+    with pytest.raises(ModelError, match="is not valid JSON"):
+        Shape(str(anywhere))
+
+
+def test_a_step_of_a_flat_model(tmp_path: Path) -> None:
+    shape = Shape(str(write_model(tmp_path / "flat", make_plans(dimensions=2))))
+    result = measure_steps(["nnUNetTrainerDCD"], repeats=1, memory=False, shape=shape)
+    assert result["seconds"]["nnUNetTrainerDCD"] > 0
+    assert unavoidable(shape)["flops"]["student"] > 0
+
+
 def test_a_shape_is_a_name_or_a_model_folder(tmp_path: Path) -> None:
     made = make_plans(features=(8, 12, 16), patch=(16, 12, 8), strides=((1, 1, 1), (2, 2, 2), (2, 1, 2)))
-    for name, content in (("plans.json", made), ("dataset.json", DATASET_JSON)):
-        (tmp_path / name).write_text(json.dumps(content))
-    shape = Shape(str(tmp_path))
+    shape = Shape(str(write_model(tmp_path, made)))
     assert (shape.plans, shape.dataset_json) == (made, DATASET_JSON)
     assert stage_shapes(shape) == [(2, 8, 16, 12, 8), (2, 12, 8, 6, 4), (2, 16, 4, 6, 2)]
     with pytest.raises(SettingsError, match=r"no shape 'brats'; there are hippocampus, brats2024, and every folder"):
         Shape("brats")
-    (tmp_path / "plans.json").write_text(json.dumps(make_plans(dimensions=2)))
-    with pytest.raises(SettingsError, match="has no configuration 3d_fullres"):
-        Shape(str(tmp_path))
 
 
 def test_every_trainer_has_a_row_and_exploration_one_of_its_own() -> None:

@@ -16,12 +16,14 @@ from typing import Any
 
 import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
+from nnunetv2.utilities.plans_handling.plans_handler import ConfigurationManager, PlansManager
 
 from nnunet_kd.distillation.settings import Settings, validate_settings
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE
 from nnunet_kd.distillation.starts.student import RANDOM
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.models.plans import read_plans
+from nnunet_kd.models.folder import ModelFolder, read_json
+from nnunet_kd.models.plans import provenance, read_plans
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.environment import STOCK_TRAINER, find_trainer, variables_set_to
 from nnunet_kd.nnunet.training import deep_supervision_scales
@@ -46,18 +48,21 @@ PLANS_FILE, DATASET_FILE = "plans.json", "dataset.json"
 
 
 class Shape:
-    """A plan to measure at, in its configuration ``3d_fullres``.
+    """A plan to measure at, in one of its configurations.
 
     Attributes:
         name: of a shipped reference plan (:data:`SHIPPED_SHAPES`), or the folder.
         plans: the plan.
         dataset_json: a dataset description that fits it.
+        configuration_name: a model folder's own; ``3d_fullres`` of shipped plans, and where a folder does not say.
 
     Args:
         name: the same; a folder has ``plans.json`` and ``dataset.json``, as every model folder.
 
     Raises:
-        SettingsError: it is neither, or its plan has no ``3d_fullres``.
+        SettingsError: it is neither; or it is a student's, the second stage of a cascade, or does not say which configuration it
+            is of.
+        PlanError, ModelError: a file in the folder does not hold.
     """
 
     def __init__(self, name: str) -> None:
@@ -70,18 +75,48 @@ class Shape:
             )
         path = folder / PLANS_FILE if shipped is None else shipped_folder("plans") / "reference" / f"{name}.json"
         self.plans = read_plans(path)
-        if CONFIGURATION not in self.plans["configurations"]:
-            raise SettingsError(f"{path} has no configuration {CONFIGURATION}, which is what is measured.")
-        self.dataset_json = json.loads((folder / DATASET_FILE).read_text()) if shipped is None else shipped
+        self.configuration_name = _configuration_of(folder, self.plans) if shipped is None else CONFIGURATION
+        if provenance(self.plans, self.configuration_name) is not None:
+            raise SettingsError(
+                f"{folder} is a student's model. Students are measured beside their teacher: give that one."
+            )
+        if self._manager().previous_stage_name is not None:
+            raise SettingsError(
+                f"{folder} is the second stage of a cascade, whose input a first stage makes. That is not measured: give a model "
+                f"of another configuration."
+            )
+        self.dataset_json = shipped or read_json(folder / DATASET_FILE, "the model's dataset.json", "Copy it there.")
 
     @property
     def configuration(self) -> dict[str, Any]:
-        """The plan's ``3d_fullres``."""
-        found: dict[str, Any] = self.plans["configurations"][CONFIGURATION]
+        """What the plan says of the configuration."""
+        found: dict[str, Any] = self._manager().configuration
         return found
+
+    def _manager(self) -> ConfigurationManager:
+        return PlansManager(self.plans).get_configuration(self.configuration_name)
 
     def __str__(self) -> str:
         return self.name
+
+
+def _configuration_of(folder: Path, plans: Mapping[str, Any]) -> str:
+    """A model folder's own configuration: its name says it, else its checkpoints, else the plan that has one alone."""
+    known = plans["configurations"]
+    *model, last = folder.resolve().name.split("__")
+    if len(model) == 2 and last in known:
+        return last
+    if checkpoint := next(iter(sorted(folder.glob("fold_*/checkpoint_*.pth"))), None):
+        fold = checkpoint.parent.name.removeprefix("fold_")
+        return ModelFolder(folder, (fold,), checkpoint.name).configuration()
+    if len(known) == 1:
+        return str(next(iter(known)))
+    if CONFIGURATION not in known:
+        raise SettingsError(
+            f"{folder} does not say which configuration of its plan is meant: {', '.join(known)}. Give a model folder under the "
+            f"name that nnU-Net gave it, TRAINER__PLANS__CONFIGURATION."
+        )
+    return CONFIGURATION
 
 
 @contextlib.contextmanager
@@ -101,8 +136,8 @@ def write_preprocessed(plans: Mapping[str, Any], dataset_json: Mapping[str, Any]
     cases.mkdir(parents=True, exist_ok=True)
     (cases / "case.b2nd").touch()
     (cases / "case.pkl").touch()
-    (folder / "dataset.json").write_text(json.dumps(dataset_json))
-    (folder / f"{plans['plans_name']}.json").write_text(json.dumps(plans))
+    (folder / "dataset.json").write_text(json.dumps(dataset_json), encoding="utf-8")
+    (folder / f"{plans['plans_name']}.json").write_text(json.dumps(plans), encoding="utf-8")
     return folder
 
 
@@ -154,8 +189,8 @@ def write_untrained_teacher(
         teacher.initialize()
         teacher.configure_rotation_dummyDA_mirroring_and_inital_patch_size()  # a trained one knows what it mirrored
         teacher.save_checkpoint(str(folder / "fold_0" / FINAL))
-    (folder / PLANS_FILE).write_text(json.dumps(plans))
-    (folder / DATASET_FILE).write_text(json.dumps(dataset_json))
+    (folder / PLANS_FILE).write_text(json.dumps(plans), encoding="utf-8")
+    (folder / DATASET_FILE).write_text(json.dumps(dataset_json), encoding="utf-8")
     return folder
 
 

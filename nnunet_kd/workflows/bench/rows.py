@@ -16,10 +16,9 @@ from typing import Any
 import torch
 
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE
-from nnunet_kd.nnunet.environment import find_trainer, trainer_names
+from nnunet_kd.nnunet.environment import find_trainer, shipped_trainer, trainer_names
 from nnunet_kd.training.trainer import DistillationTrainer
 from nnunet_kd.workflows.bench.pair import (
-    CONFIGURATION,
     Shape,
     make_trainer,
     nnunet_folders,
@@ -70,6 +69,15 @@ def all_trainers() -> tuple[str, ...]:
     return tuple(sorted(named, key=lambda name: (name != "nnUNetTrainerDCD", name)))
 
 
+def check_trainers(names: Sequence[str]) -> list[str]:
+    """Whether trainers can be measured: those of :func:`all_trainers`, and the plain student's.
+
+    Raises:
+        SettingsError: one cannot; lists those that can.
+    """
+    return [shipped_trainer(name, (*all_trainers(), STUDENT)) for name in names]
+
+
 @contextlib.contextmanager
 def prepared_trainers(
     rows: Sequence[TrainerPhase], shape: Shape, device: torch.device
@@ -77,11 +85,11 @@ def prepared_trainers(
     """One trainer per row by its name, ready to train, all with the same untrained teacher."""
     plans, dataset_json = shape.plans, shape.dataset_json
     with tempfile.TemporaryDirectory() as root, nnunet_folders(Path(root)), contextlib.redirect_stdout(io.StringIO()):
-        write_untrained_teacher(plans, CONFIGURATION, dataset_json)
+        write_untrained_teacher(plans, shape.configuration_name, dataset_json)
         made = {}
         for row in rows:
             os.environ[SET_VARIABLE] = json.dumps(["seed=0", *row.assignments()])
-            trainer = make_trainer(row.trainer, plans, CONFIGURATION, dataset_json, device)
+            trainer = make_trainer(row.trainer, plans, shape.configuration_name, dataset_json, device)
             trainer.prepare_distillation()
             trainer.network.train()
             made[row.name] = trainer

@@ -17,7 +17,7 @@ from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.models.plans import build_meta_network, parameter_count, reduce_plans
 from nnunet_kd.nnunet.environment import channel_names
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
-from nnunet_kd.workflows.bench.pair import CONFIGURATION, Shape, random_batch
+from nnunet_kd.workflows.bench.pair import Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
     PLAIN_STUDENT,
     TrainerPhase,
@@ -98,8 +98,8 @@ def unavoidable(shape: Shape) -> dict[str, dict[str, int]]:
     configuration = shape.configuration
     channels, heads = len(channel_names(dataset_json)), len(dataset_json["labels"])
     batch = (configuration["batch_size"], channels, *configuration["patch_size"])
-    student = build_meta_network(reduce_plans(plans, REDUCTION), CONFIGURATION, channels, heads)
-    teacher = build_meta_network(plans, CONFIGURATION, channels, heads)
+    student = build_meta_network(reduce_plans(plans, REDUCTION), shape.configuration_name, channels, heads)
+    teacher = build_meta_network(plans, shape.configuration_name, channels, heads)
     image = torch.empty(batch, device="meta")
 
     kept: dict[int, torch.UntypedStorage] = {}  # held, so that no storage's number is given to another

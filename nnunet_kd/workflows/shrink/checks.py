@@ -94,7 +94,8 @@ def _check_budget(request: ShrinkRequest, mirroring: bool, seconds: float, liste
     how = "with" if mirroring else "without"
     listener.tell(f"The teacher is reckoned to take {seconds / 60:.1f} minutes for all images, {how} mirroring.")
     if request.minutes is not None and seconds > MOST_OF_BUDGET * 60 * request.minutes:
+        less = "--no-mirroring, " if mirroring else ""
         raise MissingRequirement(
-            f"--minutes {request.minutes:g}: the teacher alone takes about {seconds / 60:.0f} minutes for these images, {how} "
-            f"mirroring. Give more minutes, fewer images, --no-mirroring, or a GPU."
+            f"--minutes {request.minutes:g}: the teacher alone takes about {seconds / 60:.1f} minutes for these images, {how} "
+            f"mirroring. Give more minutes, fewer images, {less}or a GPU."
         )

@@ -160,14 +160,15 @@ def look_at(folder: Path, labels: Path | None, teacher: Teacher, show: Any) -> I
             f"{folder} holds {len(found)} images ({some([case.name for case in found])}), but at least {FEWEST} are needed: "
             f"one of them is kept aside."
         )
+    cases = {case.name: case for case in found}
+    labelled = _labels_of(labels, cases, teacher)
     sampled = {found[place].name for place in np.linspace(0, len(found) - 1, min(LOOKED_AT, len(found))).astype(int)}
     seen = {}
     for place, case in enumerate(found):
         show(place, len(found), case.name)
         seen[case.name] = _look(case, teacher, channel_names(dataset), case.name in sampled)
     show(len(found), len(found), "")
-    cases = {case.name: case for case in found}
-    images = Images(cases, _labels_of(labels, cases, teacher), seen)
+    images = Images(cases, labelled, seen)
     images.check_labels_fit(teacher)
     return images
 

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
+from nnunet_kd.datasets.splits import groups_where_found
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.nnunet.environment import VARIABLES, variables_set_to
@@ -79,7 +80,7 @@ class ShrinkRequest:
     assignments: tuple[str, ...] = ()
 
     def check(self) -> None:
-        """Raise a SettingsError for arguments that exclude each other."""
+        """Raise a SettingsError for arguments that do not hold, or exclude each other."""
         if (self.minutes is None) == (self.iterations is None):
             raise SettingsError(
                 "give either --minutes or --iterations: how long everything, or the training, may take."
@@ -92,6 +93,8 @@ class ShrinkRequest:
             raise SettingsError(f"-r must be a number above 1, or nothing gets smaller, got {self.reduction:g}.")
         if self.seed is not None and self.seed < 0:
             raise SettingsError(f"--seed must be 0 or more, got {self.seed}.")
+        if self.group_regex is not None:
+            groups_where_found([], self.group_regex)
         taken = [key for key in _keys(parse_assignments(list(self.assignments))) if key in RESERVED]
         if SOURCE in taken:
             raise SettingsError(

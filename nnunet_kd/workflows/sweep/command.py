@@ -8,7 +8,7 @@ from pathlib import Path
 
 from rich.console import Console
 
-from nnunet_kd.system.files import write_atomically
+from nnunet_kd.system.files import check_output, write_atomically
 from nnunet_kd.workflows.sweep import slurm
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE, SweepDescription
 from nnunet_kd.workflows.sweep.execution import Failure, train_all
@@ -55,7 +55,7 @@ def run_sweep(
         dry_run: only show.
 
     Raises:
-        NnunetKdError: everything that can be wrong with the description, before the first training.
+        NnunetKdError: everything that can be wrong with the description or its place, before the first training.
         Stopped: Ctrl-C; the same again continues.
     """
     if description.slurm is not None:
@@ -63,8 +63,10 @@ def run_sweep(
     runs = plan_sweep(description)
     folder = sweep_folder(description)
     states = {run: run.state() for run in runs}
-    show(folder, states)
     missing = [run for run, state in states.items() if state != "done"]
+    for place in (folder, *(run.folder for run in missing)) if missing and not dry_run else ():
+        check_output(place, "the sweep's folder", "Change its permissions, or set nnUNet_results to another folder.")
+    show(folder, states)
     if dry_run or not missing:
         return SweepEnd(folder)
     folder.mkdir(parents=True, exist_ok=True)

@@ -193,7 +193,7 @@ def describe_sweep(file: Path | None, given: Mapping[str, Any]) -> SweepDescript
     """
     values: dict[str, Any] = {}
     if file is not None:
-        values = read_settings_file(file)
+        values = _read_file(file)
         values.setdefault("name", file.stem)
     given = dict(given)
     if "methods" in given and "variants" not in given:
@@ -210,6 +210,25 @@ def describe_sweep(file: Path | None, given: Mapping[str, Any]) -> SweepDescript
     except ValidationError as error:
         problems = "; ".join(_problem(entry["loc"], entry["type"], entry["msg"]) for entry in error.errors())
         raise SettingsError(f"{file if file is not None else 'the sweep'}: {problems}.") from error
+
+
+def _read_file(file: Path) -> dict[str, Any]:
+    if not file.is_file():
+        raise SettingsError(
+            f"there is no file {file}. Give a YAML file that describes a sweep (dataset, configuration, methods, ...; sweep.yaml "
+            f"in a sweep's folder is one), or a dataset and a configuration."
+        )
+    values = read_settings_file(file)
+    if isinstance(values.get("dataset"), int):
+        values["dataset"] = _as_written(file, "dataset") or str(values["dataset"])
+    return values
+
+
+def _as_written(file: Path, key: str) -> str | None:
+    """A top-level value as it stands in a YAML file, for numbers: to YAML, 010 is 8."""
+    node = yaml.compose(file.read_text(encoding="utf-8"))
+    entries = node.value if isinstance(node, yaml.MappingNode) else []
+    return next((str(value.value) for name, value in entries if name.value == key), None)
 
 
 def _problem(location: tuple[int | str, ...], kind: str, message: str) -> str:

@@ -108,7 +108,7 @@ def _train_locked(run: PlannedRun, on_line: Callable[[str], None], program: Sequ
         return round(seconds_before + time.monotonic() - started, 2)
 
     try:
-        with (run.folder / LOG_FILE).open("a", buffering=1) as log:
+        with (run.folder / LOG_FILE).open("a", buffering=1, encoding="utf-8", errors="backslashreplace") as log:
             log.write(f"$ nnUNet_results={shlex.quote(str(run.results))} {shlex.join(told)}\n")
             with running_training([*program, *arguments], run.results) as process:
                 assert process.stdout is not None

@@ -20,6 +20,7 @@ from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.counts import some
+from nnunet_kd.system.files import why_no_folder
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE
 from nnunet_kd.workflows.sweep.record import epoch_seconds, read_record
 
@@ -180,7 +181,9 @@ def find_finished(
         SettingsError: one of ``only_variants`` is unknown.
     """
     if not folder.is_dir():
-        raise DataError(f"--sweep {folder}: there is no such folder. Give $nnUNet_results/DATASET/sweeps/NAME.")
+        raise DataError(
+            f"--sweep {folder}: the folder {why_no_folder(folder)}. Give $nnUNet_results/DATASET/sweeps/NAME."
+        )
     found = _trainings(folder, only_fold)
     known = {variant for variant, _, _ in found}
     if only_variants is not None:

@@ -84,6 +84,11 @@ class PlannedRun:
                 return False
         except Timeout:
             return True
+        except PermissionError as error:
+            raise MissingRequirement(
+                f"{self.results} cannot be written to, so nothing tells whether another process trains there. Change its "
+                f"permissions, or set nnUNet_results to another folder."
+            ) from error
         except NotImplementedError as error:
             raise MissingRequirement(
                 f"the file system of {self.results} has no file locks, which keep two sweeps from training the same run. "
@@ -94,7 +99,7 @@ class PlannedRun:
         """The furthest epoch that nnU-Net's logs tell of; a run that is continued starts at its latest checkpoint."""
         finished = 0
         for log in self.folder.glob("training_log_*.txt"):
-            text = log.read_text(errors="replace")
+            text = log.read_text(encoding="utf-8", errors="replace")
             ended = [match.start() for match in EPOCH_FINISHED.finditer(text)]
             started = [int(match[1]) for match in EPOCH_STARTED.finditer(text) if ended and match.start() < ended[-1]]
             finished = max([finished, *(epoch + 1 for epoch in started)])

@@ -82,5 +82,5 @@ def read_record(folder: Path) -> RunRecord | None:
 
 def epoch_seconds(folder: Path) -> list[float]:
     """Duration of every epoch in a fold's folder that nnU-Net's logs tell of, repeated ones included."""
-    logs = (path.read_text(errors="replace") for path in sorted(folder.glob("training_log_*.txt")))
+    logs = (path.read_text(encoding="utf-8", errors="replace") for path in sorted(folder.glob("training_log_*.txt")))
     return [float(seconds) for log in logs for seconds in EPOCH_FINISHED.findall(log)]

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.settings_sources import (
 )
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
 from nnunet_kd.errors import SettingsError
-from nnunet_kd.evaluation.runs import fold_cases, read_splits
+from nnunet_kd.evaluation.runs import check_fold
 from nnunet_kd.models.plans import planned_reduction, read_plans, reduce_plans
 from nnunet_kd.nnunet.environment import (
     dataset_name,
@@ -32,7 +32,6 @@ from nnunet_kd.nnunet.environment import (
     preprocessed_dataset,
     required_folder,
 )
-from nnunet_kd.nnunet.folds import SPLITS_FILE
 from nnunet_kd.workflows.sweep.checkpoints import SweepCheckpoints
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
@@ -63,7 +62,8 @@ def plan_sweep(description: SweepDescription) -> list[PlannedRun]:
     folder, dataset_json = preprocessed_dataset(description.dataset)
     plans = read_plans(folder / f"{description.plans}.json")
     required_folder("nnUNet_raw")
-    _check_folds(description, folder)
+    for fold in description.folds:
+        check_fold(folder, str(fold))
     checkpoints = SweepCheckpoints(description, dataset_json)
     runs = [
         _plan_run(description, name, variant, fold, seed, folder, plans, checkpoints)
@@ -111,7 +111,12 @@ def _plan_run(
     if trainer_class.objectives is None and not settings.active_objectives():
         raise SettingsError(
             f"{name}: the method {variant.method} takes its objectives from the settings, which name none. Name at least one, "
-            f"for example objectives.dcd.weight=0.05."
+            f"for example objectives.dcd.weight=5."
+        )
+    if trainer_class.requires_start and settings.start == RANDOM and description.pretrained_weights is None:
+        raise SettingsError(
+            f"{name}: the method {variant.method} starts inside its teacher, but its settings say start: random. Leave the "
+            f"method out, or let it have start=teacher. `student` starts from random weights."
         )
     asked_for = "start" in wanted or is_asked_for("start", dataset_folder, {CONFIG_VARIABLE: recipe or ""})
     student = reduce_plans(plans, settings.reduction, required=description.configuration)
@@ -183,13 +188,6 @@ def _pinned(
         if axes is not None and (settings.start == TEACHER or len(axes) < len(stage.patch_size)):
             pinned["mirror_axes"] = list(axes)
     return pinned
-
-
-def _check_folds(description: SweepDescription, dataset_folder: Path) -> None:
-    splits = dataset_folder / SPLITS_FILE
-    if splits.is_file():  # nnU-Net makes its own five folds where there is none
-        for fold in description.folds:
-            fold_cases(read_splits(splits), str(fold), "val")
 
 
 def assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections import defaultdict
 from collections.abc import Collection, Sequence
@@ -10,7 +11,7 @@ from pathlib import Path
 
 from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.description import Model
-from nnunet_kd_runtime.errors import DataError, SettingsError
+from nnunet_kd_runtime.errors import DataError, MissingRequirement, SettingsError
 from nnunet_kd_runtime.readers import READERS
 
 COLOURS = "NaturalImage2DIO"
@@ -102,7 +103,11 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
 
 
 def _check_output(output: Path, ending: str) -> None:
-    """Neither a file that is there, nor a name that is meant to be an image of another format."""
+    """Neither a file that is there, nor a name that is meant to be an image of another format; and it can be written."""
+    folder = output if output.is_dir() or not output.name.endswith(ending) else output.parent
+    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    if existing != output and not (existing.is_dir() and os.access(existing, os.W_OK)):
+        raise MissingRequirement(f"-o {output}: {existing} is no folder that can be written to. Choose another place.")
     if output.is_dir() or output.name.endswith(ending):
         return
     other = next((known for known in IMAGE_ENDINGS if output.name.lower().endswith(known)), None)

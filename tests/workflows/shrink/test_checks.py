@@ -74,7 +74,10 @@ def test_folders_that_are_not_there_or_hold_no_images(model: Path, tmp_path: Pat
         DataError, model, tmp_path / "texts", tmp_path / "out"
     )
     images = write_images(tmp_path / "images")
-    assert "the folder" in refused(DataError, model, images, tmp_path / "out", "--labels", tmp_path / "nowhere")
+    (images / "patient_4.nii.gz").write_bytes(b"")  # told first: labels are looked for before images are read
+    assert "--labels: the folder" in refused(
+        DataError, model, images, tmp_path / "out", "--labels", tmp_path / "nowhere"
+    )
 
 
 def test_voxels_that_are_no_numbers(model: Path, tmp_path: Path) -> None:
@@ -111,6 +114,7 @@ def test_one_image_under_two_names(model: Path, tmp_path: Path) -> None:
             r"--set objectives.soft.alpha=0 leaves the teacher out, and labels alone teach nothing about 4 images without labels",
         ),
         (("--seed", "-1"), "--seed must be 0 or more, got -1"),
+        (("--group-regex", "("), "--group-regex '(' is not a regular expression"),
         (("-r", "nan"), "-r must be a number above 1"),
         (("-r", "inf"), "-r must be a number above 1"),
     ],
@@ -246,9 +250,9 @@ def test_a_budget_that_the_teacher_alone_exceeds(model: Path, tmp_path: Path, mo
     monkeypatch.setattr(checks, "choose_mirroring", lambda request, teacher, images: (False, 3600.0))
     result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", "30")
     assert isinstance(result.exception, MissingRequirement)
-    assert "--minutes 30: the teacher alone takes about 60 minutes for these images, without mirroring" in error_of(
-        result
-    )
+    said = error_of(result)
+    assert "--minutes 30: the teacher alone takes about 60.0 minutes for these images, without mirroring" in said
+    assert "Give more minutes, fewer images, or a GPU." in said, "mirroring is off already"
     assert not (tmp_path / "out" / "work" / "state.json").exists()
 
 

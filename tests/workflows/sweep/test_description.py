@@ -103,3 +103,23 @@ def test_the_command_line_lies_over_the_file(tmp_path: Path) -> None:
 def test_refused(change: dict, message: str) -> None:
     with pytest.raises(SettingsError, match=message):
         describe_sweep(None, {**LEAST, **change})
+
+
+@pytest.mark.parametrize(
+    ("written", "read"), [("4", "4"), ("004", "004"), ("010", "010"), ("'4'", "4"), ("Dataset004_Hippocampus", None)]
+)
+def test_a_dataset_in_a_file_is_what_is_written_there(written: str, read: str | None, tmp_path: Path) -> None:
+    file = tmp_path / "bench.yaml"
+    file.write_text(f"dataset: {written}\nconfiguration: 3d_fullres\nmethods: [dcd]\n")
+    assert describe_sweep(file, {}).dataset == (read or written)
+    assert describe_sweep(file, {"dataset": "5"}).dataset == "5"
+
+
+def test_a_file_that_is_not_there(tmp_path: Path) -> None:
+    with pytest.raises(
+        SettingsError, match=r"there is no file papr\.yaml\. Give a YAML file that describes a sweep"
+    ) as told:
+        describe_sweep(Path("papr.yaml"), {})
+    assert "recipe" not in str(told.value)
+    with pytest.raises(SettingsError, match="there is no file"):
+        describe_sweep(tmp_path, {})

@@ -195,9 +195,9 @@ def test_refused_before_anything_is_read(finished: Path) -> None:
         (["--reference", "student"], "not both"),
         (["--reference", "student", "a=b", "--sweep", str(finished)], "not both"),
         (["--reference", "student", "a=b", "--seeds"], "give them with --sweep"),
-        (["--reference", "student", "--sweep", str(finished / "no")], "no such folder"),
+        (["--reference", "student", "--sweep", str(finished / "no")], "the folder does not exist"),
         (["--reference", "stud", "--sweep", str(finished)], "not among the methods: teacher, student, dcd"),
     ):
-        kind = DataError if message == "no such folder" else SettingsError
+        kind = DataError if message == "the folder does not exist" else SettingsError
         with pytest.raises(kind, match=message):
             CliRunner().invoke(app, arguments, catch_exceptions=False)

@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from rich.console import Console
 
 from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, resolve_settings
-from nnunet_kd.errors import SettingsError, TeacherError
+from nnunet_kd.errors import MissingRequirement, SettingsError, TeacherError
 from nnunet_kd.models.plans import named_student_plans, write_plans
 from nnunet_kd.nnunet.environment import find_trainer, method_trainer
+from nnunet_kd.workflows.sweep.command import run_sweep
 from nnunet_kd.workflows.sweep.description import describe_sweep
 from nnunet_kd.workflows.sweep.planned_run import PlannedRun
 from nnunet_kd.workflows.sweep.runs import plan_sweep
@@ -138,6 +140,51 @@ def test_a_start_inside_the_teacher_is_pinned_like_a_teacher(tiny: dict) -> None
     assert len(run.settings["teacher"]["sha256"]) == 64
     assert run.settings["mirror_axes"] == [0, 1, 2]
     assert settings_of(run) == run.settings
+
+
+def test_a_method_that_needs_a_start_is_refused_before_the_first_run(tiny: dict) -> None:
+    with pytest.raises(
+        SettingsError, match=r"inherited: the method inherited starts inside its teacher.*start: random"
+    ):
+        plan(methods=["dcd", "inherited"], settings={"start": "random"})
+    with pytest.raises(SettingsError, match="mine: the method inherited starts inside its teacher"):
+        plan(methods=[], variants={"mine": {"method": "inherited", "recipe": "paper"}})
+    weights = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
+    (run,) = plan(methods=["inherited"], pretrained_weights=str(weights), settings={"reduction": 1})
+    assert run.settings["start"] == "random"
+
+
+@pytest.mark.parametrize("place", ["sweeps", "sweeps/3d_fullres/student"])
+def test_a_sweep_that_cannot_be_written_is_refused_before_its_table(place: str, tiny: dict) -> None:
+    file = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", place)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.touch()
+    described, shown = describe_sweep(None, LEAST), []
+
+    def sweep(dry_run: bool) -> object:
+        return run_sweep(described, lambda folder, states: shown.append(folder), Console(), dry_run)
+
+    with pytest.raises(
+        MissingRequirement, match=rf"{file} is no folder that can be written to\. Change its permissions"
+    ):
+        sweep(dry_run=False)
+    assert shown == []
+    sweep(dry_run=True)
+    assert len(shown) == 1
+
+
+def test_a_lock_that_cannot_be_taken_is_told(tiny: dict, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = plan()[0]
+    run.results.mkdir(parents=True)
+
+    def refuse(*arguments: object, **options: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("filelock.BaseFileLock.acquire", refuse)
+    with pytest.raises(
+        MissingRequirement, match="cannot be written to, so nothing tells whether another process trains"
+    ):
+        run.state()
 
 
 def test_a_student_to_start_from_is_pinned(tiny: dict) -> None:
