@@ -28,6 +28,13 @@ def combine(
     teacher: Annotated[
         str | None, option("teacher", "The method that the gap is measured to; default: `teacher` if there is one.")
     ] = None,
+    group_regex: Annotated[
+        str | None,
+        option(
+            "group-regex",
+            "Finds the patient in a case's name; means and tests are then over patients. Default: every case is one.",
+        ),
+    ] = None,
     output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""
@@ -37,4 +44,4 @@ def combine(
     check_output(output)
     wanted = None if methods is None else [name.strip() for name in methods.split(",")]
     only_seeds = None if seeds is None else parse_seeds(seeds)
-    write_and_show(combine_kept(files, reference, wanted, only_seeds, teacher), output)
+    write_and_show(combine_kept(files, reference, wanted, only_seeds, teacher, group_regex), output)

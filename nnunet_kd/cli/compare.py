@@ -63,6 +63,13 @@ def compare(
     splits: Splits = None,
     fold: Annotated[str | None, option("folds", "Fold whose validation cases are compared.")] = None,
     profile: Annotated[Path | None, typer.Option(help="JSON of `nnunet-kd profile`, with the same names.")] = None,
+    group_regex: Annotated[
+        str | None,
+        option(
+            "group-regex",
+            "Finds the patient in a case's name; means and tests are then over patients. Default: every case is one.",
+        ),
+    ] = None,
     nsd_tolerance: Tolerance = 1.0,
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,
@@ -70,6 +77,7 @@ def compare(
     workers: Workers = None,
 ) -> None:
     """Tables with means, errors and significance, and a report.html that opens offline."""
+    from nnunet_kd.datasets.splits import groups_where_found
     from nnunet_kd.evaluation.metrics import MetricOptions
     from nnunet_kd.nnunet.datasets import default_processes
     from nnunet_kd.workflows.comparison import ComparisonRequest, compare_predictions
@@ -77,6 +85,8 @@ def compare(
     if fold is not None:
         parse_fold(fold)
     check_output(output)
+    if group_regex is not None:
+        groups_where_found([], group_regex)
     request = ComparisonRequest(
         reference=reference,
         methods=tuple(methods or ()),
@@ -94,6 +104,7 @@ def compare(
         channel=channel,
         profiles=profile,
         metrics=MetricOptions(nsd_tolerance, empty.value, hd95_penalty),
+        group_regex=group_regex,
         workers=workers or default_processes(),
     )
     write_and_show(compare_predictions(request), output)

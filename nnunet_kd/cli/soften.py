@@ -90,6 +90,8 @@ def soften(
     from nnunet_kd.workflows.soften import soften as run
 
     wanted, own_folds = _teacher(settings, teacher, trusted)
+    if chosen:
+        wanted = wanted.model_copy(update={"sha256": None})  # which is of one fold
     make = partial(trainer_of_dataset, dataset, configuration, own_fold, TRAINER, plans_name, torch.device(device))
     columns = (
         TextColumn("{task.description}"),

@@ -185,7 +185,8 @@ def check_places(folder: Path, dataset: str) -> None:
     """
     check_output(folder, "the training's folder", "Change its permissions, or set nnUNet_results to another folder.")
     preprocessed, _ = preprocessed_dataset(dataset)
-    if not (preprocessed / SPLITS_FILE).is_file() and not os.access(preprocessed, os.W_OK):
+    without_splits = folder.name != "fold_all" and not (preprocessed / SPLITS_FILE).is_file()
+    if without_splits and not os.access(preprocessed, os.W_OK):
         raise MissingRequirement(
             f"{preprocessed} has no {SPLITS_FILE}, and it cannot be written there. Change the folder's permissions."
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import tempfile
 from collections import Counter, defaultdict
 from concurrent.futures import ProcessPoolExecutor
@@ -107,7 +108,7 @@ def _convert(
             _write_dataset_json(folder, description, len(patients))
         if splits:
             write_splits(description.folder_name, splits)
-        _write_skipped(folder, checked.bad)
+        _write_skipped(folder, checked.bad, {case.name for case in cases})
     per_patient = Counter(patients.values())
     return ConversionSummary(
         folder=folder,
@@ -120,7 +121,7 @@ def _convert(
         patients_with_several=sum(count > 1 for count in per_patient.values()),
         splits=splits,
         splits_files=splits_files(description.folder_name) if splits else [],
-        warnings=_warnings(checked, usable, options, folder, description),
+        warnings=_warnings(checked, usable, options, folder, description, journal),
     )
 
 
@@ -212,17 +213,26 @@ def _write_dataset_json(folder: Path, description: DatasetDescription, training_
     write_atomically(folder / "dataset.json", lambda file: file.write(content))
 
 
-def _write_skipped(folder: Path, bad: list[BadCase]) -> None:
-    """``skipped.csv`` of this run; none if nothing was skipped."""
-    if not bad:
-        (folder / SKIPPED).unlink(missing_ok=True)
-        return
-    rows = ([case.name, "; ".join(case.problems), case.folder] for case in bad)
-    write_csv(folder / SKIPPED, ["case", "why", "found_in"], rows)
+def _write_skipped(folder: Path, bad: list[BadCase], looked_at: set[str]) -> None:
+    """``skipped.csv`` of this run, and of earlier ones over other cases; none if nothing was skipped."""
+    path, header = folder / SKIPPED, ["case", "why", "found_in"]
+    rows = [[case.name, "; ".join(case.problems), str(case.folder)] for case in bad]
+    if path.is_file():
+        with path.open(encoding="utf-8", newline="") as file:
+            rows += [row for row in list(csv.reader(file))[1:] if row and row[0] not in looked_at]
+    if rows:
+        write_csv(path, header, sorted(rows))
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _warnings(
-    checked: _Checked, usable: list[Case], options: ConversionOptions, folder: Path, description: DatasetDescription
+    checked: _Checked,
+    usable: list[Case],
+    options: ConversionOptions,
+    folder: Path,
+    description: DatasetDescription,
+    journal: Journal,
 ) -> list[str]:
     warnings = []
     if checked.empty:
@@ -239,7 +249,7 @@ def _warnings(
         files = sum(not place.is_symlink() for place in places)
         if files:
             warnings.append(f"{files} of {counted(len(places), 'file')} had to be changed or compressed: no links")
-    sides: dict[str, set[bool]] = defaultdict(set)
+    sides: dict[str, set[bool]] = defaultdict(set, journal.sides())  # cases of earlier runs count, too
     for case in usable:
         sides[case.patient].add(case.label is None)
     both = {patient for patient, side in sides.items() if len(side) == 2}

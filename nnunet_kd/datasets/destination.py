@@ -12,6 +12,7 @@ from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.datasets import datasets_of_number
 from nnunet_kd.system.counts import counted
 from nnunet_kd.volumes.naming import NIFTI_ENDINGS, volumes_in
+from nnunet_kd.volumes.wholeness import is_gzip
 
 SUBFOLDERS = ("imagesTr", "labelsTr", "imagesTs")
 
@@ -61,7 +62,9 @@ def refuse_unknown_files(folder: Path, usable: list[Case], description: DatasetD
 
 def require_room(folder: Path, cases: list[Case]) -> None:
     """Raise a MissingRequirement if the disk has no room for copies of these cases."""
-    needed = sum(volume.path.stat().st_size for case in cases for volume in case.volumes().values())
+    # a file of four dimensions holds several volumes; what is not compressed yet gets smaller
+    files = {volume.path for case in cases for volume in case.volumes().values() if is_gzip(volume.path)}
+    needed = sum(path.stat().st_size for path in files)
     there = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
     free = disk_usage(there).free
     if needed > free:

@@ -169,8 +169,13 @@ def splits_files(name: str) -> list[Path]:
     return [folder / SPLITS_FILE for folder in (raw / name, preprocessed)]
 
 
-def refuse_other_splits(name: str, splits: Splits) -> None:
+def refuse_other_splits(name: str, splits: Splits, by_split: bool = False) -> None:
     """Check that no file of other splits is in the way.
+
+    Args:
+        name: of the dataset.
+        splits: that are to be written.
+        by_split: ``nnunet-kd split`` asks, which can replace it.
 
     Raises:
         DataError: there is one; models may have been trained with it, so it is not replaced unasked.
@@ -179,8 +184,8 @@ def refuse_other_splits(name: str, splits: Splits) -> None:
     if others:
         raise DataError(
             f"{' and '.join(str(path) for path in others)} hold(s) other splits. Models may have been trained with them, and "
-            "their validation cases would become training cases. If none was, delete the file(s) and run again, "
-            "or replace them with `nnunet-kd split --overwrite`."
+            "their validation cases would become training cases. If none was, delete the file(s) and run again"
+            f"{', or replace them with `nnunet-kd split --overwrite`' if by_split else ''}."
         )
 
 
@@ -192,7 +197,7 @@ def write_splits(name: str, splits: Splits, *, overwrite: bool = False) -> list[
         MissingRequirement: the disk refused.
     """
     if not overwrite:
-        refuse_other_splits(name, splits)
+        refuse_other_splits(name, splits, by_split=True)
     written = splits_files(name)
     content = json.dumps(splits, indent=2).encode() + b"\n"
     for path in written:

@@ -44,6 +44,8 @@ class WrittenCase:
     empty_label: bool
     harmonised: int
     """Files of which the header was set to the reference channel's, to which it was equal within the tolerance."""
+    patient: str = ""
+    """Empty: an older version wrote the line."""
 
 
 def targets(case: Case, description: DatasetDescription) -> dict[str, str]:
@@ -93,6 +95,14 @@ class Journal:
         except OSError:
             return None
         return entry if sizes == entry.files and current == entry.made_from else None
+
+    def sides(self) -> dict[str, set[bool]]:
+        """Of every patient with a finished case, whether there are training (``False``) and test cases (``True``)."""
+        found: dict[str, set[bool]] = {}
+        for entry in self._finished.values():
+            if entry.patient:
+                found.setdefault(entry.patient, set()).add(any(place.startswith("imagesTs/") for place in entry.files))
+        return found
 
     def add(self, entry: WrittenCase) -> None:
         """Append ``entry`` on a line of its own, also after a line that a kill has cut short."""
@@ -147,7 +157,7 @@ def write_case(
             f"{case.name} could not be written into {folder}: {' '.join(str(error).split())}. "
             "Finished cases are kept; when the cause is removed, run the same command again."
         ) from error
-    return WrittenCase(case.name, depends_on, sizes, empty_label, harmonised)
+    return WrittenCase(case.name, depends_on, sizes, empty_label, harmonised, case.patient)
 
 
 class _SourceImages:

@@ -160,7 +160,7 @@ def resolve_settings(
 
     Raises:
         SettingsError: names every problem at once, with the source it comes from; or a file now says something else
-            than the run that is continued, or asks for another reduction than the plan has.
+            than the run that is continued, or ``--set`` asks for another reduction than the plan has.
     """
     environment = os.environ if environment is None else environment
     layers: list[tuple[str, dict[str, Any]]] = []
@@ -195,20 +195,20 @@ def resolve_settings(
         before, now = (merge(validate_settings(one, "settings").as_dict(), assignments) for one in (start, merged))
         refuse_changes(before, now)
     if planned is not None:
-        _refuse_another_reduction(planned, [*layers, ("--set", assignments)])
+        # recipes and files are meant for other plans, too
+        _refuse_another_reduction(planned, assignments)
         assignments = {**assignments, "reduction": planned}
     elif saved is not None:
         refuse_another_network(start, assignments)
     return validate_settings(merge(merged, assignments), "the settings together")
 
 
-def _refuse_another_reduction(planned: float, layers: list[tuple[str, dict[str, Any]]]) -> None:
-    for source, layer in layers:
-        if layer.get("reduction", planned) != planned:
-            raise SettingsError(
-                f"{source}: reduction {layer['reduction']}, but the plan is a student's of reduction {planned:g}, whose "
-                f"channels are not divided again. Leave reduction out, or give the teacher's plan (-p nnUNetPlans for example)."
-            )
+def _refuse_another_reduction(planned: float, assignments: dict[str, Any]) -> None:
+    if assignments.get("reduction", planned) != planned:
+        raise SettingsError(
+            f"--set reduction={assignments['reduction']}: the plan is a student's of reduction {planned:g}, whose channels are "
+            f"not divided again. Leave reduction out, or give the teacher's plan (-p nnUNetPlans for example)."
+        )
 
 
 def is_asked_for(key: str, dataset_folder: Path | None = None, environment: Mapping[str, str] | None = None) -> bool:

@@ -6,6 +6,7 @@ They are read from the ``.npz`` files that ``--save_probabilities`` writes besid
 from __future__ import annotations
 
 import zipfile
+import zlib
 from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
@@ -160,7 +161,7 @@ def measure_pair(pair: CasePair, labels: LabelSet, reader: BaseReaderWriter) -> 
     try:
         with np.load(path) as file:
             probabilities = file["probabilities"]
-    except (OSError, KeyError, ValueError, zipfile.BadZipFile) as error:
+    except (OSError, EOFError, KeyError, ValueError, zipfile.BadZipFile, zlib.error) as error:
         return f"{path} cannot be read as probabilities of nnU-Net ({error})"
     reference = whole_numbers(read_segmentation(pair.reference, reader)[0])[0][0]
     regions = any(isinstance(label, tuple) for label in labels.classes.values())

@@ -10,8 +10,22 @@ import numpy as np
 
 from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.metrics import METRICS, Metric
-from nnunet_kd.evaluation.results import CASE_COLUMNS, OVERALL, Evaluation, Summary, Values, paired_values
-from nnunet_kd.evaluation.statistics import PairedComparison, compare_paired, gap_recovered, holm
+from nnunet_kd.evaluation.results import (
+    CASE_COLUMNS,
+    OVERALL,
+    Evaluation,
+    Summary,
+    Values,
+    paired_values,
+    summarise,
+)
+from nnunet_kd.evaluation.statistics import (
+    PairedComparison,
+    averaged_by_patient,
+    compare_paired,
+    gap_recovered,
+    holm,
+)
 from nnunet_kd.system.files import write_csv
 
 _CSV_COLUMNS = (
@@ -34,7 +48,7 @@ class Row:
     """One method, metric and class.
 
     Attributes:
-        summary: mean and standard error over cases.
+        summary: mean and standard error over patients.
         paired: against the reference; ``None`` for the reference itself.
         t_holm, wilcoxon_holm: p-values adjusted over the methods compared with the reference; NaN where there is none.
         gap: share of the teacher-student gap recovered; NaN without a teacher, and for student and teacher themselves.
@@ -59,12 +73,25 @@ class Comparison:
         reference: the method that the others are compared with.
         teacher: the method that the gap is measured to; ``None`` if there is none.
         rows: every method, metric and class (first ``overall``).
+        patients: of every case, whose values are averaged over a patient's cases before anything else; ``None``: every case is a
+            patient.
     """
 
     evaluations: Mapping[str, Evaluation]
     reference: str
     teacher: str | None
     rows: tuple[Row, ...]
+    patients: tuple[str, ...] | None = None
+
+    @property
+    def unit(self) -> str:
+        """What one value stands for in means and tests: ``case``, or ``patient``."""
+        return "case" if self.patients is None else "patient"
+
+    @property
+    def units(self) -> int:
+        """How many there are."""
+        return len(self.cases if self.patients is None else set(self.patients))
 
     @property
     def cases(self) -> tuple[str, ...]:
@@ -134,13 +161,19 @@ def check_roles(names: Sequence[str], reference: str, teacher: str | None = None
         )
 
 
-def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str | None = None) -> Comparison:
+def compare(
+    evaluations: Mapping[str, Evaluation],
+    reference: str,
+    teacher: str | None = None,
+    patients: Sequence[str] | None = None,
+) -> Comparison:
     """Compare methods over the same cases.
 
     Args:
         evaluations: by method.
         reference: one of them; differences are method minus reference.
         teacher: one of them, for the share of the gap; ``None`` leaves that out.
+        patients: of every case. Scans of one patient are alike, and tests that took them for independent would find too much.
 
     Raises:
         SettingsError: a name that is not there, or fewer than two methods.
@@ -156,16 +189,22 @@ def compare(evaluations: Mapping[str, Evaluation], reference: str, teacher: str 
             )
     rows = [
         row for metric in METRICS for class_name in (OVERALL, *base.classes)
-        for row in _rows(evaluations, reference, teacher, metric, class_name)
+        for row in _rows(evaluations, reference, teacher, metric, class_name, patients)
     ]  # fmt: skip
-    return Comparison(dict(evaluations), reference, teacher, tuple(rows))
+    return Comparison(dict(evaluations), reference, teacher, tuple(rows), None if patients is None else tuple(patients))
 
 
 def _rows(
-    evaluations: Mapping[str, Evaluation], reference: str, teacher: str | None, metric: Metric, class_name: str
+    evaluations: Mapping[str, Evaluation],
+    reference: str,
+    teacher: str | None,
+    metric: Metric,
+    class_name: str,
+    patients: Sequence[str] | None,
 ) -> list[Row]:
     def values(*names: str) -> list[Values]:
-        return paired_values([evaluations[name] for name in names], metric.name, class_name)
+        found = paired_values([evaluations[name] for name in names], metric.name, class_name)
+        return found if patients is None else averaged_by_patient(found, patients)
 
     others = [name for name in evaluations if name != reference]
     paired = {}
@@ -176,12 +215,12 @@ def _rows(
     wilcoxon_holm = dict(zip(others, holm([paired[name].wilcoxon_p for name in others]), strict=True))
     nan = float("nan")
     rows = []
-    for name, evaluation in evaluations.items():
+    for name in evaluations:
         gap = nan
         # a signed difference has no better and worse, so no gap to close
         if teacher is not None and name not in (reference, teacher) and metric.better:
-            gap = gap_recovered(*values(name, reference, teacher))
-        summary = evaluation.summary(metric.name, class_name)
+            gap = gap_recovered(*values(name, reference, teacher), metric.better)
+        summary = summarise(values(name)[0])
         rows.append(
             Row(
                 name,

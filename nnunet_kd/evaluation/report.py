@@ -136,6 +136,11 @@ def _facts(given: ReportInput) -> dict[str, str]:
     return {
         "Dataset": ", ".join(datasets) or "not known (no model folder)",
         "Cases": str(len(comparison.cases)),
+        **(
+            {}
+            if comparison.patients is None
+            else {"Patients": f"{comparison.units}, over whom means and tests are taken"}
+        ),
         "Fold": given.fold if given.fold is not None else "not known",
         "Classes": ", ".join(comparison.classes),
         "Methods": ", ".join(comparison.evaluations),

@@ -60,7 +60,7 @@ class Trainings:
         note = (
             f"Method minus {self.reference} of the same seed, overall, mean over cases. Standard deviation and t interval are "
             f"over the {len(self.seeds)} seeds: how much another training may change. Intervals and p of the tables above are "
-            "over cases, and know nothing of that."
+            "over cases or patients, and know nothing of that."
         )
         return [
             Table(

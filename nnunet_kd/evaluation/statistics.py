@@ -79,14 +79,34 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def gap_recovered(method: Values, student: Values, teacher: Values) -> float:
+def averaged_by_patient(values: Sequence[Values], patients: Sequence[str]) -> list[Values]:
+    """Every method's values (cases,) as means over each patient's cases (patients,), in the order of the patients' names.
+
+    Only cases count in which all methods are defined; NaN where a patient has none.
+
+    Args:
+        values: by method, of the same cases.
+        patients: of every case.
+    """
+    names, place = np.unique(np.asarray(patients), return_inverse=True)
+    defined = ~np.any([np.isnan(one) for one in values], axis=0)
+    counts = np.bincount(place[defined], minlength=len(names))
+    sums = [np.bincount(place[defined], one[defined], len(names)) for one in values]
+    return [np.divide(total, counts, out=np.full(len(names), np.nan), where=counts > 0) for total in sums]
+
+
+def gap_recovered(method: Values, student: Values, teacher: Values, better: int) -> float:
     """Share of the teacher-student gap that a method closes, ``(method - student) / (teacher - student)``.
 
-    Means over the cases (cases,) in which all three are defined; 0 is the student, 1 the teacher. It works for
-    metrics that fall as well as for those that rise. NaN without cases or without a gap.
+    Means over the cases (cases,) in which all three are defined; 0 is the student, 1 the teacher. NaN without cases, or where
+    the teacher is not better than the student: there is nothing to close.
+
+    Args:
+        method, student, teacher: values of the same cases.
+        better: 1 if higher values are better, -1 if lower ones are.
     """
     defined = ~(np.isnan(method) | np.isnan(student) | np.isnan(teacher))
     if not defined.any():
         return float("nan")
     gap = float(np.mean(teacher[defined] - student[defined]))
-    return float(np.mean(method[defined] - student[defined])) / gap if gap else float("nan")
+    return float(np.mean(method[defined] - student[defined])) / gap if gap * better > 0 else float("nan")

@@ -76,8 +76,10 @@ def overall_table(comparison: Comparison) -> Table:
         (name, *(mean_and_error(comparison.row(name, metric).summary, metric) for metric in METRICS))
         for name in comparison.evaluations
     ]
+    of_patients = "" if comparison.patients is None else ", a patient's the mean over the cases"
     note = (
-        f"Mean ± standard error over {counted(len(comparison.cases), 'case')}; a case's value is the mean over its classes."
+        f"Mean ± standard error over {counted(comparison.units, comparison.unit)}; a case's value is the mean over its "
+        f"classes{of_patients}."
         f"{_left_out_note(comparison)}"
     )
     return Table("Overall", ("Method", *(metric.heading for metric in METRICS)), tuple(rows), note)
@@ -92,7 +94,8 @@ def _left_out_note(comparison: Comparison) -> str:
             parts.append(f"{metric.title} up to {most}")
     if not parts:
         return ""
-    return f" Left out because a mask is empty, per class and method: {', '.join(parts)} (in brackets: cases used)."
+    left_out = f" Left out because a mask is empty, per class and method: {', '.join(parts)}"
+    return f"{left_out} (in brackets: {comparison.unit}s used)."
 
 
 def class_tables(comparison: Comparison) -> list[Table]:
@@ -109,9 +112,10 @@ def class_tables(comparison: Comparison) -> list[Table]:
 
 def difference_tables(comparison: Comparison) -> list[Table]:
     """Differences to the reference with interval, tests and share of the gap, one table per metric."""
+    others = counted(len(comparison.evaluations) - 1, "method")
     note = (
-        f"Method minus {comparison.reference}, paired by case, overall over the classes defined in both; bootstrap 95% "
-        f"interval (BCa) of the mean; two-sided p; Holm: adjusted over the {counted(len(comparison.evaluations) - 1, 'method')}."
+        f"Method minus {comparison.reference}, paired by {comparison.unit}, overall over the classes defined in both; "
+        f"bootstrap 95% interval (BCa) of the mean; two-sided p; Holm: adjusted over the {others}."
     )
     if comparison.teacher is not None:
         note += f" Gap: share of the difference from {comparison.reference} to {comparison.teacher} that is recovered."

@@ -88,9 +88,9 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
     with open_predictor(model, options) as opened:
         predictor = opened.predictor
         cases = find_cases(inputs, output, predictor.dataset_json)
-        for folder in sorted({case.output.parent for case in cases}):
-            check_output(folder, "-o")
         todo = [case for case in cases if options.overwrite or not _finished(case, options.probabilities)]
+        for folder in sorted({case.output.parent for case in todo}):
+            check_output(folder, "-o")
         record = PredictionRecord(cases[0].output.parent)
         context = _context(predictor) if record.folder == output else {}  # beside a single file nobody looks for a plan
         if not options.overwrite:

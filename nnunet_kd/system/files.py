@@ -78,7 +78,7 @@ def check_output(folder: Path, named: str = "--output", advice: str = "Choose an
         MissingRequirement: it cannot.
     """
     # os.path, because what cannot be looked into is not there
-    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
+    existing = next((place for place in (folder, *folder.absolute().parents) if os.path.exists(place)), folder)
     if not existing.is_dir() or not os.access(existing, os.W_OK):
         raise MissingRequirement(f"{named} {folder}: {existing} is no folder that can be written to. {advice}")
 

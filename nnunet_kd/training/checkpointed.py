@@ -11,8 +11,10 @@ import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.distillation.settings_sources import SETTINGS_FILE
+from nnunet_kd.errors import CheckpointError
 from nnunet_kd.models.checkpoint import ENTRY, TRAINING, newest_checkpoint, read_checkpoint, save_with_entry
-from nnunet_kd.nnunet.checkpoints import as_file, trained_plans
+from nnunet_kd.nnunet.checkpoints import FINAL, as_file, trained_plans
 from nnunet_kd.training.begun import Begun
 
 
@@ -70,13 +72,14 @@ class CheckpointedTrainer(nnUNetTrainer):
         """nnU-Net's own, with the network as the checkpoint describes it.
 
         With ``--c`` it is the readable checkpoint that got furthest, whichever file nnU-Net asked for, of the training that began
-        last in this folder. If that one has none yet, none is loaded, and it starts anew.
+        last in this folder. If that one has none yet, and the earlier one is finished, none is loaded, and it starts anew.
 
         Args:
             checkpoint: its file, or what is in it.
 
         Raises:
-            CheckpointError: it is damaged or holds more than data; with ``--c``: so are all.
+            CheckpointError: it is damaged or holds more than data; with ``--c``: so are all, or those there are of an earlier
+                training that is not finished.
         """
         if self._continued and not self.was_initialized and not isinstance(checkpoint, dict):
             furthest = self._furthest_checkpoint(Path(checkpoint).parent)
@@ -102,6 +105,12 @@ class CheckpointedTrainer(nnUNetTrainer):
 
     def _furthest_checkpoint(self, folder: Path) -> Path | None:
         path, damaged = newest_checkpoint(folder, None if self.begun is None else self.begun.name)
+        if path is None and not (folder / FINAL).is_file():
+            raise CheckpointError(
+                f"the training that began last in {folder} has saved no checkpoint yet, and those there are of an earlier one, "
+                f"which is not finished. To go on with the earlier one, delete the line that begins with '# training' from "
+                f"{folder / SETTINGS_FILE}, and give its settings. To train anew, leave --c out."
+            )
         if path is None:
             self.print_to_log_file(
                 f"WARNING: the training that began last in {folder} has saved no checkpoint yet, so it starts anew. Those "

@@ -101,8 +101,11 @@ class ReducedTrainer(SoftLabelTrainer):
         trained: dict[str, Any] = entry.get("settings") or {}
         only_set = {SET_VARIABLE: os.environ.get(SET_VARIABLE, "")}
         if self.is_cascaded and "teacher" in trained and not is_asked_for("teacher", environment=only_set):
-            known = validate_settings({"teacher": trained["teacher"]}, "the checkpoint's settings")
-            self.settings = self.settings.model_copy(update={"teacher": known.teacher})
+            known = validate_settings({"teacher": trained["teacher"]}, "the checkpoint's settings").teacher
+            if all(
+                one.path is None or Path(one.path).exists() for one in known
+            ):  # else it has moved, and is looked for
+                self.settings = self.settings.model_copy(update={"teacher": known})
 
     def initialize(self) -> None:
         """nnU-Net's own, after seeding; a cascade's previous segmentations come from the teacher's trainer."""

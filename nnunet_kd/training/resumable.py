@@ -215,7 +215,7 @@ class ResumableTrainer(CheckpointedTrainer):
             self.print_to_log_file(
                 f"Steps whose gradient was clipped (norm above {CLIPPED_NORM:g}): {share:.1%} of the whole training"
             )
-        if self.local_rank == 0:
+        if self.local_rank == 0 and not self.disable_checkpointing:
             (Path(self.output_folder) / PREVIOUS).unlink(missing_ok=True)
 
     # checkpoint -------------------------------------------------------------------------------------------------------

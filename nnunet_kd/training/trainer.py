@@ -146,7 +146,7 @@ class DistillationTrainer(ReducedTrainer):
             self.remove_log()
             raise
         super().on_train_start()
-        if self.local_rank == 0:
+        if self.local_rank == 0 and not self.disable_checkpointing:  # else a trial, which nobody can go on with
             write_settings(Path(self.output_folder), self.settings, type(self).__name__, self.begun)
         reduction = provenance(self.plans_manager.plans, self.configuration_name)
         self.print_to_log_file(f"Student: {reduction}\nSettings: {self.settings.as_dict()}")

@@ -8,9 +8,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd.datasets.splits import groups_by_regex
 from nnunet_kd.errors import DataError, SettingsError
 from nnunet_kd.evaluation.calibration import calibration_table, pool_calibrations
 from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among
+from nnunet_kd.evaluation.costs.profiling import Profile
 from nnunet_kd.evaluation.costs.tables import read_profiles
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept, write_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
@@ -50,6 +52,8 @@ class ComparisonRequest:
         images, channel: for pictures; ``None``: the dataset's images.
         profiles: JSON of ``nnunet-kd profile``.
         metrics: how to measure.
+        group_regex: finds the patient in a case's name, see :func:`~nnunet_kd.datasets.splits.groups_by_regex`; ``None``: every
+            case is a patient.
         workers: processes.
     """
 
@@ -69,6 +73,7 @@ class ComparisonRequest:
     channel: int = 0
     profiles: Path | None = None
     metrics: MetricOptions = field(default_factory=MetricOptions)
+    group_regex: str | None = None
     workers: int = 1
 
 
@@ -96,12 +101,13 @@ def compare_predictions(request: ComparisonRequest) -> Compared:
         return _compare_sweep(request, swept)
     names = [method_name(text) for text in request.methods]
     teacher, focus = _roles(request, names)
-    profiles = read_profiles(request.profiles) if request.profiles is not None else {}
+    profiles = _profiles(request, names)
     found = attach_runs([parse_method(text, request.fold) for text in request.methods], request.models, request.fold)
     fold = request.fold or _common_fold(found)
     measured = _measure(request, found, {method.name: [[(method.predictions, fold)]] for method in found}, focus)
     averaged = {name: average_seeds(by_seed) for name, by_seed in measured.evaluations.items()}
-    comparison = compare(averaged, request.reference, teacher)
+    patients = _patients(request.group_regex, averaged[request.reference])
+    comparison = compare(averaged, request.reference, teacher, patients)
     warnings = [*find_warnings(found, comparison.cases, measured.references.splits), *measured.warnings]
     return Compared(
         ReportInput(
@@ -120,7 +126,7 @@ def compare_predictions(request: ComparisonRequest) -> Compared:
 def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared:
     rows: Rows = swept.methods(request.reference, request.seeds_apart)
     teacher, focus = _roles(request, list(rows))
-    profiles = read_profiles(request.profiles) if request.profiles is not None else {}
+    profiles = _profiles(request, list(rows))
     found = swept.described(rows)
     measured = _measure(request, found, rows, focus)
     averaged = {name: average_seeds(by_seed) for name, by_seed in measured.evaluations.items()}
@@ -129,7 +135,9 @@ def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared
         trained = {name: swept.by_seed(name, evaluations) for name, evaluations in measured.evaluations.items()}
         trainings = Trainings(swept.seeds, trained, request.reference)
     report = ReportInput(
-        comparison=compare(averaged, request.reference, teacher),
+        comparison=compare(
+            averaged, request.reference, teacher, _patients(request.group_regex, averaged[request.reference])
+        ),
         methods=found,
         pictures=measured.pictures,
         fold=", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else ""),
@@ -153,6 +161,7 @@ def combine_kept(
     methods: Sequence[str] | None = None,
     seeds: Sequence[int] | None = None,
     teacher: str | None = None,
+    group_regex: str | None = None,
 ) -> Compared:
     """Compare values that earlier comparisons kept (:data:`CASES_BY_SEED`), without their predictions.
 
@@ -162,9 +171,10 @@ def combine_kept(
         methods: only these, in this order; ``None``: all.
         seeds: only these; ``None``: all that every method has.
         teacher: the method that the gap is measured to; ``None``: ``teacher`` if there is one.
+        group_regex: see :class:`ComparisonRequest`.
 
     Raises:
-        DataError: a file is damaged.
+        DataError: a file is damaged, or a case has no patient.
         SettingsError: what is asked for is not in it.
     """
     chosen = choose_trainings(read_kept(files), reference, methods, seeds)
@@ -172,8 +182,10 @@ def combine_kept(
     by_method = {name: list(by_seed.values()) for name, by_seed in trainings.by_method.items()}
     teacher = teacher or teacher_among(list(by_method))
     check_roles(list(by_method), reference, teacher)
+    averaged = {name: average_seeds(each) for name, each in by_method.items()}
+    patients = _patients(group_regex, averaged[reference])
     report = ReportInput(
-        comparison=compare({name: average_seeds(each) for name, each in by_method.items()}, reference, teacher),
+        comparison=compare(averaged, reference, teacher, patients),
         methods=[],
         pictures=None,
         fold=None,
@@ -194,6 +206,8 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
     if compared.trainings is not None:
         write_kept(compared.trainings.by_method, folder / CASES_BY_SEED)
         written.append(CASES_BY_SEED)
+    else:
+        (folder / CASES_BY_SEED).unlink(missing_ok=True)  # of an earlier comparison, whose values these are not
     tables = [*comparison_tables(comparison), *report.by_training]
     tables += [table for table in (report.calibration, report.training) if table is not None]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
@@ -225,6 +239,27 @@ def _roles(request: ComparisonRequest, names: Sequence[str]) -> tuple[str | None
     return teacher, focus
 
 
+def _profiles(request: ComparisonRequest, names: Sequence[str]) -> dict[str, Profile]:
+    """Of the methods, by their names."""
+    if request.profiles is None:
+        return {}
+    found = read_profiles(request.profiles)
+    if not set(found) & set(names):
+        raise SettingsError(
+            f"--profile {request.profiles} has {', '.join(found) or 'no model'}, and the methods are {', '.join(names)}. Give "
+            f"the same names to both: nnunet-kd profile {names[-1]}=MODEL ..."
+        )
+    return {name: profile for name, profile in found.items() if name in names}
+
+
+def _patients(group_regex: str | None, evaluation: Evaluation) -> list[str] | None:
+    """The patient of every case; ``None``: every case is one."""
+    if group_regex is None:
+        return None
+    groups = groups_by_regex(evaluation.cases, group_regex)
+    return [groups[case] for case in evaluation.cases]
+
+
 def _measure(request: ComparisonRequest, found: list[Method], rows: Rows, focus: str) -> _Measured:
     """Every seed's evaluation with its folds pooled; each folder of predictions is measured once."""
     references = find_references(found, request.ground_truth, request.dataset_json, request.splits)
@@ -233,8 +268,8 @@ def _measure(request: ComparisonRequest, found: list[Method], rows: Rows, focus:
     image_of = references.image_finder(request.images, request.channel, sorted({pair.case for pair in pairs}))
     titles = {part: name for name, by_seed in rows.items() for parts in by_seed for part in parts}
     with worker_pool(request.workers) as pool:
+        calibration = _calibration(references, rows, pool)  # first: the measures below take longer, and find less
         measured = {place: references.evaluate(*place, request.metrics, pool, titles[place]) for place in places}
-        calibration = _calibration(references, rows, pool)
     evaluations = {
         name: [pool_folds([measured[part] for part in parts]) for parts in by_seed] for name, by_seed in rows.items()
     }

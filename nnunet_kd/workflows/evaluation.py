@@ -66,7 +66,7 @@ def evaluate_predictions(request: EvaluationRequest) -> Evaluated:
                 f"the {kind} folder {folder} {why_no_folder(folder)}. Give a folder with one file per case."
             )
     target = request.output or predictions / "evaluation"
-    check_output_file(target)
+    check_output_file(target.with_name(f"{target.name}.csv"))
     labels_from = find_dataset_json(request.dataset_json, predictions, reference)
     calibration = None
     with worker_pool(request.workers) as pool:

@@ -119,7 +119,6 @@ def soften(
             as another plan says.
     """
     with in_temporary_results(make) as trainer, contextlib.ExitStack() as opened:
-        check_output(sets_folder(Path(trainer.preprocessed_dataset_folder)), "the folder of soft labels")
         teachers = _load_teachers(trainer, wanted, choices, device, opened)
         description = teachers.description
         if choices.out_of_fold:
@@ -145,6 +144,8 @@ def soften(
         done = {*kept, *unseen}
         todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
         _check_memory(trainer, shapes, live_helps=choices.for_live_too and not without_labels)
+        if todo:
+            check_output(folder, "the folder of soft labels")
         check_space(folder, bytes_needed([shapes[case] for case in todo]))
         write_description(folder, description)
 

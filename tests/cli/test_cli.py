@@ -171,13 +171,12 @@ def test_doctor_refuses_settings_that_train_refuses(tiny: dict, written: str, to
     assert told is None or told in finished.stdout
 
 
-def test_doctor_refuses_another_reduction_than_the_plans(tiny: dict) -> None:
+def test_a_students_plan_holds_whatever_reduction_a_file_says(tiny: dict) -> None:
     folder = Path(os.environ["nnUNet_preprocessed"], "Dataset998_Tiny")
     assert run("plan", "998").returncode == 0
     assert run("doctor", "998", "-p", "nnUNetPlans_r4").returncode == 0
     (folder / "nnunet_kd.yaml").write_text("reduction: 2")
-    finished = run("doctor", "998", "-p", "nnUNetPlans_r4")
-    assert (finished.returncode, "the plan is a student's of reduction 4" in finished.stdout) == (6, True)
+    assert run("doctor", "998", "-p", "nnUNetPlans_r4").returncode == 0
 
 
 def test_doctor_tells_a_file_where_a_folder_belongs(folders: Path) -> None:

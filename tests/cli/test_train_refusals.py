@@ -141,6 +141,9 @@ def test_folders_that_cannot_be_written(tiny: dict, monkeypatch: pytest.MonkeyPa
         assert (finished.returncode, "Change " in error_of(finished)) == (6, True), finished.stderr
     Path(preprocessed, "Dataset998_Tiny", "splits_final.json").write_text('[{"train": ["a"], "val": ["b"]}]')
     assert "/nowhere does not exist" in error_of(run(*TRAIN, "-t", "/nowhere"))
+    Path(preprocessed, "Dataset998_Tiny", "splits_final.json").unlink()  # nnU-Net needs none for fold all
+    everything = ("train", "998", "3d_fullres", "all", "-device", "cpu")
+    assert "/nowhere does not exist" in error_of(run(*everything, "-t", "/nowhere"))
 
 
 def test_what_was_there_and_what_was_trained_is_kept(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -157,6 +158,20 @@ def test_patient_on_both_sides_of_training_and_test_is_a_warning(source: Path) -
     brats_case(source / "validation_data", "BraTS-GLI-00005-109", seg=False)
     summary = convert_brats2024([folder, source / "validation_data"], options=ONE)
     assert any("1 patient with training and test cases: 00005" in text for text in summary.warnings)
+
+
+def test_a_later_run_over_other_cases_knows_the_earlier_one(source: Path, nnunet: Path) -> None:
+    folder, validation = brats_download(source), source / "validation_data"
+    brats_case(folder, "BraTS-GLI-00777-100")
+    (folder / "BraTS-GLI-00777-100" / "BraTS-GLI-00777-100-t1n.nii.gz").unlink()
+    brats_case(validation, "BraTS-GLI-00005-109", seg=False)
+    skipping = dataclasses.replace(ONE, skip_bad=True)
+    made = convert_brats2024([folder], options=skipping).folder
+    skipped = (made / "skipped.csv").read_text()
+    assert "BraTS-GLI-00777-100" in skipped
+    summary = convert_brats2024([validation], options=skipping)
+    assert any("1 patient with training and test cases: 00005" in text for text in summary.warnings)
+    assert (made / "skipped.csv").read_text() == skipped
 
 
 def test_cases_without_any_segmentation_become_imagests_of_a_new_or_an_existing_dataset(

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
+import gzip
 import json
+import os
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
 from nnunet_kd.datasets import destination
 from nnunet_kd.datasets.brats2024 import convert_brats2024
+from nnunet_kd.datasets.case import Volume
 from nnunet_kd.datasets.writing import JOURNAL
 from nnunet_kd.errors import DataError, MissingRequirement
 from tests.datasets.generated_downloads import ONE, brats_case, download, tree_hash
@@ -73,7 +78,7 @@ def test_other_splits_stop_before_anything_is_written(source: Path, nnunet: Path
     splits = nnunet.parent / "preprocessed/Dataset501_BraTS2024/splits_final.json"
     splits.parent.mkdir()
     splits.write_text(json.dumps([{"train": ["a"], "val": ["b"]}]))
-    with pytest.raises(DataError, match="hold\\(s\\) other splits"):
+    with pytest.raises(DataError, match=r"hold\(s\) other splits.*delete the file\(s\) and run again\.$"):
         convert_brats2024([source], options=ONE)
     assert json.loads(splits.read_text()) == [{"train": ["a"], "val": ["b"]}]
     assert not any(nnunet.iterdir())
@@ -85,3 +90,14 @@ def test_full_disk_is_found_before_copying(source: Path, nnunet: Path, monkeypat
     with pytest.raises(MissingRequirement, match="--link"):
         convert_brats2024([source], options=ONE)
     assert not (nnunet / "Dataset501_BraTS2024/imagesTr").exists()
+
+
+def test_a_file_of_several_channels_is_copied_once(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "four.nii.gz"
+    with gzip.open(path, "wb") as file:
+        file.write(os.urandom(4000))
+    case = SimpleNamespace(volumes=lambda: {str(index): Volume(path, index) for index in range(4)})
+    for free, fits in ((path.stat().st_size, True), (path.stat().st_size - 1, False)):
+        monkeypatch.setattr(destination, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with contextlib.nullcontext() if fits else pytest.raises(MissingRequirement, match="free, but the copies need"):
+            destination.require_room(tmp_path, [case])

@@ -191,11 +191,13 @@ def test_a_students_plan_has_the_last_word_on_its_reduction(tmp_path: Path) -> N
     # an older version saved its default, which was not what it trained
     assert reduction(saved={"reduction": 4}) == 2
     assert reduction(saved={"reduction": 4}, said='["reduction=2"]') == 2
+    # recipes and files are meant for other plans, too
     (tmp_path / "nnunet_kd.yaml").write_text("reduction: 4")
-    with pytest.raises(
-        SettingsError, match=r"nnunet_kd\.yaml: reduction 4, but the plan is a student's of reduction 2"
-    ):
-        reduction()
+    assert reduction() == 2
+    recipe = {CONFIG_VARIABLE: "short"}
+    assert resolve_settings("student", (), tmp_path, environment=recipe, planned=2).reduction == 2
+    with pytest.raises(SettingsError, match=r"--set reduction=4: the plan is a student's of reduction 2"):
+        reduction(said='["reduction=4"]')
 
 
 def test_settings_of_a_run_of_before_mean_a_random_start(tmp_path: Path) -> None:

@@ -100,5 +100,6 @@ def test_through_the_command(regions: bool, tmp_path: Path) -> None:
 
     np.savez_compressed(predicted / "case.npz", probabilities=probabilities[:1])
     assert "has the shape" in str(CliRunner().invoke(cli.app, arguments).exception)
-    (predicted / "case.npz").write_bytes(b"PK\3\4 cut short")
-    assert "cannot be read as probabilities" in str(CliRunner().invoke(cli.app, arguments).exception)
+    for damaged in (b"PK\3\4 cut short", b""):
+        (predicted / "case.npz").write_bytes(damaged)
+        assert "cannot be read as probabilities" in str(CliRunner().invoke(cli.app, arguments).exception)

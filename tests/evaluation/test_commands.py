@@ -64,6 +64,9 @@ def test_evaluate_a_fold(dataset, tmp_path):
 def test_evaluate_tells_the_output_folder_before_it_measures(dataset, tmp_path):
     with pytest.raises(SettingsError, match="Make it first"):
         run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-o", tmp_path / "no" / "where")
+    (tmp_path / "results").mkdir()  # files beside it get its name, and an ending
+    run("evaluate", tmp_path / "ours", dataset / "labelsTr", "-np", 1, "-o", tmp_path / "results")
+    assert (tmp_path / "results.csv").is_file()
 
 
 def test_a_file_in_place_of_a_folder_is_told(dataset, tmp_path):
@@ -128,8 +131,18 @@ def test_compare_plain_folders(dataset, tmp_path):
     assert len((out / "cases.csv").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert "| ours |" in (out / "tables.md").read_text()
     assert "The images were not found" not in (out / "report.html").read_text()
-    run(*arguments)
+    (out / "cases_by_seed.csv").touch()
+    assert "over 1 patient;" in " ".join(run(*arguments, "--group-regex", "^(case)").split())
+    assert "<dt>Patients</dt><dd>1, over whom" in (out / "report.html").read_text()
     assert "The images were not found" in (out / "report.html").read_text()
+    assert not (out / "cases_by_seed.csv").exists(), "of an earlier comparison"
+    with pytest.raises(SettingsError, match="is not a regular expression"):
+        run(*arguments, "--group-regex", "(")
+    write_profiles([Profile("big", "x", 1, (1, 1, 1), None, None, 1, None, None, None)], tmp_path / "p.json")
+    with pytest.raises(
+        SettingsError, match=r"p\.json has big, and the methods are student, ours\. Give the same names"
+    ):
+        run(*arguments, "--profile", tmp_path / "p.json")
 
 
 def test_compare_model_folders_finds_its_files(dataset, tmp_path, monkeypatch):

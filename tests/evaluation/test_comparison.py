@@ -79,6 +79,20 @@ def test_a_case_counts_once_overall(comparison):
     assert changed.summary("dice").left_out == 1
 
 
+def test_means_and_tests_are_over_patients(comparison):
+    patients = [case[:-1] for case in comparison.cases]  # two of ten cases
+    grouped = compare(comparison.evaluations, "student", "teacher", patients)
+    assert (grouped.unit, grouped.units, grouped.cases) == ("patient", 2, comparison.cases)
+    row = grouped.row("dcd", DICE, "ET")
+    values = [grouped.evaluations[name].values["dice"][:, 1].reshape(2, 10).mean(1) for name in ("dcd", "student")]
+    assert row.summary.mean == pytest.approx(values[0].mean())
+    assert row.summary.cases == row.paired.cases == 2
+    assert row.paired.t_p == pytest.approx(stats.ttest_rel(*values).pvalue)
+    assert "over 2 patients; a case's value is the mean over its classes, a patient's" in overall_table(grouped).note
+    assert "paired by patient" in difference_tables(grouped)[0].note
+    assert "over 20 cases; a case's value is the mean over its classes." in overall_table(comparison).note
+
+
 def test_a_class_without_a_value_in_one_method_counts_for_neither():
     student, method = evaluation(0.0), evaluation(0.1)
     student.values["hd95"][3, 1] = np.nan  # missed altogether, so there is no distance

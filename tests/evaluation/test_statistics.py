@@ -7,7 +7,13 @@ import pytest
 from scipy import stats
 
 from nnunet_kd.evaluation.results import summarise
-from nnunet_kd.evaluation.statistics import BOOTSTRAP_RESAMPLES, compare_paired, gap_recovered, holm
+from nnunet_kd.evaluation.statistics import (
+    BOOTSTRAP_RESAMPLES,
+    averaged_by_patient,
+    compare_paired,
+    gap_recovered,
+    holm,
+)
 
 
 @pytest.fixture
@@ -85,13 +91,40 @@ def test_holm_leaves_undefined_p_values_out():
 
 def test_gap_recovered():
     student, teacher = np.array([0.5, 0.6, np.nan]), np.array([0.9, 0.8, 0.9])
-    assert gap_recovered(student, student, teacher) == 0
-    assert gap_recovered(teacher, student, teacher) == pytest.approx(1)
-    assert gap_recovered(np.array([0.6, 0.65, 0.0]), student, teacher) == pytest.approx(0.075 / 0.3)
+    assert gap_recovered(student, student, teacher, 1) == 0
+    assert gap_recovered(teacher, student, teacher, 1) == pytest.approx(1)
+    assert gap_recovered(np.array([0.6, 0.65, 0.0]), student, teacher, 1) == pytest.approx(0.075 / 0.3)
     distances = np.array([8.0, 10.0, 9.0])  # falling is better
-    assert gap_recovered(distances - 1, distances, distances - 4) == pytest.approx(0.25)
-    assert np.isnan(gap_recovered(student, student, student))
-    assert np.isnan(gap_recovered(student[2:], student[2:], teacher[2:]))
+    assert gap_recovered(distances - 1, distances, distances - 4, -1) == pytest.approx(0.25)
+    assert np.isnan(gap_recovered(student, student, student, 1))
+    assert np.isnan(gap_recovered(student[2:], student[2:], teacher[2:], 1))
+    # a teacher that is worse leaves no gap, however far the method fell
+    assert np.isnan(gap_recovered(student, teacher, student, 1))
+    assert np.isnan(gap_recovered(distances, distances, distances + 1, -1))
+
+
+def test_a_patients_cases_count_once():
+    method = np.array([0.9, 0.7, np.nan, 0.5, np.nan])
+    reference = np.array([0.6, 0.6, 0.1, 0.2, np.nan])
+    own, base = averaged_by_patient([method, reference], ["b", "b", "b", "a", "c"])
+    assert own[:2] == pytest.approx([0.5, 0.8])
+    assert base[:2] == pytest.approx([0.2, 0.6]), "of the cases that both have"
+    assert np.isnan([own[2], base[2]]).all()
+
+
+def test_scans_of_one_patient_are_not_taken_for_independent():
+    """Without any effect, a test at 5% rejects in 5% of all studies."""
+    random = np.random.default_rng(0)
+    rejected = {"cases": 0, "patients": 0}
+    patients = [f"{patient}" for patient in range(30) for _ in range(3)]
+    for _ in range(200):
+        differences = np.repeat(random.normal(0, 1, 30), 3) + random.normal(0, 0.5, 90)
+        zeros = np.zeros(90)
+        rejected["cases"] += stats.ttest_rel(differences, zeros).pvalue < 0.05
+        own, base = averaged_by_patient([differences, zeros], patients)
+        rejected["patients"] += stats.ttest_rel(own, base).pvalue < 0.05
+    assert rejected["cases"] > 40
+    assert rejected["patients"] < 20
 
 
 def test_mean_and_standard_error():

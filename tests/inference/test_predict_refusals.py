@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -92,6 +93,16 @@ def test_an_output_that_cannot_be_written(student: Path, images: Path, tmp_path:
         ):
             run(inputs, output, student)
     assert (tmp_path / "file").read_text() == "kept"
+
+
+def test_nothing_to_do_in_a_folder_that_cannot_be_written_to(
+    student: Path, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run(images, tmp_path / "out", student)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # as root, nothing is closed
+    run(images, tmp_path / "out", student)
+    with pytest.raises(MissingRequirement, match=r"-o .* is no folder that can be written to"):
+        run(images, tmp_path / "other", student)
 
 
 def test_damaged_and_foreign_models(student: Path, exported: Path, images: Path, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
@@ -44,6 +45,15 @@ def test_numbers_of_cases_are_taken_for_channels(tmp_path: Path) -> None:
         path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
     found = find_cases([tmp_path / "in"], tmp_path / "out", model(plan, name, dataset(1)))
     assert [case.name for case in found] == ["patient_0000", "patient_0001", "patient_0002"]
+
+
+def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "a.nii.gz").touch()
+    (tmp_path / "out").mkdir()
+    plan, name = plans(1)
+    monkeypatch.setattr(os, "access", lambda *arguments: False)  # as root, nothing is closed
+    with pytest.raises(MissingRequirement, match=r"-o .*out is no folder that can be written to"):
+        find_cases([tmp_path / "a.nii.gz"], tmp_path / "out", model(plan, name, dataset(1)))
 
 
 def test_an_output_that_cannot_be_written(tmp_path: Path) -> None:

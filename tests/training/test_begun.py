@@ -94,6 +94,36 @@ def test_a_new_training_without_a_checkpoint_starts_anew(folder: Path) -> None:
         train(LOGITS, [], continued=True)
 
 
+def test_an_earlier_training_that_is_not_finished_is_not_lost(results: Path) -> None:
+    with pytest.raises(_Crash):
+        train(LOGITS, [*FIRST, "save_every=1"], before=crash_after(0))
+    folder = next(results.glob(f"{LOGITS}*")) / "fold_0"
+    kept = {path.name: path.read_bytes() for path in folder.glob("*.pth")}
+    file = folder / SETTINGS_FILE
+    begun, settings = read_begun(file), file.read_text()
+    assert begun is not None
+
+    def trial(trainer: DistillationTrainer) -> None:
+        trainer.disable_checkpointing = True
+
+    with pytest.raises(_Crash):
+        train(LOGITS, SECOND, before=lambda trainer: (trial(trainer), crash_after(0)(trainer)))
+    assert file.read_text() == settings, "a trial leaves the record alone"
+    with pytest.raises(_Crash):
+        train(LOGITS, SECOND, before=crash_at_start)
+    assert read_begun(file) != begun
+    with pytest.raises(
+        CheckpointError, match=r"saved no checkpoint yet.*is not finished\. To go on with the earlier one"
+    ):
+        train(LOGITS, [], continued=True)
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == kept
+    # what the message says
+    file.write_text("\n".join(line for line in settings.splitlines() if not line.startswith("# training")))
+    resumed = train(LOGITS, [], continued=True)
+    assert resumed.begun == begun
+    assert resumed.restored[TRAINING] == begun.name
+
+
 def test_older_and_stock_checkpoints_go_on(folder: Path) -> None:
     path, file = folder / "checkpoint_final.pth", folder / SETTINGS_FILE
     checkpoint = read_checkpoint(path)

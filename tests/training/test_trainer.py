@@ -219,15 +219,34 @@ def test_validation_of_a_cascade_reads_what_its_own_teachers_first_stage_says(
         assert validating.folder_with_segs_from_previous_stage == str(expected)
 
 
+def test_validation_of_a_cascade_looks_for_a_teacher_that_has_moved(
+    folders: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    plans, configuration = cascade_plans(), "3d_cascade_fullres"
+    teacher = write_untrained_teacher(plans, configuration, DATASET_JSON)
+    previous = teacher.with_name("nnUNetTrainer__nnUNetPlans__3d_lowres") / "predicted_next_stage" / configuration
+    previous.mkdir(parents=True)
+    elsewhere = Path(shutil.copytree(teacher.parent, folders / "elsewhere"))
+    monkeypatch.setenv(SET_VARIABLE, json.dumps([f"teacher={elsewhere / teacher.name}"]))
+    made = make_trainer("nnUNetTrainerStudent", plans, configuration, DATASET_JSON, CPU)
+    with contextlib.redirect_stdout(io.StringIO()):
+        made.prepare_distillation()
+    made.save_checkpoint(str(folders / "checkpoint_final.pth"))
+    shutil.rmtree(elsewhere)
+    monkeypatch.setenv(SET_VARIABLE, "[]")
+    validating = make_trainer("nnUNetTrainerStudent", plans, configuration, DATASET_JSON, CPU)
+    with contextlib.redirect_stdout(io.StringIO()):
+        validating.load_checkpoint(str(folders / "checkpoint_final.pth"))
+    assert validating.folder_with_segs_from_previous_stage == str(previous)
+
+
 def test_a_students_plan_says_its_reduction(tiny: dict) -> None:
     plans = named_student_plans(tiny, 2, "nnUNetPlans")
     for said in ([], ["reduction=2"]):
         made = trainer("nnUNetTrainerStudent", plans, *said)
         assert made.settings.reduction == 2
         assert stage_channels(made.plans_manager.plans, "3d_fullres") == stage_channels(plans, "3d_fullres")
-    with pytest.raises(
-        SettingsError, match=r"--set: reduction 8, but the plan is a student's of reduction 2.*-p nnUNet"
-    ):
+    with pytest.raises(SettingsError, match=r"--set reduction=8: the plan is a student's of reduction 2.*-p nnUNet"):
         trainer("nnUNetTrainerStudent", plans, "reduction=8")
 
 

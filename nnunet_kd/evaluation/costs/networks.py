@@ -121,6 +121,9 @@ def _with_predictor(path: Path, predictor: nnUNetPredictor, file_bytes: int | No
     configuration = predictor.configuration_manager
     network = predictor.network.eval()
     median = configuration.configuration.get("median_image_size_in_voxels")
+    if median is not None and len(median) == 2:  # of a 2D plan: of one slice, and slices are not resampled across
+        whole = predictor.plans_manager.plans.get("original_median_shape_after_transp")
+        median = None if whole is None else [whole[0], *median]
     return MeasuredNetwork(
         path=path,
         network=network,

@@ -114,7 +114,7 @@ class FinishedSweep:
         found = list(self.left_out)
         if not self.teacher_folders and TEACHER not in self.variants:
             found += [
-                f"the teacher is not shown: {place} holds no predictions. nnUNetv2_train with --val makes them."
+                f"the teacher is not shown: {_why_no_teacher(place)}"
                 for place in self._teachers_of_their_folds().values()
                 if not _has_predictions(place)
             ]
@@ -159,6 +159,17 @@ class FinishedSweep:
             "median epoch the least. Clipped steps: share of the steps whose gradient nnU-Net shortened."
         )
         return Table("Training time", header, tuple(rows), note) if rows else None
+
+
+def _why_no_teacher(validation: Path) -> str:
+    """In words, of a teacher without predictions in its ``MODEL/fold_X/validation``."""
+    model = validation.parents[1]
+    if not model.is_dir():
+        return (
+            f"{model} is no folder (any more), so its predictions of the validation cases are not known. Compare it with "
+            f"`nnunet-kd compare` NAME=DIR ..., without --sweep."
+        )
+    return f"{validation} holds no predictions. nnUNetv2_train with --val makes them."
 
 
 def _has_predictions(place: Path) -> bool:

@@ -129,6 +129,9 @@ def _plan_run(
     if not (asked_for or trainer_class.requires_start) and saved.get("start") == RANDOM:
         # its recipe preferred the teacher, which was not possible; an older run, which could not choose, does not say so
         settings = settings.model_copy(update={"start": RANDOM})
+    if planned is not None and "reduction" in saved:
+        # an older version saved its default there; the plan decides, then as now
+        settings = settings.model_copy(update={"reduction": saved["reduction"]})
     arguments = ["train", dataset_folder.name, description.configuration, str(fold), "-m", variant.method]
     arguments += ["-p", description.plans, "-device", description.device]
     arguments += ["--recipe", recipe] if recipe is not None else []

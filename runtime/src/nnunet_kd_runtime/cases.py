@@ -105,8 +105,8 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
 def _check_output(output: Path, ending: str) -> None:
     """Neither a file that is there, nor a name that is meant to be an image of another format; and it can be written."""
     folder = output if output.is_dir() or not output.name.endswith(ending) else output.parent
-    existing = next(place for place in (folder, *folder.absolute().parents) if os.path.exists(place))
-    if existing != output and not (existing.is_dir() and os.access(existing, os.W_OK)):
+    existing = next((place for place in (folder, *folder.absolute().parents) if os.path.exists(place)), folder)
+    if not (existing.is_dir() and os.access(existing, os.W_OK)) and not (existing == output and output.is_file()):
         raise MissingRequirement(f"-o {output}: {existing} is no folder that can be written to. Choose another place.")
     if output.is_dir() or output.name.endswith(ending):
         return

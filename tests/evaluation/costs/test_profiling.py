@@ -113,6 +113,25 @@ def test_a_folder_a_zip_and_a_plan_cost_the_same(model, tmp_path):
     torch.testing.assert_close(sources[0].network(patch), sources[1].network(patch))
 
 
+def test_the_volume_of_a_2d_plan_has_all_slices(tmp_path):
+    plan = plans()
+    plan["original_median_shape_after_transp"] = [20, 40, 40]
+    described = plan["configurations"]["3d_fullres"]
+    arguments = described["architecture"]["arch_kwargs"]
+    described |= {"patch_size": [16, 16], "median_image_size_in_voxels": [30.0, 30.0], "spacing": [1.0, 1.0]}
+    for key in ("kernel_sizes", "strides"):
+        arguments[key] = [size[1:] if isinstance(size, (list, tuple)) else size for size in arguments[key]]
+    for key in ("conv_op", "norm_op"):
+        arguments[key] = arguments[key].replace("3d", "2d")
+    (tmp_path / "dataset.json").write_text(json.dumps(DATASET_JSON))
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plan))
+    source = read_network(tmp_path / "nnUNetPlans.json")
+    assert source.volume_shape == (20, 30, 30)
+    del plan["original_median_shape_after_transp"]
+    (tmp_path / "nnUNetPlans.json").write_text(json.dumps(plan))
+    assert read_network(tmp_path / "nnUNetPlans.json").volume_shape is None
+
+
 @pytest.fixture
 def onnx_file(tmp_path):
     """A convolution with open batch and patch, and the PyTorch layer it holds."""

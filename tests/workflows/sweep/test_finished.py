@@ -159,6 +159,13 @@ def test_a_teacher_without_predictions_is_told_and_not_shown(finished: Path) -> 
     assert f"the teacher is not shown: {teacher} holds no predictions" in output.replace("\n", "")
 
 
+def test_a_teacher_that_has_moved_is_told(finished: Path) -> None:
+    teacher = finished.parents[1] / "teacher__nnUNetPlans__3d_fullres"
+    teacher.rename(teacher.with_name("elsewhere"))
+    output, _ = run_compare(finished)
+    assert f"{teacher} is no folder (any more)" in output.replace("\n", "")
+
+
 def test_what_is_not_finished_is_told(finished: Path) -> None:
     (missing,) = finished.glob("dcd/seed_1/*/*/fold_0/validation/summary.json")
     missing.unlink()

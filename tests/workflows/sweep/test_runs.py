@@ -124,8 +124,10 @@ def test_a_students_plan_says_its_reduction(tiny: dict) -> None:
     write_plans(named_student_plans(tiny, 2), folder / "nnUNetPlans_r2.json")
     (run,) = plan(methods=["student"], plans="nnUNetPlans_r2")
     assert run.settings["reduction"] == 2
+    save_settings(run, reduction=4.0)  # an older version saved its default, which was not what it trained
+    plan(methods=["student"], plans="nnUNetPlans_r2")
     wide = {"wide": {"method": "student", "settings": {"reduction": 8}}}
-    with pytest.raises(SettingsError, match="reduction 8, but the plan is a student's of reduction 2"):
+    with pytest.raises(SettingsError, match="reduction=8: the plan is a student's of reduction 2"):
         plan(methods=[], variants=wide, plans="nnUNetPlans_r2")
 
 
