@@ -219,7 +219,7 @@ def _rows(
         gap = nan
         # a signed difference has no better and worse, so no gap to close
         if teacher is not None and name not in (reference, teacher) and metric.better:
-            gap = gap_recovered(*values(name, reference, teacher), metric.better)
+            gap = gap_recovered(*values(name, reference, teacher), better=metric.better)
         summary = summarise(values(name)[0])
         rows.append(
             Row(

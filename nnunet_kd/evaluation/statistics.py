@@ -95,7 +95,7 @@ def averaged_by_patient(values: Sequence[Values], patients: Sequence[str]) -> li
     return [np.divide(total, counts, out=np.full(len(names), np.nan), where=counts > 0) for total in sums]
 
 
-def gap_recovered(method: Values, student: Values, teacher: Values, better: int) -> float:
+def gap_recovered(method: Values, student: Values, teacher: Values, *, better: int) -> float:
     """Share of the teacher-student gap that a method closes, ``(method - student) / (teacher - student)``.
 
     Means over the cases (cases,) in which all three are defined; 0 is the student, 1 the teacher. NaN without cases, or where

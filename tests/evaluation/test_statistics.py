@@ -91,16 +91,16 @@ def test_holm_leaves_undefined_p_values_out():
 
 def test_gap_recovered():
     student, teacher = np.array([0.5, 0.6, np.nan]), np.array([0.9, 0.8, 0.9])
-    assert gap_recovered(student, student, teacher, 1) == 0
-    assert gap_recovered(teacher, student, teacher, 1) == pytest.approx(1)
-    assert gap_recovered(np.array([0.6, 0.65, 0.0]), student, teacher, 1) == pytest.approx(0.075 / 0.3)
+    assert gap_recovered(student, student, teacher, better=1) == 0
+    assert gap_recovered(teacher, student, teacher, better=1) == pytest.approx(1)
+    assert gap_recovered(np.array([0.6, 0.65, 0.0]), student, teacher, better=1) == pytest.approx(0.075 / 0.3)
     distances = np.array([8.0, 10.0, 9.0])  # falling is better
-    assert gap_recovered(distances - 1, distances, distances - 4, -1) == pytest.approx(0.25)
-    assert np.isnan(gap_recovered(student, student, student, 1))
-    assert np.isnan(gap_recovered(student[2:], student[2:], teacher[2:], 1))
+    assert gap_recovered(distances - 1, distances, distances - 4, better=-1) == pytest.approx(0.25)
+    assert np.isnan(gap_recovered(student, student, student, better=1))
+    assert np.isnan(gap_recovered(student[2:], student[2:], teacher[2:], better=1))
     # a teacher that is worse leaves no gap, however far the method fell
-    assert np.isnan(gap_recovered(student, teacher, student, 1))
-    assert np.isnan(gap_recovered(distances, distances, distances + 1, -1))
+    assert np.isnan(gap_recovered(student, teacher, student, better=1))
+    assert np.isnan(gap_recovered(distances, distances, distances + 1, better=-1))
 
 
 def test_a_patients_cases_count_once():
