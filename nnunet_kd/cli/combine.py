@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from nnunet_kd.cli.comparison_output import write_and_show
+from nnunet_kd.cli.comparison_output import GroupRegex, write_and_show
 from nnunet_kd.cli.options import option
 from nnunet_kd.system.files import check_output
 
@@ -28,13 +28,7 @@ def combine(
     teacher: Annotated[
         str | None, option("teacher", "The method that the gap is measured to; default: `teacher` if there is one.")
     ] = None,
-    group_regex: Annotated[
-        str | None,
-        option(
-            "group-regex",
-            "Finds the patient in a case's name; means and tests are then over patients. Default: every case is one.",
-        ),
-    ] = None,
+    group_regex: GroupRegex = None,
     output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""

@@ -7,7 +7,7 @@ from typing import Annotated, Optional
 
 import typer
 
-from nnunet_kd.cli.comparison_output import write_and_show
+from nnunet_kd.cli.comparison_output import GroupRegex, write_and_show
 from nnunet_kd.cli.evaluate import (
     DatasetJson,
     Empty,
@@ -63,13 +63,7 @@ def compare(
     splits: Splits = None,
     fold: Annotated[str | None, option("folds", "Fold whose validation cases are compared.")] = None,
     profile: Annotated[Path | None, typer.Option(help="JSON of `nnunet-kd profile`, with the same names.")] = None,
-    group_regex: Annotated[
-        str | None,
-        option(
-            "group-regex",
-            "Finds the patient in a case's name; means and tests are then over patients. Default: every case is one.",
-        ),
-    ] = None,
+    group_regex: GroupRegex = None,
     nsd_tolerance: Tolerance = 1.0,
     empty: EmptyOption = Empty.nan,
     hd95_penalty: Penalty = None,

@@ -1,16 +1,26 @@
-"""What ``compare`` and ``combine`` show on the terminal."""
+"""What ``compare`` and ``combine`` share: an option, and what they show on the terminal."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated, Optional
 
 import rich.table
 from rich.console import Console
 from rich.markup import escape
 
+from nnunet_kd.cli.options import option
+
 if TYPE_CHECKING:
     from nnunet_kd.workflows.comparison import Compared
+
+GroupRegex = Annotated[
+    Optional[str],  # noqa: UP045  typer on Python 3.10
+    option(
+        "group-regex",
+        "Finds the patient in a case's name; means and tests are then over patients. Default: every case is one.",
+    ),
+]
 
 
 def write_and_show(compared: Compared, folder: Path) -> None:

@@ -147,13 +147,10 @@ def check_start(trainer: str, start: str, fold: str) -> None:
     Raises:
         SettingsError: the trainer needs another start, or there is no such student.
     """
-    from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start
+    from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start, random_start_refused
 
     if start == RANDOM and find_trainer(trainer).requires_start:
-        raise SettingsError(
-            f"{trainer} starts inside its teacher, but the settings say start: random. Leave that out, set start=teacher, or "
-            f"train nnUNetTrainerStudent (-m student), which starts from random weights."
-        )
+        raise SettingsError(random_start_refused(trainer))
     if start not in (RANDOM, TEACHER):
         pin_start(start, fold)
 

@@ -5,9 +5,9 @@ from __future__ import annotations
 import io
 from collections.abc import Mapping
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
-import torch
 from nnunetv2.training.nnUNetTrainer.nnUNetTrainer import nnUNetTrainer
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
@@ -24,25 +24,16 @@ class CheckpointedTrainer(nnUNetTrainer):
     Attributes:
         begun: which training this is, from its start on; ``None``: an older version began it. With ``--c`` the subclass sets it
             before, to the one that began last in this folder.
+        continued: begun with ``--c``; a subclass sets it in its constructor.
         restored: the loaded checkpoint's entry of ours.
         restored_from: its file; ``None``: none was loaded.
     """
 
     begun: Begun | None = None
-
-    def __init__(
-        self,
-        plans: dict[str, Any],
-        configuration: str,
-        fold: int | str,
-        dataset_json: dict[str, Any],
-        device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
-    ) -> None:
-        self._continued = bool(plans["continue_training"])
-        super().__init__(plans, configuration, fold, dataset_json, device)
-        self.restored: dict[str, Any] = {}
-        self.restored_from: Path | None = None
-        self._damaged: set[Path] = set()
+    continued: bool = False
+    restored: Mapping[str, Any] = MappingProxyType({})
+    restored_from: Path | None = None
+    _damaged: frozenset[Path] = frozenset()
 
     # what a subclass adds ---------------------------------------------------------------------------------------------
 
@@ -66,7 +57,7 @@ class CheckpointedTrainer(nnUNetTrainer):
 
         # a damaged file is not worth keeping in place of a whole one
         save_with_entry(save, self.checkpoint_entry(), Path(filename), keep=Path(filename) not in self._damaged)
-        self._damaged.discard(Path(filename))
+        self._damaged -= {Path(filename)}
 
     def load_checkpoint(self, checkpoint: dict[str, Any] | str | Path) -> None:
         """nnU-Net's own, with the network as the checkpoint describes it.
@@ -81,7 +72,7 @@ class CheckpointedTrainer(nnUNetTrainer):
             CheckpointError: it is damaged or holds more than data; with ``--c``: so are all, or those there are of an earlier
                 training that is not finished.
         """
-        if self._continued and not self.was_initialized and not isinstance(checkpoint, dict):
+        if self.continued and not self.was_initialized and not isinstance(checkpoint, dict):
             furthest = self._furthest_checkpoint(Path(checkpoint).parent)
             if furthest is None:
                 return
@@ -98,7 +89,7 @@ class CheckpointedTrainer(nnUNetTrainer):
             self.prepare_for(checkpoint.get(ENTRY, {}))
         super().load_checkpoint(str(path))
         self.restored, self.restored_from = checkpoint.get(ENTRY, {}), path
-        if self._continued and self.restored:
+        if self.continued and self.restored:
             name = self.restored.get(TRAINING)
             known = self.begun is not None and self.begun.name == name
             self.begun = self.begun if known else None if name is None else Begun(name)
@@ -120,5 +111,5 @@ class CheckpointedTrainer(nnUNetTrainer):
         for problem in damaged.values():
             self.print_to_log_file(f"WARNING: {problem} Continuing from {path.name} instead.")
         self.print_to_log_file(f"Continuing from {path}.")
-        self._damaged = set(damaged)
+        self._damaged = frozenset(damaged)
         return path

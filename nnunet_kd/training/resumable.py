@@ -52,6 +52,7 @@ class ResumableTrainer(CheckpointedTrainer):
         dataset_json: dict[str, Any],
         device: torch.device = torch.device("cuda"),  # noqa: B008  nnU-Net's own signature, which it inspects
     ) -> None:
+        self.continued = bool(plans["continue_training"])  # nnU-Net's constructor takes it out
         super().__init__(plans, configuration, fold, dataset_json, device)
         if self.is_ddp:
             self.device = process_device(device)

@@ -25,7 +25,13 @@ from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.pretrained import find_pretrained, take_over
 from nnunet_kd.distillation.starts.projections import PATCHES, fit_projections, has_projections
-from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start, start_from_student
+from nnunet_kd.distillation.starts.student import (
+    RANDOM,
+    TEACHER,
+    pin_start,
+    random_start_refused,
+    start_from_student,
+)
 from nnunet_kd.errors import NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
@@ -110,11 +116,7 @@ class StartedTrainer(AveragedTrainer):
             )
         if new and self.requires_start and self.settings.start == RANDOM:
             anew = " If it was begun with -pretrained_weights, give them again and leave --c out."
-            raise SettingsError(
-                f"{type(self).__name__} starts inside its teacher, but the settings say start: random. Leave that out, set "
-                f"start=teacher, or train nnUNetTrainerStudent, which starts from random weights."
-                f"{anew if self._continued else ''}"
-            )
+            raise SettingsError(random_start_refused(type(self).__name__) + (anew if self.continued else ""))
         saved = self.restored.get("settings")
         if saved is not None:
             self._keep_start(saved.get("start", RANDOM), saved.get("start_sha256"))

@@ -52,7 +52,7 @@ def passed_on(monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
             3,
             "-tr nnUNetTrainer is none of the trainers of this package that this command takes: nnUNetTrainerCWD, ",
         ),
-        (["-m", "inherited", "--set", "start=random"], 3, "the settings say start: random"),
+        (["-m", "inherited", "--set", "start=random"], 3, "its settings say start: random"),
         (["--set", "start=techer"], 3, "the model techer does not exist"),
         (["-t", "/nowhere"], 5, "the teacher /nowhere does not exist"),
         (["--set", "mirror_axes=[0]", "-t", "/nowhere"], 5, "the teacher /nowhere does not exist"),

@@ -21,6 +21,14 @@ RANDOM, TEACHER = "random", "teacher"
 """The values of the setting ``start`` that are no path."""
 
 
+def random_start_refused(trainer: str) -> str:
+    """Of a trainer that needs a start, in words: why its settings do not hold, and what to do."""
+    return (
+        f"{trainer} starts inside its teacher, but its settings say start: random. Leave that out, set start=teacher, or train "
+        f"nnUNetTrainerStudent (-m student), which starts from random weights."
+    )
+
+
 def pin_start(start: str, fold: int | str) -> tuple[str, str]:
     """A path to a student, made absolute, and the SHA-256 of its checkpoint.
 

@@ -21,7 +21,7 @@ from nnunet_kd.distillation.settings_sources import (
     merge,
     saved_settings,
 )
-from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
+from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, random_start_refused
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.evaluation.runs import check_fold
 from nnunet_kd.models.plans import planned_reduction, read_plans, reduce_plans
@@ -114,10 +114,7 @@ def _plan_run(
             f"for example objectives.dcd.weight=5."
         )
     if trainer_class.requires_start and settings.start == RANDOM and description.pretrained_weights is None:
-        raise SettingsError(
-            f"{name}: the method {variant.method} starts inside its teacher, but its settings say start: random. Leave the "
-            f"method out, or let it have start=teacher. `student` starts from random weights."
-        )
+        raise SettingsError(f"{name}: {random_start_refused(trainer)}")
     asked_for = "start" in wanted or is_asked_for("start", dataset_folder, {CONFIG_VARIABLE: recipe or ""})
     student = reduce_plans(plans, settings.reduction, required=description.configuration)
     wanted = _pinned(wanted, settings, student, description.configuration, fold, checkpoints)

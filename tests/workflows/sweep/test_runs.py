@@ -146,10 +146,10 @@ def test_a_start_inside_the_teacher_is_pinned_like_a_teacher(tiny: dict) -> None
 
 def test_a_method_that_needs_a_start_is_refused_before_the_first_run(tiny: dict) -> None:
     with pytest.raises(
-        SettingsError, match=r"inherited: the method inherited starts inside its teacher.*start: random"
+        SettingsError, match=r"inherited: nnUNetTrainerInherited starts inside its teacher.*start: random"
     ):
         plan(methods=["dcd", "inherited"], settings={"start": "random"})
-    with pytest.raises(SettingsError, match="mine: the method inherited starts inside its teacher"):
+    with pytest.raises(SettingsError, match="mine: nnUNetTrainerInherited starts inside its teacher"):
         plan(methods=[], variants={"mine": {"method": "inherited", "recipe": "paper"}})
     weights = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
     (run,) = plan(methods=["inherited"], pretrained_weights=str(weights), settings={"reduction": 1})
