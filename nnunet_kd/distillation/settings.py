@@ -167,6 +167,11 @@ class Settings(SettingsModel):
         """Whether any objective in use needs the teacher's features, stage by stage."""
         return any(objective.compares_stages for objective in self.active_objectives().values())
 
+    def check_axes(self, configuration: str, dimensions: int) -> None:
+        """Raise a SettingsError for mirrored axes that a configuration of so many spatial dimensions does not have."""
+        if any(axis >= dimensions for axis in self.mirror_axes or ()):
+            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
+
     def as_dict(self) -> dict[str, Any]:
         """Plain dictionaries and numbers, for YAML and checkpoints; objectives not in use are left out."""
         plain: dict[str, Any] = self.model_dump(mode="json")

@@ -23,7 +23,7 @@ from nnunet_kd.distillation.settings_sources import (
 )
 from nnunet_kd.distillation.teacher_source import locate_teacher
 from nnunet_kd.distillation.teacher_source import previous_stage_segmentations as segmentations_of_teacher
-from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.errors import PlanError
 from nnunet_kd.models.plans import planned_reduction, reduce_plans
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.training.begun import read_begun
@@ -67,9 +67,7 @@ class ReducedTrainer(SoftLabelTrainer):
             self.num_val_iterations_per_epoch = self.settings.validation_iterations
         if self.settings.learning_rate is not None:
             self.initial_lr = self.settings.learning_rate
-        dimensions = len(self.configuration_manager.patch_size)
-        if any(axis >= dimensions for axis in self.settings.mirror_axes or ()):
-            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
+        self.settings.check_axes(configuration, len(self.configuration_manager.patch_size))
 
     def _resolve_settings(
         self, plans: dict[str, Any], configuration: str, fold: int | str, continued: bool

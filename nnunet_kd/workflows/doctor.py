@@ -18,7 +18,7 @@ from nnunet_kd.distillation.settings_sources import DATASET_FILE, resolve_settin
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start
 from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
-from nnunet_kd.errors import PlanError, SettingsError
+from nnunet_kd.errors import PlanError
 from nnunet_kd.evaluation.runs import check_fold
 from nnunet_kd.models.plans import (
     build_meta_network,
@@ -100,9 +100,8 @@ def _settings(folder: Path, plans: Mapping[str, Any], configuration: str) -> Set
     """
     settings = resolve_settings("student", (), folder, planned=planned_reduction(plans, configuration))
     if configuration in plans["configurations"]:
-        dimensions = len(PlansManager(dict(plans)).get_configuration(configuration).patch_size)
-        if any(axis >= dimensions for axis in settings.mirror_axes or ()):
-            raise SettingsError(f"mirror_axes: {configuration} has the spatial axes 0 to {dimensions - 1}.")
+        patch_size = PlansManager(dict(plans)).get_configuration(configuration).patch_size
+        settings.check_axes(configuration, len(patch_size))
     return settings
 
 
