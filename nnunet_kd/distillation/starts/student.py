@@ -24,8 +24,8 @@ RANDOM, TEACHER = "random", "teacher"
 def random_start_refused(trainer: str) -> str:
     """Of a trainer that needs a start, in words: why its settings do not hold, and what to do."""
     return (
-        f"{trainer} starts inside its teacher, but its settings say start: random. Leave that out, set start=teacher, or train "
-        f"nnUNetTrainerStudent (-m student), which starts from random weights."
+        f"{trainer} starts inside its teacher, but its settings say start: random. Leave that out, set start=teacher, or take "
+        f"the method student: nnUNetTrainerStudent, which starts from random weights."
     )
 
 
