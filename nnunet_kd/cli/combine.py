@@ -9,6 +9,7 @@ import typer
 
 from nnunet_kd.cli.comparison_output import GroupRegex, write_and_show
 from nnunet_kd.cli.options import option
+from nnunet_kd.errors import SettingsError
 from nnunet_kd.system.files import check_output
 
 
@@ -32,10 +33,15 @@ def combine(
     output: Annotated[Path, option("output", "Folder for tables and report.html.")] = Path("comparison"),
 ) -> None:
     """Compare values that earlier comparisons kept: of other days and machines, without their predictions."""
-    from nnunet_kd.workflows.comparison import combine_kept
+    from nnunet_kd.workflows.comparison import CASES_BY_SEED, combine_kept
     from nnunet_kd.workflows.sweep.description import parse_seeds
 
     check_output(output)
+    if (output / CASES_BY_SEED).resolve() in {file.resolve() for file in files}:
+        raise SettingsError(
+            f"the comparison would replace {output / CASES_BY_SEED}, which it is made of, by what is chosen of it. Give another "
+            f"folder with -o."
+        )
     wanted = None if methods is None else [name.strip() for name in methods.split(",")]
     only_seeds = None if seeds is None else parse_seeds(seeds)
     write_and_show(combine_kept(files, reference, wanted, only_seeds, teacher, group_regex), output)

@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings import Settings, TeacherSettings, validate_settings
 from nnunet_kd.errors import SettingsError
 
 START = ("start", "start_sha256")
@@ -17,6 +17,7 @@ START = ("start", "start_sha256")
 def without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
     """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
     meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
+    meant = [_of_model(one) for one in meant]
     same = len(meant) == len(known) and all(
         (one.path is None or str(Path(one.path).expanduser().resolve()) == other.path)
         and (one.fold is None or one.fold == other.fold)
@@ -25,6 +26,18 @@ def without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: 
         for one, other in zip(meant, known, strict=True)
     )
     return {key: value for key, value in layer.items() if key != "teacher"} if same or "teacher" not in layer else layer
+
+
+def _of_model(teacher: TeacherSettings) -> TeacherSettings:
+    """The same checkpoint, with the model folder as its path, as a run saves it."""
+    path = Path(teacher.path or "")
+    said: dict[str, Any] = {}
+    if path.parent.name.startswith("fold_") and path.suffix == ".pth":
+        said["checkpoint"], path = path.name, path.parent
+    if path.name.startswith("fold_"):
+        fold = path.name.removeprefix("fold_")
+        said.update(path=str(path.parent), fold=int(fold) if fold.isdecimal() else fold)
+    return teacher.model_copy(update=said)
 
 
 def without_known_start(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:

@@ -38,6 +38,7 @@ from nnunet_kd.distillation.settings_continued import (
 )
 from nnunet_kd.distillation.settings_model import did_you_mean
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.system.counts import counted
 
 CONFIG_VARIABLE = "NNUNET_KD_CONFIG"
 SET_VARIABLE = "NNUNET_KD_SET"
@@ -116,12 +117,21 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid over ``base``, mapping by mapping; neither is changed.
 
     A teacher's ``trusted`` is for the path that it stands with; another path does not inherit it.
+
+    Raises:
+        SettingsError: there are several teachers, and ``over`` says something of one of them.
     """
     merged = dict(base)
     for key, value in over.items():
         old = merged.get(key)
         if key == "teacher" and isinstance(value, str):
             value = {"path": value}
+        if key == "teacher" and isinstance(old, list) and isinstance(value, Mapping) and value.get("path") is None:
+            raise SettingsError(
+                f"{', '.join(f'teacher.{name}' for name in value)}: there are {counted(len(old), 'teacher')}, and this does "
+                f"not say which one is meant. Give the whole list, for example --set 'teacher=[{{path: ..., trusted: ...}}, "
+                f"...]', or a path together with it."
+            )
         if not isinstance(old, Mapping) or not isinstance(value, Mapping):
             merged[key] = value
             continue
@@ -179,6 +189,8 @@ def resolve_settings(
         layer = _with_what_came_later(_only_allowed(layer, allowed_objectives), source)
         if starts_at_random:
             layer = {key: value for key, value in layer.items() if key not in START}
+        if planned is not None:  # recipes and files are meant for other plans, too
+            layer = {key: value for key, value in layer.items() if key != "reduction"}
         if saved is not None:
             layer = without_known_start(without_known_teacher(layer, start, source), start, source)
             layer = without_known_maps(layer, start)
@@ -195,7 +207,6 @@ def resolve_settings(
         before, now = (merge(validate_settings(one, "settings").as_dict(), assignments) for one in (start, merged))
         refuse_changes(before, now)
     if planned is not None:
-        # recipes and files are meant for other plans, too
         _refuse_another_reduction(planned, assignments)
         assignments = {**assignments, "reduction": planned}
     elif saved is not None:

@@ -81,8 +81,10 @@ def choose_cases(method: Values, reference: Values, better: int) -> dict[str, in
     return {name: index for index, name in reversed(first_name.items())}
 
 
-def slice_axis(spacing: Sequence[float]) -> int:
-    """The axis across slices: that of the largest spacing, the first among equals."""
+def slice_axis(spacing: Sequence[float], shape: Sequence[int]) -> int:
+    """The axis across slices: the only one of a single voxel, else that of the largest spacing, the first among equals."""
+    if list(shape).count(1) == 1:
+        return list(shape).index(1)
     return int(np.argmax(np.round(spacing, 3)))
 
 
@@ -133,7 +135,7 @@ def draw_panels(images: CaseImages, classes: Mapping[str, int | tuple[int, ...]]
         Panels ``image``, ``reference``, then one per method (its contours in colour, the reference's thin and
         white), the axis of the slice and its index in the file's array.
     """
-    axis = slice_axis(images.spacing)
+    axis = slice_axis(images.spacing, images.reference.shape)
     position = informative_slice(images, axis)
     box = zoom_box(images, axis, position)
     flat = _flat(images.image, axis, position)

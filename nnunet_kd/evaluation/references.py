@@ -45,11 +45,14 @@ class References:
         """The dataset's."""
         return read_labels(read_dataset_json(self.dataset_json), self.dataset_json)
 
-    def cases(self, fold: str | None) -> set[str] | None:
-        """A fold's validation cases; ``None``: all that are there.
+    def cases(self, predictions: Path, fold: str | None) -> set[str] | None:
+        """A fold's validation cases; ``None``: all that have a reference.
+
+        nnU-Net makes a random split of its own for a fold that the splits do not have: its cases are those that were predicted.
 
         Raises:
             DataError: of a fold without splits.
+            SettingsError: the splits have no such fold, and the predictions do not lie in one of that name.
         """
         if self.splits is None:
             if fold in (None, "all"):
@@ -57,11 +60,15 @@ class References:
             raise DataError(
                 f"which cases belong to fold {fold} is not known. Give nnU-Net's splits_final.json with --splits."
             )
+        own = any(parent.name == f"fold_{fold}" for parent in predictions.resolve().parents)
+        if fold is not None and own and fold.isdigit() and int(fold) >= len(self.splits):
+            ending = self.labels.file_ending
+            return {path.name.removesuffix(ending) for path in predictions.glob(f"*{ending}")}
         return None if fold is None else fold_cases(self.splits, fold, "val")
 
     def pairs(self, predictions: Path, fold: str | None) -> list[CasePair]:
         """Predictions with their references; see :func:`find_pairs`."""
-        return find_pairs(predictions, self.segmentations, self.labels.file_ending, self.cases(fold))
+        return find_pairs(predictions, self.segmentations, self.labels.file_ending, self.cases(predictions, fold))
 
     def reader(self, pairs: Sequence[CasePair]) -> BaseReaderWriter:
         """The dataset's, for segmentations and images."""
@@ -73,7 +80,7 @@ class References:
     ) -> Evaluation:
         """Every case of the fold measured; see :func:`evaluate_folder`."""
         return evaluate_folder(
-            predictions, self.segmentations, self.dataset_json, options, self.cases(fold), pool, title
+            predictions, self.segmentations, self.dataset_json, options, self.cases(predictions, fold), pool, title
         )
 
     def has_probabilities(self, predictions: Path, fold: str | None) -> bool:
@@ -82,7 +89,9 @@ class References:
 
     def calibration(self, predictions: Path, fold: str | None, pool: ProcessPoolExecutor | None) -> Calibration:
         """Of the fold's probabilities; see :func:`~nnunet_kd.evaluation.calibration.evaluate_probabilities`."""
-        return evaluate_probabilities(predictions, self.segmentations, self.dataset_json, self.cases(fold), pool)
+        return evaluate_probabilities(
+            predictions, self.segmentations, self.dataset_json, self.cases(predictions, fold), pool
+        )
 
     def image_finder(self, given: Path | None, channel: int, cases: Sequence[str]) -> Callable[[str], Path] | None:
         """A case's image file; ``None`` if no folder was given and the dataset's own do not hold all cases.

@@ -39,7 +39,7 @@ class Run:
         dataset_name: from the plan.
         checkpoint: its file; ``None`` if only predictions were kept.
         checkpoint_sha256: hash of that file.
-        parameters: number of learned values, if there is a checkpoint.
+        parameters: number of learned values, if there is a checkpoint whose network can be built here.
         settings: what the distillation trainer resolved (``distillation_settings.yaml``); ``None`` for stock nnU-Net.
         curves: values per epoch, by name, from the checkpoint; NaN in epochs without one.
         mirror_axes: spatial axes, from 0, that training and prediction mirror; ``None`` without a checkpoint.
@@ -179,7 +179,7 @@ def read_run(model_folder: Path, fold: str) -> Run:
 
     Raises:
         DataError: a file is there but cannot be read.
-        CheckpointError, ModelError: the checkpoint is damaged, or of another network.
+        CheckpointError: the checkpoint is damaged.
     """
     dataset_name = str(_read(model_folder / "plans.json").get("dataset_name", "unknown"))
     settings_path = model_folder / f"fold_{fold}" / SETTINGS_FILE
@@ -190,7 +190,11 @@ def read_run(model_folder: Path, fold: str) -> Run:
     except ModelError:  # predictions are enough
         return Run(model_folder, fold, dataset_name, settings=settings)
     content = read_checkpoint(checkpoint, in_memory=False)
-    parameters = read_network(checkpoint).parameters
+    parameters = None
+    with contextlib.suppress(
+        ModelError
+    ):  # a trainer that is not installed may have built another network than the plan says
+        parameters = read_network(checkpoint).parameters
     return Run(
         model_folder,
         fold,

@@ -10,7 +10,7 @@ from scipy import stats
 
 from nnunet_kd.evaluation.metrics import Metric
 from nnunet_kd.evaluation.results import Evaluation, paired_values
-from nnunet_kd.evaluation.statistics import Interval
+from nnunet_kd.evaluation.statistics import Interval, averaged_by_patient
 from nnunet_kd.evaluation.tables import DASH, TESTED, Table, decimals, fixed, interval_text, signed
 
 BySeed = Mapping[int | None, Evaluation]
@@ -28,18 +28,22 @@ class Trainings:
         seeds: that all methods have, but for those whose key is ``None``.
         by_method: every method's evaluations.
         reference: one of the methods.
+        patients: of every case, whose values are averaged before they count; ``None``: every case is one.
     """
 
     seeds: tuple[int, ...]
     by_method: Mapping[str, BySeed]
     reference: str
+    patients: Sequence[str] | None = None
 
     def differences(self, method: str, metric: Metric) -> list[float]:
-        """Method minus reference for every seed: mean over the cases in which both are defined; NaN without any."""
+        """Method minus reference for every seed: mean over cases or patients in which both are defined; NaN without any."""
         found = []
         for seed in self.seeds:
             own, base = self._of(method, seed), self._of(self.reference, seed)
             values, reference_values = paired_values([own, base], metric.name)
+            if self.patients is not None:
+                values, reference_values = averaged_by_patient([values, reference_values], self.patients)
             by_case = (values - reference_values)[~np.isnan(values) & ~np.isnan(reference_values)]
             found.append(float(by_case.mean()) if by_case.size else float("nan"))
         return found
@@ -58,7 +62,8 @@ class Trainings:
             *("Mean", "Standard deviation", "95% interval over trainings"),
         )
         note = (
-            f"Method minus {self.reference} of the same seed, overall, mean over cases. Standard deviation and t interval are "
+            f"Method minus {self.reference} of the same seed, overall, mean over "
+            f"{'cases' if self.patients is None else 'patients'}. Standard deviation and t interval are "
             f"over the {len(self.seeds)} seeds: how much another training may change. Intervals and p of the tables above are "
             "over cases or patients, and know nothing of that."
         )

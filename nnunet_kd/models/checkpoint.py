@@ -125,7 +125,8 @@ def read_checkpoint(path: str | Path, in_memory: bool = True) -> dict[str, Any]:
         raise CheckpointError(
             f"the checkpoint {path} holds more than data: loading it runs {', '.join(foreign)}. If you know who made it: "
             f"`--trusted` of `nnunet-kd predict`, `soften` and `shrink` loads it all the same, and so does `--set "
-            f"teacher.trusted=true` of a training. See docs/explanation-security.md."
+            f"teacher.trusted=true` of a training whose teacher it is. For all else, take a checkpoint that holds data alone. "
+            f"See docs/explanation-security.md."
         )
     with _read_as_pytorch_does(path), torch.serialization.safe_globals(_numpy_data()):
         checkpoint = torch.load(path, map_location="cpu", weights_only=True, mmap=not in_memory)

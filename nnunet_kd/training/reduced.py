@@ -136,8 +136,8 @@ class ReducedTrainer(SoftLabelTrainer):
             source = locate_teacher(wanted, results, plans, self.configuration_name, self.fold, Path(unpacked))
         return segmentations_of_teacher(source, self.configuration_manager.previous_stage_name, self.configuration_name)
 
-    def refuse_to_spoil_other_folds(self) -> None:
-        """Raise a PlanError, and leave no log behind, if other folds of the same folder have another network."""
+    def refuse_to_spoil_folds(self) -> None:
+        """Raise a PlanError, and leave no log behind, if the folder holds folds of another network that shall stay."""
         try:
             refuse_other_networks(
                 Path(self.output_folder_base),
@@ -145,6 +145,7 @@ class ReducedTrainer(SoftLabelTrainer):
                 self.plans_manager.plans,
                 self.configuration_name,
                 self.dataset_json,
+                saves=not self.disable_checkpointing,
             )
         except PlanError:
             self.remove_log()

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -25,7 +26,7 @@ from nnunet_kd.system.files import remove_leftovers
 from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.training.checkpointed import CheckpointedTrainer
 from nnunet_kd.training.clipped_steps import ClippedSteps
-from nnunet_kd.training.distributed import check_batch_size, process_device, rank_zero_first
+from nnunet_kd.training.distributed import check_batch_size, gather, process_device, rank_zero_first
 from nnunet_kd.training.random_states import random_states, restore_random_states
 from nnunet_kd.training.skipped_steps import SkippedSteps
 
@@ -42,6 +43,7 @@ class ResumableTrainer(CheckpointedTrainer):
     settings: Settings
     # of nnU-Net's constructor
     configuration_manager: Any
+    output_folder: str
     grad_scaler: torch.amp.GradScaler | None
 
     def __init__(
@@ -132,12 +134,13 @@ class ResumableTrainer(CheckpointedTrainer):
             result: dict[str, Any] = super().train_step(batch)
         skipped = self.skipped_steps.finish_step(self.terms, [str(case) for case in batch.get("keys", [])])
         if skipped and self.skipped_steps.consecutive >= self.settings.max_skipped_steps:
+            # which all processes do, and none ends before the first one has saved
+            last, saved = self.skipped_steps.describe_last(), gather(self._save_weights_reached())[0]
             raise TrainingStopped(
                 f"{self.skipped_steps.consecutive} steps in a row were skipped because their loss or gradient was not finite, so "
-                f"that nothing is learned any more. The last one: {self.skipped_steps.describe_last()}. "
-                f"{self._save_weights_reached()} Look at those cases (nnUNetv2_plan_and_preprocess "
-                f"--verify_dataset_integrity), lower the named objective's weight or learning_rate with --set and continue with "
-                f"--c, or raise max_skipped_steps."
+                f"that nothing is learned any more. The last one: {last}. {saved} Look at those cases "
+                f"(nnUNetv2_plan_and_preprocess --verify_dataset_integrity), lower the named objective's weight or "
+                f"learning_rate with --set and continue with --c, or raise max_skipped_steps."
             )
         return {**result, "skipped": skipped}
 
@@ -160,10 +163,15 @@ class ResumableTrainer(CheckpointedTrainer):
             ) from error
 
     def _save_weights_reached(self) -> str:
-        """Save within an epoch, which is begun anew when the run is continued; returns a sentence about it."""
+        """Save within an epoch, which is begun anew when the run is continued; returns a sentence about it.
+
+        Only the first of several processes saves.
+        """
         assert self.skipped_steps is not None
         if self.disable_checkpointing or self.skipped_steps.taken == 0:
             return "There was nothing to save yet; checkpoints from before are untouched."
+        if self.local_rank != 0:
+            return "This process saves no weights; checkpoints from before are untouched."
         path = Path(self.output_folder) / LATEST
         self.current_epoch -= 1  # nnU-Net saves the number of the next epoch
         try:
@@ -210,8 +218,17 @@ class ResumableTrainer(CheckpointedTrainer):
         super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """Keep no more checkpoints than nnU-Net does, and say how often gradients were clipped."""
-        super().on_train_end()
+        """Keep no more checkpoints than nnU-Net does, and say how often gradients were clipped.
+
+        nnU-Net deletes the latest checkpoint at the end, also where it has saved none (``--disable_checkpointing``): then it is
+        that of another training, which is not finished.
+        """
+        folder = self.output_folder
+        with contextlib.ExitStack() as stack:
+            if self.disable_checkpointing:
+                self.output_folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nnunet_kd_"))
+                stack.callback(setattr, self, "output_folder", folder)
+            super().on_train_end()
         if self.clipped_steps is not None and not math.isnan(share := mean_share(self.clipped_steps.shares)):
             self.print_to_log_file(
                 f"Steps whose gradient was clipped (norm above {CLIPPED_NORM:g}): {share:.1%} of the whole training"

@@ -22,7 +22,12 @@ _DECISIVE = ("architecture", "patch_size", "spacing", "normalization_schemes", "
 
 
 def refuse_other_networks(
-    folder: Path, fold: str, plans: Mapping[str, Any], configuration: str, dataset_json: Mapping[str, Any]
+    folder: Path,
+    fold: str,
+    plans: Mapping[str, Any],
+    configuration: str,
+    dataset_json: Mapping[str, Any],
+    saves: bool = True,
 ) -> None:
     """Check that a training leaves the other folds of its folder usable, whose ``plans.json`` it replaces.
 
@@ -30,6 +35,8 @@ def refuse_other_networks(
         folder: the model folder.
         fold: to be trained; what is there of it may be replaced.
         plans, configuration, dataset_json: of the training.
+        saves: whether it writes checkpoints. One that does not (``--disable_checkpointing``) replaces nothing, so that its own
+            fold's must stay usable, too.
 
     Raises:
         PlanError: another fold has another network or was given other numbers; says how to train under a name of its own.
@@ -37,7 +44,7 @@ def refuse_other_networks(
     own = _decisive(plans, configuration, dataset_json)
     if _beside(folder, configuration) == own:
         return  # nothing would change
-    for other, checkpoint in _other_folds(folder, fold):
+    for other, checkpoint in _trained_folds(folder, fold if saves else None):
         trained = _decisive(trained_plans(checkpoint), configuration, checkpoint[INIT_ARGUMENTS]["dataset_json"])
         differing = [key for key in own if own[key] != trained.get(key)]
         if differing:
@@ -72,10 +79,10 @@ def _beside(folder: Path, configuration: str) -> dict[str, Any] | None:
         return None
 
 
-def _other_folds(folder: Path, fold: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Name and checkpoint of every other fold that has a readable one."""
+def _trained_folds(folder: Path, without: str | None) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Name and checkpoint of every fold, but one, that has a readable one."""
     for other in sorted(folder.glob("fold_*")):
-        for name in FURTHEST_FIRST if other.name != f"fold_{fold}" else ():
+        for name in FURTHEST_FIRST if other.name != f"fold_{without}" else ():
             if (other / name).is_file():
                 try:
                     checkpoint = read_checkpoint(other / name, in_memory=False)

@@ -139,7 +139,7 @@ class DistillationTrainer(ReducedTrainer):
         """Everything that can be wrong with the teacher comes to light before nnU-Net starts its loaders."""
         # before anything that one process waits for in another
         check_processes_agree(self.current_epoch, self.restored_from is not None)
-        self.refuse_to_spoil_other_folds()
+        self.refuse_to_spoil_folds()
         try:
             self.prepare_distillation()
         except NnunetKdError:

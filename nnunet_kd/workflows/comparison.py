@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.datasets.splits import groups_by_regex
-from nnunet_kd.errors import DataError, SettingsError
+from nnunet_kd.errors import DataError, NnunetKdWarning, SettingsError
 from nnunet_kd.evaluation.calibration import calibration_table, pool_calibrations
 from nnunet_kd.evaluation.comparison import check_roles, compare, teacher_among
 from nnunet_kd.evaluation.costs.profiling import Profile
@@ -108,14 +109,14 @@ def compare_predictions(request: ComparisonRequest) -> Compared:
     averaged = {name: average_seeds(by_seed) for name, by_seed in measured.evaluations.items()}
     patients = _patients(request.group_regex, averaged[request.reference])
     comparison = compare(averaged, request.reference, teacher, patients)
-    warnings = [*find_warnings(found, comparison.cases, measured.references.splits), *measured.warnings]
+    told = [*find_warnings(found, comparison.cases, measured.references.splits), *measured.warnings]
     return Compared(
         ReportInput(
             comparison=comparison,
             methods=found,
             pictures=measured.pictures,
             fold=fold,
-            warnings=warnings,
+            warnings=told,
             profiles=profiles,
             calibration=measured.calibration,
         ),
@@ -130,14 +131,13 @@ def _compare_sweep(request: ComparisonRequest, swept: FinishedSweep) -> Compared
     found = swept.described(rows)
     measured = _measure(request, found, rows, focus)
     averaged = {name: average_seeds(by_seed) for name, by_seed in measured.evaluations.items()}
+    patients = _patients(request.group_regex, averaged[request.reference])
     trainings = None
     if not request.seeds_apart:  # else they are rows of their own
         trained = {name: swept.by_seed(name, evaluations) for name, evaluations in measured.evaluations.items()}
-        trainings = Trainings(swept.seeds, trained, request.reference)
+        trainings = Trainings(swept.seeds, trained, request.reference, patients)
     report = ReportInput(
-        comparison=compare(
-            averaged, request.reference, teacher, _patients(request.group_regex, averaged[request.reference])
-        ),
+        comparison=compare(averaged, request.reference, teacher, patients),
         methods=found,
         pictures=measured.pictures,
         fold=", ".join(swept.folds) + (" (cases pooled)" if len(swept.folds) > 1 else ""),
@@ -184,6 +184,7 @@ def combine_kept(
     check_roles(list(by_method), reference, teacher)
     averaged = {name: average_seeds(each) for name, each in by_method.items()}
     patients = _patients(group_regex, averaged[reference])
+    trainings = replace(trainings, patients=patients)
     report = ReportInput(
         comparison=compare(averaged, reference, teacher, patients),
         methods=[],
@@ -197,7 +198,10 @@ def combine_kept(
 
 
 def write_comparison(compared: Compared, folder: Path) -> list[str]:
-    """Tables, CSV files and the report into a folder, which is made if need be; returns what was written."""
+    """Tables, CSV files and the report into a folder, which is made if need be; returns what was written.
+
+    Values that an earlier comparison kept there stay, because their predictions may be gone; a warning tells them apart.
+    """
     report, comparison = compared.report, compared.report.comparison
     folder.mkdir(parents=True, exist_ok=True)
     comparison.write_csv(folder / "comparison.csv")
@@ -206,8 +210,10 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
     if compared.trainings is not None:
         write_kept(compared.trainings.by_method, folder / CASES_BY_SEED)
         written.append(CASES_BY_SEED)
-    else:
-        (folder / CASES_BY_SEED).unlink(missing_ok=True)  # of an earlier comparison, whose values these are not
+    elif (folder / CASES_BY_SEED).exists():
+        warnings.warn(
+            f"{folder / CASES_BY_SEED} is of an earlier comparison and stays as it is.", NnunetKdWarning, stacklevel=2
+        )
     tables = [*comparison_tables(comparison), *report.by_training]
     tables += [table for table in (report.calibration, report.training) if table is not None]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):

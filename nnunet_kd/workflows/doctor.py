@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -13,8 +14,8 @@ from torch import nn
 
 from nnunet_kd.distillation.features import has_encoder
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
-from nnunet_kd.distillation.settings import Settings, TeacherSettings
-from nnunet_kd.distillation.settings_sources import DATASET_FILE, resolve_settings
+from nnunet_kd.distillation.settings import Settings
+from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE, resolve_settings
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start
 from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
@@ -75,14 +76,14 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
     folder, dataset_json = preprocessed_dataset(dataset)
     plans = read_plans(folder / f"{plans_name}.json")
     check_fold(folder, fold)
-    settings = _settings(folder, plans, configuration)
+    settings = _settings(folder, plans, configuration, path)
     student = reduce_plans(plans, settings.reduction, required=configuration)
     sizes = inputs_and_heads(student, configuration, dataset_json)
     dimensions = len(PlansManager(student).get_configuration(configuration).patch_size)
     results = optional_folder("nnUNet_results")
     found: list[str] = []
     start = ""
-    for chosen in settings.teachers() if path is None else [TeacherSettings(path=path)]:
+    for chosen in settings.teachers():
         with found_teacher(chosen, results, student, configuration, fold, dataset_json, stages=False) as teacher:
             loaded = load_teacher(teacher.source, torch.device("cpu"), trusted=chosen.trusted)
             if not found:
@@ -92,13 +93,16 @@ def describe_teacher(dataset: str, configuration: str, fold: str, plans_name: st
     return "; ".join([*found, start])
 
 
-def _settings(folder: Path, plans: Mapping[str, Any], configuration: str) -> Settings:
-    """What files and variables say of every training on a dataset.
+def _settings(folder: Path, plans: Mapping[str, Any], configuration: str, teacher: str | None = None) -> Settings:
+    """What files and variables say of every training on a dataset, and ``-t`` of its teacher.
 
     Raises:
         SettingsError: what a training would be refused for.
     """
-    settings = resolve_settings("student", (), folder, planned=planned_reduction(plans, configuration))
+    given = [] if teacher is None else [f"teacher.path={json.dumps(os.path.abspath(os.path.expanduser(teacher)))}"]
+    environment = {**os.environ, SET_VARIABLE: json.dumps([*json.loads(os.environ.get(SET_VARIABLE) or "[]"), *given])}
+    planned = planned_reduction(plans, configuration)
+    settings = resolve_settings("student", (), folder, environment=environment, planned=planned)
     if configuration in plans["configurations"]:
         patch_size = PlansManager(dict(plans)).get_configuration(configuration).patch_size
         settings.check_axes(configuration, len(patch_size))

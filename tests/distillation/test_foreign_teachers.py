@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import zipfile
 from pathlib import Path
 
@@ -68,3 +69,11 @@ def test_a_model_may_not_hide_in_such_a_path(tiny: dict, tmp_path: Path) -> None
 
 def test_doctor_tells_the_hash_of_what_it_loads(tiny: dict) -> None:
     assert sha256(locate().checkpoint_path) in describe_teacher("998", "3d_fullres", "0", "nnUNetPlans", None)
+
+
+def test_doctor_lays_a_path_over_the_settings_as_a_training_does(tiny: dict) -> None:
+    described = model()
+    (described / "fold_0").rename(described / "fold_all")
+    folder = Path(os.environ["nnUNet_preprocessed"]) / tiny["dataset_name"]
+    (folder / "nnunet_kd.yaml").write_text("teacher: {fold: all}")
+    assert "fold_all" in describe_teacher("998", "3d_fullres", "0", "nnUNetPlans", str(described))

@@ -167,6 +167,27 @@ def test_several_teachers_are_a_list_or_folds() -> None:
             validate_settings({"teacher": wrong}, "x")
 
 
+@pytest.mark.parametrize("said", ["teacher.trusted=true", "teacher.fold=0"])
+def test_what_is_said_of_one_of_several_teachers_is_refused(said: str, tmp_path: Path) -> None:
+    (tmp_path / "nnunet_kd.yaml").write_text("teacher: [/a, /b]")
+    with pytest.raises(SettingsError, match=rf"{said.split('=')[0]}: there are 2 teachers, .* which one is meant"):
+        resolve_settings("dcd", ("dcd",), tmp_path, environment={SET_VARIABLE: f'["{said}"]'})
+    given = {SET_VARIABLE: f'["teacher.path=/c", "{said}"]'}
+    assert [one.path for one in resolve_settings("dcd", ("dcd",), tmp_path, environment=given).teachers()] == ["/c"]
+
+
+@pytest.mark.parametrize("named", ["m", "m/fold_0", "m/fold_0/checkpoint_final.pth"])
+def test_a_file_may_name_the_teacher_of_the_continued_run_in_other_words(named: str, tmp_path: Path) -> None:
+    saved = {"teacher": {"path": str(tmp_path.resolve() / "m"), "fold": 0, "sha256": "0" * 64}}
+    (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / named}")
+    settings = resolve_settings("dcd", ("dcd",), tmp_path, saved=saved, environment={})
+    assert settings.as_dict()["teacher"]["path"] == saved["teacher"]["path"]
+    for other in ("n", "m/fold_1", "m/fold_0/checkpoint_best.pth"):
+        (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / other}")
+        with pytest.raises(SettingsError, match=r"teacher\.path: was .*/m, now"):
+            resolve_settings("dcd", ("dcd",), tmp_path, saved=saved, environment={})
+
+
 def test_resolved_settings_survive_the_way_through_yaml() -> None:
     settings = resolve_settings("paper", ("dcd",), environment={SET_VARIABLE: '["ema=0.999", "teacher=/t"]'})
     assert Settings.model_validate(yaml.safe_load(yaml.safe_dump(settings.as_dict()))) == settings
@@ -194,6 +215,7 @@ def test_a_students_plan_has_the_last_word_on_its_reduction(tmp_path: Path) -> N
     # recipes and files are meant for other plans, too
     (tmp_path / "nnunet_kd.yaml").write_text("reduction: 4")
     assert reduction() == 2
+    assert reduction(saved={"reduction": 2}) == 2
     recipe = {CONFIG_VARIABLE: "short"}
     assert resolve_settings("student", (), tmp_path, environment=recipe, planned=2).reduction == 2
     with pytest.raises(SettingsError, match=r"--set reduction=4: the plan is a student's of reduction 2"):

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -13,7 +15,7 @@ from typer.testing import CliRunner
 from nnunet_kd.cli.compare import compare
 from nnunet_kd.cli.evaluate import evaluate
 from nnunet_kd.cli.profile import profile
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.errors import DataError, MissingRequirement, NnunetKdWarning, SettingsError
 from nnunet_kd.evaluation.costs.profiling import DeviceProfile, Latency, Profile
 from nnunet_kd.evaluation.costs.tables import read_profiles, write_profiles
 from tests.evaluation.helpers import labels, write_dataset, write_image, write_model
@@ -132,10 +134,11 @@ def test_compare_plain_folders(dataset, tmp_path):
     assert "| ours |" in (out / "tables.md").read_text()
     assert "The images were not found" not in (out / "report.html").read_text()
     (out / "cases_by_seed.csv").touch()
-    assert "over 1 patient;" in " ".join(run(*arguments, "--group-regex", "^(case)").split())
+    with pytest.warns(NnunetKdWarning, match=r"cases_by_seed\.csv is of an earlier comparison and stays as it is"):
+        assert "over 1 patient;" in " ".join(run(*arguments, "--group-regex", "^(case)").split())
     assert "<dt>Patients</dt><dd>1, over whom" in (out / "report.html").read_text()
     assert "The images were not found" in (out / "report.html").read_text()
-    assert not (out / "cases_by_seed.csv").exists(), "of an earlier comparison"
+    (out / "cases_by_seed.csv").unlink()
     with pytest.raises(SettingsError, match="is not a regular expression"):
         run(*arguments, "--group-regex", "(")
     write_profiles([Profile("big", "x", 1, (1, 1, 1), None, None, 1, None, None, None)], tmp_path / "p.json")
@@ -174,6 +177,19 @@ def test_compare_model_folders_finds_its_files(dataset, tmp_path, monkeypatch):
     assert "<dt>Fold</dt><dd>0</dd>" in page
     assert "abcdef" in page
     assert "Latency was not measured" not in page
+    # a fold beyond the splits is one that nnU-Net made at random: what it predicted counts
+    splits = tmp_path / "preprocessed" / dataset.name / "splits_final.json"
+    beyond = [argument.replace("__nn", "_5__nn") for argument in arguments]
+    for old, new in zip(arguments, beyond, strict=True):
+        shutil.copytree(old.split("=")[1], new.split("=")[1])
+        (Path(new.split("=")[1]) / "fold_0").rename(Path(new.split("=")[1]) / "fold_5")
+    assert len(json.loads(splits.read_text())) <= 5
+    told = run("compare", *beyond, "--reference", "student", "-np", 1, "-o", tmp_path / "out5")
+    assert "whether student had seen the cases cannot be told: there is no fold '5'" in " ".join(told.split())
+    assert "<dt>Cases</dt><dd>2</dd>" in (tmp_path / "out5" / "report.html").read_text()
+    shutil.copytree(tmp_path / "student_5__nnUNetPlans__3d_fullres" / "fold_5" / "validation", tmp_path / "elsewhere")
+    with pytest.raises(SettingsError, match="there is no fold '5'"):
+        run("compare", f"a={tmp_path / 'elsewhere'}", beyond[0], "--reference", "a", "-f", 5, "-o", tmp_path / "out")
 
 
 def test_profile_writes_what_compare_reads(tmp_path):

@@ -200,6 +200,12 @@ def images(error_at, flipped=()):
     )
 
 
+def test_an_image_of_one_slice_is_shown_in_its_plane_however_thin_it_is():
+    flat = np.zeros((1, 20, 30), dtype=np.float32)
+    case = CaseImages(flat, flat, {"a": flat}, (1, 2, 2), ())
+    assert draw_panels(case, {"core": 1})[1:] == (0, 0)
+
+
 def test_the_slice_with_the_error_is_shown_and_the_box_holds_it():
     case = images(error_at=4)
     assert informative_slice(case, 0) == 4

@@ -167,6 +167,16 @@ def test_combine_compares_without_predictions(files: list[Path], tmp_path: Path)
     }  # fmt: skip
 
 
+def test_combine_never_replaces_what_it_is_made_of(files: list[Path], tmp_path: Path) -> None:
+    kept = tmp_path / "comparison" / "cases_by_seed.csv"
+    kept.parent.mkdir()
+    kept.write_bytes(files[0].read_bytes())
+    with pytest.raises(SettingsError, match=r"cases_by_seed\.csv, which it is made of.* another folder with -o"):
+        run(kept, "--reference", "student", "-o", kept.parent)
+    assert kept.read_bytes() == files[0].read_bytes()
+    assert list(kept.parent.iterdir()) == [kept]
+
+
 def test_combine_tells_what_is_left_out_and_refuses_early(files: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     assert "warning: seed 7 left out; every method has 0." in run(*files, "--reference", "student", "-o", output)

@@ -7,6 +7,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 
 from nnunet_kd.distillation.soft_labels.description import FILE, Description
 from nnunet_kd.errors import CheckpointError, DataError, ModelError, SettingsError
@@ -60,6 +61,17 @@ def test_a_model_folder_stands_for_its_validation_predictions(model):
     assert parse_method(f"x={model / 'fold_0' / 'validation'}").run.teachers[0]["fold"] == 1
     with pytest.raises(DataError, match="validation predictions of fold_0"):
         parse_method(f"dcd={model}", fold="3")
+
+
+def test_a_model_that_cannot_be_built_here_is_compared_all_the_same(model):
+    path = model / "fold_0" / "checkpoint_final.pth"
+    checkpoint = torch.load(path, weights_only=False)
+    checkpoint["network_weights"] = {f"other.{name}": value for name, value in checkpoint["network_weights"].items()}
+    torch.save(checkpoint | {"trainer_name": "nnUNetTrainerOfSomebody"}, path)
+    run = read_run(model, "0")
+    assert run.parameters is None
+    assert run.checkpoint == path
+    assert run.curves["dcd loss"][0] == 2.0
 
 
 def test_predictions_elsewhere_have_no_run(tmp_path):

@@ -67,3 +67,14 @@ def test_one_training_has_no_spread() -> None:
     assert Trainings((3,), TRAININGS.by_method, "student").tables() == []
     assert seeds_told((3,)) == f"3 ({ONE_TRAINING})"
     assert seeds_told((3, 5)) == f"3, 5 ({AVERAGED})"
+
+
+def test_scans_of_one_patient_are_averaged_first() -> None:
+    student = evaluation([0.5, 0.5], [0.5, 0.5], [0.5, 0.5])
+    dcd = evaluation([0.6, 0.6], [0.6, 0.6], [0.3, 0.3])
+    by_method = {"student": {3: student, 5: student}, "dcd": {3: dcd, 5: dcd}}
+    over_cases = Trainings((3, 5), by_method, "student")
+    over_patients = Trainings((3, 5), by_method, "student", patients=["a", "a", "b"])
+    assert over_cases.differences("dcd", DICE) == pytest.approx([0.0, 0.0])
+    assert over_patients.differences("dcd", DICE) == pytest.approx([-0.05, -0.05])
+    assert "mean over patients" in over_patients.tables()[0].note

@@ -134,3 +134,14 @@ def test_mean_and_standard_error():
     assert summary.standard_error == pytest.approx(stats.sem([1.0, 2.0, 6.0]))
     assert np.isnan(summarise(np.array([np.nan])).mean)
     assert np.isnan(summarise(np.array([4.0])).standard_error)
+
+
+def test_differences_that_only_rounding_tells_apart_are_ties():
+    # 1/3 six times and -1/3 three times, in floating point of three sizes
+    method = np.array([1.0, 2 / 3, 1 / 3, 1.0, 2 / 3, 1 / 3, 0.0, 1 / 3, 2 / 3])
+    reference = np.array([2 / 3, 1 / 3, 0.0, 2 / 3, 1 / 3, 0.0, 1 / 3, 2 / 3, 1.0])
+    exact = compare_paired(3 * method, 3 * reference)  # whole numbers
+    assert compare_paired(method, reference).wilcoxon_p == pytest.approx(exact.wilcoxon_p)
+    assert compare_paired(method * 90, reference * 90).wilcoxon_p == pytest.approx(exact.wilcoxon_p)
+    third = np.array([0.1 + 0.2, 0.5])
+    assert compare_paired(third, np.array([0.3, 0.5])).wilcoxon_p == 1

@@ -108,7 +108,9 @@ def test_an_earlier_training_that_is_not_finished_is_not_lost(results: Path) -> 
 
     with pytest.raises(_Crash):
         train(LOGITS, SECOND, before=lambda trainer: (trial(trainer), crash_after(0)(trainer)))
+    train(LOGITS, FIRST, before=trial)
     assert file.read_text() == settings, "a trial leaves the record alone"
+    assert {path.name: path.read_bytes() for path in folder.glob("*.pth")} == kept, "also where it comes to its end"
     with pytest.raises(_Crash):
         train(LOGITS, SECOND, before=crash_at_start)
     assert read_begun(file) != begun

@@ -20,7 +20,7 @@ def _started(plans: dict, fold: int, *assignments: str) -> DistillationTrainer:
     made = trainer("nnUNetTrainerStudent", plans, *assignments, fold=fold)
     made.print_to_log_file("a line")
     with contextlib.redirect_stdout(io.StringIO()):
-        made.refuse_to_spoil_other_folds()
+        made.refuse_to_spoil_folds()
         made.initialize()
         made.save_checkpoint(str(Path(made.output_folder) / "checkpoint_final.pth"))
     for name, content in (("plans", made.plans_manager.plans), ("dataset", made.dataset_json)):
@@ -71,3 +71,16 @@ def test_folds_of_another_spacing_or_other_labels_are_not_made_unusable(tiny: di
     other = json.loads(json.dumps(tiny))
     other["configurations"]["3d_fullres"]["batch_size"] = 3
     _started(other, 1, "reduction=4")  # which weights do without
+
+
+def test_a_trial_leaves_its_own_fold_usable(tiny: dict) -> None:
+    _started(tiny, 0, "reduction=4")
+    with contextlib.redirect_stdout(io.StringIO()):
+        trial = trainer("nnUNetTrainerStudent", tiny, "reduction=2")
+        trial.disable_checkpointing = True
+        with pytest.raises(PlanError, match="holds fold 0"):
+            trial.on_train_start()
+        # the same network changes nothing
+        same = trainer("nnUNetTrainerStudent", tiny, "reduction=4")
+        same.disable_checkpointing = True
+        same.refuse_to_spoil_folds()

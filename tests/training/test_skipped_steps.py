@@ -165,6 +165,9 @@ def test_memory_that_is_full_in_validation(tiny: dict, monkeypatch: pytest.Monke
     )
     with pytest.raises(TrainingStopped, match="The weights reached are in"):
         made.validation_step(random_batch(made))
+    made.local_rank = 1  # as nnU-Net numbers the second of several processes, which saves nothing
+    with pytest.raises(TrainingStopped, match="This process saves no weights; checkpoints from before are untouched"):
+        made.validation_step(random_batch(made))
 
 
 class _Scaler:

@@ -166,6 +166,19 @@ def test_a_step_of_a_flat_model(tmp_path: Path) -> None:
     assert unavoidable(shape)["flops"]["student"] > 0
 
 
+def test_the_least_of_a_step_counts_the_heads_that_the_network_has(tmp_path: Path) -> None:
+    regions = {"labels": {"background": 0, "whole": [1, 2], "core": 2}, "regions_class_order": [1, 2]}
+    ignore = {"labels": {"background": 0, "core": 1, "ignore": 2}}
+    plain = {"labels": {"background": 0, "core": 1}}
+    counted = {}
+    for name, labels in (("regions", regions), ("ignore", ignore), ("plain", plain)):
+        folder = write_model(tmp_path / name, make_plans(dimensions=2))
+        described = json.loads((folder / "dataset.json").read_text()) | labels
+        (folder / "dataset.json").write_text(json.dumps(described))
+        counted[name] = unavoidable(Shape(str(folder)))
+    assert counted["regions"] == counted["ignore"] == counted["plain"]  # two heads each
+
+
 def test_a_shape_is_a_name_or_a_model_folder(tmp_path: Path) -> None:
     made = make_plans(features=(8, 12, 16), patch=(16, 12, 8), strides=((1, 1, 1), (2, 2, 2), (2, 1, 2)))
     shape = Shape(str(write_model(tmp_path, made)))

@@ -14,8 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from nnunet_kd.distillation.features import find_encoder
 from nnunet_kd.evaluation.costs.timing import time_in_turn
-from nnunet_kd.models.plans import build_meta_network, parameter_count, reduce_plans
-from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.models.plans import build_meta_network, inputs_and_heads, parameter_count, reduce_plans
 from nnunet_kd.system.memory import forget_peak, peak_resident_bytes, resident_bytes
 from nnunet_kd.workflows.bench.pair import Shape, random_batch
 from nnunet_kd.workflows.bench.rows import (
@@ -96,7 +95,7 @@ def unavoidable(shape: Shape) -> dict[str, dict[str, int]]:
     """
     plans, dataset_json = shape.plans, shape.dataset_json
     configuration = shape.configuration
-    channels, heads = len(channel_names(dataset_json)), len(dataset_json["labels"])
+    channels, heads = inputs_and_heads(plans, shape.configuration_name, dataset_json)
     batch = (configuration["batch_size"], channels, *configuration["patch_size"])
     student = build_meta_network(reduce_plans(plans, REDUCTION), shape.configuration_name, channels, heads)
     teacher = build_meta_network(plans, shape.configuration_name, channels, heads)
