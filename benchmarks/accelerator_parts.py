@@ -81,7 +81,7 @@ def measure_start(extent: Extent) -> dict[str, Any]:
         trainer.prepare_distillation()
         wait(extent.device)
         seconds = time.perf_counter() - began
-        worst = max(trainer.start_fits, key=lambda fit: fit.unexplained)
+        worst = max((fit for fit in trainer.start_fits if fit.trained), key=lambda fit: fit.unexplained)
         return {
             "seconds": seconds,
             "peak bytes": device_peak(extent.device),

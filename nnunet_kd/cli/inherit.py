@@ -24,6 +24,7 @@ from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.nnunet.folds import parse_fold
 
 if TYPE_CHECKING:
+    from nnunet_kd.distillation.starts.layer_fit import LayerFit
     from nnunet_kd.workflows.inherit import Inherited
 
 TRAINER = "nnUNetTrainerInherited"
@@ -108,14 +109,20 @@ def _print(console: Console, found: Inherited) -> None:
             f"{len(fit.kept)} of {fit.teacher_channels}",
             f"{fit.unknowns}" if fit.unknowns else "",
             f"{fit.samples}",
-            f"{fit.unexplained:.1%}" if isfinite(fit.unexplained) else "no signal",
+            _unexplained(fit),
         )
     console.print(table)
     console.print(f"Teacher: {found.teacher}", soft_wrap=True, highlight=False)
     if found.dice:
         console.print(_dice_table(found))
         if not found.teacher_dice:
-            console.print("The teacher has no validation/summary.json of this fold to compare with.", highlight=False)
+            console.print("The teacher has no validation/summary.json of these cases to compare with.", highlight=False)
+
+
+def _unexplained(fit: LayerFit) -> str:
+    if not fit.trained:
+        return "not trained"
+    return f"{fit.unexplained:.1%}" if isfinite(fit.unexplained) else "no signal"
 
 
 def _dice_table(found: Inherited) -> Table:

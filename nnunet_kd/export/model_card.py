@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import shlex
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -96,6 +96,11 @@ def _named_teacher(teacher: Any) -> Any:
     return _name(teacher) if isinstance(teacher, str) else teacher
 
 
+def _when(folds: Sequence[FoldSummary]) -> str:
+    trained = any(fold.epochs for fold in folds)
+    return "after training, of the last epoch's weights" if trained else "before any training"
+
+
 def _name(path: object) -> str:
     return Path(str(path)).name
 
@@ -156,7 +161,7 @@ def write_card(
         "|-|-|-|-|-|-|-|-|",
         *(_row(fold, weights) for fold in folds),
         "",
-        "Dice is nnU-Net's validation of the fold after training (`validation/summary.json`), of the last epoch's weights.",
+        f"Dice is nnU-Net's validation of the fold {_when(folds)} (`validation/summary.json`).",
     ]
     reduced = _provenance(plans, configuration)
     if reduced:

@@ -35,10 +35,11 @@ def _of_split(path: Path, folds: Sequence[str]) -> dict[str, list[str]]:
     """Empty where there is no file, or none of these folds in it."""
     if not path.is_file():
         return {}
-    with contextlib.suppress(ValueError, KeyError, TypeError, IndexError):
+    with contextlib.suppress(ValueError, KeyError, TypeError):
         splits = json.loads(path.read_text(encoding="utf-8"))
         everything = sorted({str(case) for split in splits for case in (*split["train"], *split["val"])})
-        return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in folds}
+        known = [fold for fold in folds if fold == "all" or int(fold) < len(splits)]
+        return {fold: everything if fold == "all" else list(splits[int(fold)]["train"]) for fold in known}
     return {}
 
 

@@ -24,12 +24,11 @@ from nnunetv2.utilities.default_n_proc_DA import get_allowed_n_proc_DA
 from nnunetv2.utilities.find_class_by_name import recursive_find_python_class
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from torch import nn
-from torch.multiprocessing.spawn import ProcessRaisedException
 from torch.nn.parallel import DistributedDataParallel
 
-from nnunet_kd import errors
 from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.nnunet.environment import quiet_search
+from nnunet_kd.nnunet.processes import errors_of_processes
 
 COMPILE_BACKEND = "inductor"
 """PyTorch's default, which nnU-Net leaves as it is."""
@@ -38,8 +37,6 @@ CLIPPED_NORM = 12.0
 _LOGS = "training_log_*.txt"
 _EPOCH = re.compile(r": Epoch [0-9]+\s*$", re.MULTILINE)
 """nnU-Net's line at an epoch's start, in its log."""
-_RAISED = re.compile(r"^nnunet_kd\.errors\.(\w+): (.*)\Z", re.MULTILINE | re.DOTALL)
-"""The end of a traceback as text, of an error of ours."""
 
 
 def trainer_of_dataset(
@@ -99,22 +96,6 @@ def run_training(
             val_with_best=validate_best,
             device=device,
         )
-
-
-@contextlib.contextmanager
-def errors_of_processes() -> Iterator[None]:
-    """Within, an error of ours that a process started by PyTorch raised is raised here, too.
-
-    PyTorch hands on its traceback as text, which ends with the name of its class and its message.
-    """
-    try:
-        yield
-    except ProcessRaisedException as error:
-        found = _RAISED.search(str(error))
-        kind = None if found is None else getattr(errors, found[1], None)
-        if found is None or kind is None:
-            raise
-        raise kind(found[2].strip()) from error
 
 
 @contextlib.contextmanager

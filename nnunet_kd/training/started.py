@@ -9,6 +9,7 @@ import os
 import time
 import warnings
 from collections.abc import Iterator, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -21,6 +22,7 @@ from nnunet_kd.distillation.frozen_teacher import FrozenTeacher, Teachers
 from nnunet_kd.distillation.objectives.base import Objective
 from nnunet_kd.distillation.settings_sources import SET_VARIABLE, is_asked_for
 from nnunet_kd.distillation.starts.fit import inherit
+from nnunet_kd.distillation.starts.heads import unused_heads
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.pretrained import find_pretrained, take_over
@@ -35,7 +37,7 @@ from nnunet_kd.distillation.starts.student import (
 from nnunet_kd.errors import NnunetKdWarning, PlanError, SettingsError
 from nnunet_kd.models.plans import stage_channels
 from nnunet_kd.nnunet.environment import optional_folder
-from nnunet_kd.nnunet.training import load_pretrained_weights_with
+from nnunet_kd.nnunet.training import load_pretrained_weights_with, scale_weights
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.memory import freed_memory_kept
@@ -214,7 +216,10 @@ class StartedTrainer(AveragedTrainer):
                 dist.broadcast(value, src=0)
         if self.start_fits:
             # where the teacher has no signal, there is no share of it
-            worst = max(self.start_fits, key=lambda fit: (math.isfinite(fit.unexplained), fit.unexplained))
+            worst = max(
+                (fit for fit in self.start_fits if fit.trained),
+                key=lambda fit: (math.isfinite(fit.unexplained), fit.unexplained),
+            )
             self.print_to_log_file(
                 f"The student starts inside its teacher: {counted(len(self.start_fits), 'layer')} fitted. Least "
                 f"explained is {worst.name}, "
@@ -224,17 +229,19 @@ class StartedTrainer(AveragedTrainer):
     def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
         settings, seed = self.settings.inheritance, self.settings.seed or 0
         count = patch_count(settings.voxels, self.configuration_manager.patch_size)
+        student = plain_module(self.network)
+        unused = unused_heads(pair(teacher.network, student).heads, scale_weights(self.loss.segmentation))
         with _computing(self.device):
             fits = inherit(
                 teacher.network,
-                plain_module(self.network),
+                student,
                 training_patches(self, count, settings.augmented, seed),
                 settings,
                 seed,
                 self.label_manager.has_regions,
                 self.show_progress or self._log_progress(),
             )
-        return tuple(fits)
+        return tuple(replace(fit, trained=fit.name not in unused) for fit in fits)
 
     def _log_progress(self) -> Progress:
         last = time.monotonic()

@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import json
-import zipfile
-from collections.abc import Callable
+import tempfile
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.starts.layer_fit import LayerFit, Progress
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER
-from nnunet_kd.errors import SettingsError
+from nnunet_kd.errors import ModelError, SettingsError
 from nnunet_kd.export.folder_export import FolderOptions, check_output, export_folder
-from nnunet_kd.models.archive import is_archive
+from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import check_output as check_folder
@@ -32,7 +33,7 @@ class Inherited:
         fits: per layer.
         teacher: the checkpoint.
         dice, teacher_dice: on the fold's validation cases, by label or region, between 0 and 1, as nnU-Net's ``summary.json`` has
-            them. Empty: not measured; the teacher's: it has no validation of this fold.
+            them. Empty: not measured; the teacher's: it has no validation of these cases.
     """
 
     fits: tuple[LayerFit, ...]
@@ -80,38 +81,46 @@ def inherit_student(
         trainer.prepare_distillation()
         pinned = trainer.settings.teachers()[0]
         of_teacher = Path(pinned.path or "") / f"fold_{pinned.fold}"
-        same_fold = str(pinned.fold) == str(trainer.fold)
-        dice = {}
+        dice, teacher_dice = {}, {}
         # what the checkpoint and prediction mirror is set where nnU-Net sets its augmentation up
         trainer.configure_rotation_dummyDA_mirroring_and_inital_patch_size()
         if validated:
             tell("validation cases are predicted")
             trainer.perform_actual_validation(False)
-            dice = _dice(Path(trainer.output_folder) / SUMMARY)
-        of_this_fold = same_fold and pinned.checkpoint == FINAL  # what nnU-Net has validated
-        teacher_dice = _dice_of_teacher(Path(pinned.path or ""), str(pinned.fold)) if of_this_fold else {}
+            summary = json.loads((Path(trainer.output_folder) / SUMMARY).read_text(encoding="utf-8"))
+            of_teacher_summary = _summary_of_teacher(pinned, trainer.configuration_name)
+            dice = _means(summary)
+            if pinned.checkpoint == FINAL and _cases(of_teacher_summary) == _cases(
+                summary
+            ):  # FINAL is what nnU-Net validates
+                teacher_dice = _means(of_teacher_summary)
         measured(Inherited(trainer.start_fits, str(of_teacher / pinned.checkpoint), dice, teacher_dice))
         if output is not None:
             tell(f"{output} is written")
             _write(trainer, output, overwrite)
 
 
-def _dice_of_teacher(path: Path, fold: str) -> dict[str, float]:
-    """Of a model folder, or of an archive with one model."""
-    if not is_archive(path):
-        return _dice(path / f"fold_{fold}" / SUMMARY)
-    with zipfile.ZipFile(path) as archive:
-        found = [name for name in archive.namelist() if name.endswith(f"/fold_{fold}/{SUMMARY.as_posix()}")]
-        return _means(archive.read(found[0])) if len(found) == 1 else {}
+def _summary_of_teacher(pinned: TeacherSettings, configuration: str) -> dict[str, Any]:
+    """What nnU-Net wrote of a teacher's validation, in its model folder or archive; empty where there is none."""
+    path, member = Path(pinned.path or ""), f"fold_{pinned.fold}/{SUMMARY.as_posix()}"
+    with tempfile.TemporaryDirectory(prefix="nnunet_kd_") as temporary:
+        if is_archive(path):
+            try:
+                path = unpack_model(path, Path(temporary), configuration, (member,))
+            except ModelError:  # a model without it
+                return {}
+        summary: dict[str, Any] = json.loads((path / member).read_text("utf-8")) if (path / member).is_file() else {}
+    return summary
 
 
-def _dice(summary: Path) -> dict[str, float]:
-    """Mean over cases by label, from nnU-Net's file; empty where there is none."""
-    return _means(summary.read_bytes()) if summary.is_file() else {}
+def _cases(summary: Mapping[str, Any]) -> set[str]:
+    """File names of the cases of a summary."""
+    return {Path(str(case["reference_file"])).name for case in summary.get("metric_per_case", ())}
 
 
-def _means(summary: bytes) -> dict[str, float]:
-    return {label: float(values["Dice"]) for label, values in json.loads(summary)["mean"].items()}
+def _means(summary: Mapping[str, Any]) -> dict[str, float]:
+    """Mean over cases by label."""
+    return {label: float(values["Dice"]) for label, values in summary["mean"].items()}
 
 
 def _write(trainer: DistillationTrainer, output: Path, overwrite: bool) -> None:
@@ -119,6 +128,7 @@ def _write(trainer: DistillationTrainer, output: Path, overwrite: bool) -> None:
     for name, content in (("plans.json", trainer.plans_manager.plans), ("dataset.json", trainer.dataset_json)):
         text = json.dumps(content, indent=4, default=str).encode()
         write_atomically(base / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
+    trainer.current_epoch -= 1  # nnU-Net saves the number of the next epoch, and none was trained
     trainer.save_checkpoint(str(Path(trainer.output_folder) / FINAL))
     model = ModelFolder(base, (str(trainer.fold),), FINAL)
     export_folder(model, output, FolderOptions(overwrite=overwrite))

@@ -7,7 +7,7 @@ import torch.multiprocessing as mp
 from torch.multiprocessing.spawn import ProcessRaisedException
 
 from nnunet_kd.errors import TrainingStopped
-from nnunet_kd.nnunet.training import errors_of_processes
+from nnunet_kd.nnunet.processes import errors_of_processes
 
 MESSAGE = "the memory is full.\nIt was: 3 of 4"
 

@@ -97,6 +97,7 @@ def test_it_starts_inside_its_teacher(results: Path) -> None:
     assert settings["teacher"]["sha256"]
     assert settings["mirror_axes"] == [0, 1, 2]
     assert "The student starts inside its teacher" in log_of(inherited)
+    assert [fit.name for fit in inherited.start_fits if not fit.trained] == ["decoder.seg_layers.0"]
 
 
 def test_the_same_start_again(dataset: Path) -> None:

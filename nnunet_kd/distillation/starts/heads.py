@@ -6,10 +6,15 @@ the divergence of its probabilities from the teacher's can be minimised itself: 
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from itertools import zip_longest
+
 import torch
 from torch.nn import functional
 
 MOST_ITERATIONS = 200
+UNUSED_WEIGHT = 1e-6
+"""nnU-Net's weight of the coarsest deep-supervision scale at most: 0, or so little that DDP finds its parameters in use."""
 
 
 def fit_probabilities(
@@ -67,3 +72,14 @@ def fit_probabilities(
         optimizer.step(closure)
         after = float(objective().detach())
     return (weight.detach(), bias.detach()) if after < before else start
+
+
+def unused_heads(heads: Sequence[str], weights: Sequence[float]) -> set[str]:
+    """The segmentation heads whose output counts neither in nnU-Net's loss nor in prediction.
+
+    Args:
+        heads: their names, coarsest first.
+        weights: of the deep-supervision scales in the loss, finest first; the only one without deep supervision.
+    """
+    paired = zip_longest(reversed(heads), weights, fillvalue=0.0)
+    return {str(head) for head, weight in paired if float(weight) <= UNUSED_WEIGHT}

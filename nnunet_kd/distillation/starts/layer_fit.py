@@ -20,6 +20,8 @@ class LayerFit:
         unknowns, samples: weights per output channel, and voxels that they were fitted to.
         unexplained: share of the teacher's signal at the chosen channels, behind norm and activation, that is left; of heads, of
             the probabilities that they are fitted to. Infinite where the teacher's does not vary and the student's does.
+        trained: whether the layer's output counts in training and prediction. nnU-Net's coarsest head has the weight 0, so it
+            stays as it is in teacher and student.
     """
 
     name: str
@@ -28,3 +30,4 @@ class LayerFit:
     unknowns: int
     samples: int
     unexplained: float
+    trained: bool = True

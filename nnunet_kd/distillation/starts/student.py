@@ -12,7 +12,7 @@ from nnunet_kd.distillation.starts.finite import not_finite
 from nnunet_kd.distillation.starts.pretrained import shape_of
 from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
-from nnunet_kd.models.folder import open_model
+from nnunet_kd.models.folder import FURTHEST_FIRST, ModelFolder, open_model
 from nnunet_kd.nnunet.checkpoints import WEIGHTS
 from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
@@ -84,17 +84,26 @@ def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor],
     path = Path(start).expanduser()
     try:
         with open_model(path, checkpoint=None) as model:
-            folds = model.folds if len(model.folds) == 1 else (str(fold),)
-            if folds[0] not in model.folds:
-                raise ModelError(
-                    f"{path} has the folds {', '.join(model.folds)}, but not {fold}; name one of its fold_X folders."
-                )
-            checkpoint = model.checkpoint_path(folds[0])
+            checkpoint = _of_fold(model, path, str(fold))
             weights = read_checkpoint(checkpoint)[WEIGHTS]
             if broken := not_finite(weights.items()):
                 raise CheckpointError(
                     f"{path} holds weights that are not finite ({broken}): its training diverged, so nothing can start from it."
                 )
-            return weights, sha256(checkpoint), folds[0]
+            return weights, sha256(checkpoint), checkpoint.parent.name.removeprefix("fold_")
     except (ModelError, CheckpointError) as error:
         raise SettingsError(f"start: {error} Give {RANDOM}, {TEACHER}, or the path of a student.") from error
+
+
+def _of_fold(model: ModelFolder, path: Path, fold: str) -> Path:
+    """The checkpoint of a path that names one, else the training's own fold's, else that of the only fold there is."""
+    if path.suffix == ".pth" or path.name.startswith("fold_"):
+        return model.checkpoint_path(model.folds[0])
+    there = sorted({file.parent.name for file in model.folder.glob("fold_*/checkpoint_*.pth")})
+    wanted = there[0] if len(there) == 1 else f"fold_{fold}"
+    for name in FURTHEST_FIRST:
+        if (found := model.folder / wanted / name).is_file():
+            return found
+    raise ModelError(
+        f"{path} has {', '.join(there)}, but no checkpoint of fold {fold}; name one of its fold_X folders."
+    )
