@@ -75,7 +75,7 @@ def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequ
     Raises:
         SettingsError: both ``teachers`` and ``assignments`` say where the teacher is.
     """
-    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments
+    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments, yaml_text
 
     given = list(assignments)
     named = parse_assignments(given).get("teacher") if teachers else None
@@ -86,9 +86,9 @@ def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequ
         )
     paths = [os.path.abspath(os.path.expanduser(teacher)) for teacher in teachers]
     if len(paths) == 1:
-        given.append(f"teacher.path={json.dumps(paths[0])}")
+        given.append(f"teacher.path={yaml_text(paths[0])}")
     elif paths:
-        given.append(f"teacher={json.dumps(paths)}")
+        given.append(f"teacher={yaml_text(paths)}")
     if recipe is not None:
         os.environ[CONFIG_VARIABLE] = os.path.abspath(recipe) if os.path.isfile(recipe) else recipe
     os.environ[SET_VARIABLE] = json.dumps(given)

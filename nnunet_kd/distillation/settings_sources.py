@@ -103,6 +103,15 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return result
 
 
+def yaml_text(value: Any) -> str:
+    """A value as ``--set`` takes it: JSON, with characters as they are where YAML allows that.
+
+    JSON writes characters beyond U+FFFF as two escapes, which YAML reads as two characters.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return json.dumps(value) if yaml.reader.Reader.NON_PRINTABLE.search(text) else text
+
+
 def _yaml_value(value: str, assignment: str) -> Any:
     try:
         parsed = yaml.safe_load(value)

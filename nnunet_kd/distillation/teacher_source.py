@@ -14,7 +14,9 @@ from nnunet_kd.errors import ModelError, PlanError, TeacherError
 from nnunet_kd.models.archive import files_of_model, is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance, read_plans
+from nnunet_kd.models.training_cases import SUMMARY
 from nnunet_kd.nnunet.environment import STOCK_TRAINER
+from nnunet_kd.nnunet.folds import SPLITS_FILE
 
 HOW_TO_POINT = (
     "Point at one with `-t PATH` (nnunet-kd train), `--set teacher=PATH`, or `teacher: PATH` in the settings file; PATH is a "
@@ -180,11 +182,12 @@ def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: 
 
 def _from_zip(path: Path, fold: str, settings: TeacherSettings, configuration: str, unpack_to: Path) -> TeacherSource:
     needed = ("plans.json", "dataset.json", f"fold_{fold}/{settings.checkpoint}")
+    files = files_of_model(path, configuration)
+    told = (SPLITS_FILE, f"fold_{fold}/{SUMMARY}")  # which cases it was trained on
     with errors_of_a_teacher():
         try:
-            folder = unpack_model(path, unpack_to, configuration, needed)
+            folder = unpack_model(path, unpack_to, configuration, (*needed, *({*told} & {*(files or ())})))
         except ModelError as error:
-            files = files_of_model(path, configuration)
             if files is None or (problem := _why_untrained(files, fold, settings.checkpoint)) is None:
                 raise
             raise TeacherError(f"the teacher {path} cannot be used: {problem}. {HOW_TO_POINT}") from error

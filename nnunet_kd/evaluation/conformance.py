@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from packaging.requirements import Requirement
 
@@ -20,7 +21,7 @@ from nnunet_kd.errors import ModelError
 from nnunet_kd.evaluation.page import write_page
 from nnunet_kd.evaluation.tables import Table
 from nnunet_kd.export.onnx_export import OnnxOptions, export_onnx
-from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, check_previous_stage, find_cases
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
 from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.nnunet.environment import channel_names
@@ -155,6 +156,8 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     record, origin = PredictionRecord(given.output), ModelOrigin.of(model.source or model.folder, model)
     if not given.overwrite:
         record.refuse_others(cases, origin, model.plans())
+    previous = PlansManager(model.plans()).get_configuration(model.configuration()).previous_stage_name
+    check_previous_stage(previous, cases, given.previous_stage, model.dataset_json())
     reader = dataset_reader(model.dataset_json(), model.plans())
     channels = channel_names(model.dataset_json())
     for case in cases:
@@ -164,6 +167,8 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
     given.output.mkdir(parents=True, exist_ok=True)
     onnx = given.output / "student.onnx"
     export_onnx(model, onnx, OnnxOptions(overwrite=True))
+    for case in cases:  # before there is any, so that a run that was stopped can be repeated; none from before is kept
+        record.add(case.name, origin)
     checkpoint = {"model": str(model.folder), "folds": list(model.folds), "checkpoint": model.checkpoint}
     stock = _measured("stock", checkpoint, cases, given)
     runtime = _measured("runtime", {"model": str(onnx), "backend": given.backend}, cases, given)
@@ -191,8 +196,6 @@ def conform(model: ModelFolder, given: ConformanceRequest) -> Conformance:
         given.backend,
     )
     _write(found, given.output)
-    for case in cases:
-        record.add(case.name, origin)
     return found
 
 

@@ -83,7 +83,9 @@ def check_output(output: Path, overwrite: bool) -> None:
         raise ModelError(f"{output} exists already. Choose another name, or replace it with --overwrite.")
     if output.exists() and output.is_dir() == archived:
         raise ModelError(f"{output} is a {'folder' if archived else 'file'}, which is not replaced by the export.")
-    if not archived and output.is_dir() and any(output.iterdir()) and not (output / "plans.json").is_file():
+    # a plan alone lies beside predictions, too
+    is_model = (output / "plans.json").is_file() and any(output.glob("fold_*/*.pth"))
+    if not archived and output.is_dir() and any(output.iterdir()) and not is_model:
         raise ModelError(
             f"{output} is a folder with other content than a model, so it is not replaced. Choose another."
         )
@@ -190,7 +192,9 @@ def _copy_results(source: Path, target: Path) -> dict[str, Any] | None:
 
 def _copy_cross_validation(model: ModelFolder, folder: Path) -> None:
     """The postprocessing that nnU-Net found for exactly these folds."""
-    source = model.folder / f"crossval_results_folds_{'_'.join(model.folds)}"
+    source = model.cross_validation()
+    if source is None:
+        return
     for name in ("postprocessing.pkl", "postprocessing.json", "summary.json", "plans.json", "dataset.json"):
         if (source / name).is_file():
             (folder / source.name).mkdir(exist_ok=True)

@@ -27,6 +27,7 @@ from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.runtime_network import open_backend
 from nnunet_kd.models.folder import ModelFolder, load_predictor
 from nnunet_kd.nnunet.checkpoints import trained_configuration
+from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, write_atomically
 from nnunet_kd.system.requirements import EXTRAS, require
@@ -115,7 +116,13 @@ def export_onnx(model: ModelFolder, output: Path, options: OnnxOptions) -> OnnxR
             checkpoint if first else model.read_checkpoint(fold), options.weights, model.checkpoint_path(fold)
         )
     predictor = CasePredictor(torch.device("cpu"))
-    load_predictor(model, predictor)
+    with variables_set_to({"nnUNet_compile": "f"}):  # what is written is the network as it is
+        load_predictor(model, predictor)
+    if options.images and (first := predictor.configuration_manager.previous_stage_name) is not None:
+        raise SettingsError(
+            f"-i: the model is the second stage of a cascade, and its inputs also hold what {first} segmented, which cannot be "
+            f"given here. Leave -i out, and with it --int8 and --references; nnunet-kd conform compares on images."
+        )
     cases = find_cases([options.images], Path("unused"), predictor.dataset_json) if options.images else []
     scored = matching_references(cases, options.references, predictor.reader) if options.references else []
     refuse_unknown_surroundings(model, checkpoint)

@@ -216,3 +216,32 @@ def _refuse_to_overwrite_images(case: InputCase) -> None:
     same = [path for path in case.images if case.output.exists() and case.output.samefile(path)]
     if same:
         raise DataError(f"the segmentation would be written over the image {same[0]}. Choose another place with -o.")
+
+
+def check_previous_stage(
+    needed: str | None, cases: Sequence[InputCase], folder: Path | None, dataset_json: Mapping[str, Any]
+) -> None:
+    """Whether the first stage's segmentations are given where a model is the second stage of a cascade.
+
+    Args:
+        needed: the first stage's configuration; ``None``: the model is no second stage.
+        cases: to predict.
+        folder: with the segmentations.
+        dataset_json: of the model; gives their ending.
+
+    Raises:
+        SettingsError: the folder lacks, or is given for another model.
+        DataError: it has not all cases.
+    """
+    if needed is None:
+        if folder is not None:
+            raise SettingsError("--previous-stage is for cascades; this model is none.")
+        return
+    if folder is None:
+        raise SettingsError(
+            f"the model is the second stage of a cascade: predict with {needed} first and give that folder as --previous-stage."
+        )
+    ending = dataset_json["file_ending"]
+    absent = [case.name for case in cases if not (folder / f"{case.name}{ending}").is_file()]
+    if absent:
+        raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({counted(len(absent), 'case')}).")

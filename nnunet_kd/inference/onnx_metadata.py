@@ -190,7 +190,8 @@ def dump(description: Mapping[str, Any]) -> bytes:
 
 def _postprocessing(model: ModelFolder) -> dict[str, Any] | None:
     """What nnU-Net's cross-validation of exactly these folds found to improve the segmentation; ``None`` if not determined."""
-    path = model.folder / f"crossval_results_folds_{'_'.join(model.folds)}" / "postprocessing.json"
-    if not path.is_file():
+    folder = model.cross_validation()
+    path = None if folder is None else folder / "postprocessing.json"
+    if path is None or not path.is_file():
         return None
     return read_json(path, "the postprocessing", "Determine it again with nnUNetv2_determine_postprocessing.")

@@ -25,7 +25,7 @@ from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.inference.cases import InputCase
 from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
-from nnunet_kd.nnunet.environment import channel_names
+from nnunet_kd.nnunet.environment import channel_names, variables_set_to
 from nnunet_kd.nnunet.networks import network_inputs
 from nnunet_kd.nnunet.prediction import export_case, read_case
 from nnunet_kd.system.counts import counted
@@ -76,15 +76,16 @@ class CasePredictor(nnUNetPredictor):
         """Put an exported network in the place of nnU-Net's, with the plan it was exported with."""
         plans = PlansManager(model.description["plans"])
         mirror = model.description["mirror_axes"]
-        self.manual_initialization(
-            RuntimeNetwork(backend),
-            plans,
-            plans.get_configuration(model.description["configuration"]),
-            [{}],  # one "fold", whose weights the backend already has
-            model.description["dataset_json"],
-            model.description["trainer"],
-            tuple(mirror) if mirror else None,
-        )
+        with variables_set_to({"nnUNet_compile": "f"}):  # there is nothing of PyTorch's to compile
+            self.manual_initialization(
+                RuntimeNetwork(backend),
+                plans,
+                plans.get_configuration(model.description["configuration"]),
+                [{}],  # one "fold", whose weights the backend already has
+                model.description["dataset_json"],
+                model.description["trainer"],
+                tuple(mirror) if mirror else None,
+            )
 
     @property
     def input_channels(self) -> int:
@@ -142,6 +143,11 @@ class CasePredictor(nnUNetPredictor):
         try:
             with folder_beside(case.output) as temporary:
                 export_case(self, logits, properties, temporary / case.name, probabilities, case.ending)
+                if (
+                    case.output.exists() and not probabilities
+                ):  # what lies beside the old segmentation is of what made that
+                    for ending in (".npz", ".pkl"):
+                        (case.output.parent / f"{case.name}{ending}").unlink(missing_ok=True)
                 move_all(temporary, case.output.parent, last=case.output.name)
                 self.written(case)
         except RuntimeError as error:  # SimpleITK's word for a full disk

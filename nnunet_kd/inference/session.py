@@ -15,7 +15,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from nnunet_kd.errors import DataError, SettingsError
-from nnunet_kd.inference.cases import InputCase, check_headers, find_cases
+from nnunet_kd.inference.cases import InputCase, check_headers, check_previous_stage, find_cases
 from nnunet_kd.inference.onnx_metadata import read_onnx_model
 from nnunet_kd.inference.predictor import CasePredictor
 from nnunet_kd.inference.record import ModelOrigin, PredictionRecord
@@ -25,7 +25,6 @@ from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.nnunet.datasets import default_processes
 from nnunet_kd.nnunet.devices import check_device
 from nnunet_kd.nnunet.environment import channel_names
-from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import check_output, write_atomically
 from nnunet_kd.system.memory import freed_memory_kept
 from nnunet_kd.volumes.naming import shadow_of, shadowed_by
@@ -99,7 +98,8 @@ def predict(inputs: Sequence[Path], output: Path, model: Path, options: RunOptio
         for case in todo:
             _check_output(case)
             check_headers(case, channel_names(predictor.dataset_json), predictor.reader)
-        _check_previous_stage(predictor, todo, options.previous_stage)
+        needed = predictor.configuration_manager.previous_stage_name
+        check_previous_stage(needed, todo, options.previous_stage, predictor.dataset_json)
         for folder in {case.output.parent for case in todo}:
             folder.mkdir(parents=True, exist_ok=True)
         if todo:
@@ -208,22 +208,6 @@ def _check_output(case: InputCase) -> None:
             f"the new {case.output.name} would lie beside {other}. Asked for that one, ITK would read the new voxels. Move it "
             f"away, or choose another place with -o."
         )
-
-
-def _check_previous_stage(predictor: CasePredictor, cases: list[InputCase], folder: Path | None) -> None:
-    needed = predictor.configuration_manager.previous_stage_name
-    if needed is None:
-        if folder is not None:
-            raise SettingsError("--previous-stage is for cascades; this model is none.")
-        return
-    if folder is None:
-        raise SettingsError(
-            f"the model is the second stage of a cascade: predict with {needed} first and give that folder as --previous-stage."
-        )
-    ending = predictor.dataset_json["file_ending"]
-    absent = [case.name for case in cases if not (folder / f"{case.name}{ending}").is_file()]
-    if absent:
-        raise DataError(f"{folder} has no segmentation of {', '.join(absent[:5])} ({counted(len(absent), 'case')}).")
 
 
 def _context(predictor: CasePredictor) -> dict[str, Any]:

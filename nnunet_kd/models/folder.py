@@ -97,6 +97,12 @@ class ModelFolder:
         _check_entries(checkpoint, path)
         return checkpoint
 
+    def cross_validation(self) -> Path | None:
+        """Where nnU-Net's cross-validation of exactly these folds lies, whatever their order; ``None``: nowhere."""
+        start = "crossval_results_folds_"
+        found = sorted(self.folder.glob(f"{start}*"))
+        return next((path for path in found if {*path.name.removeprefix(start).split("_")} == {*self.folds}), None)
+
     def configuration(self, trusted: bool = False) -> str:
         """The configuration that the first fold's checkpoint was trained with; the folder may have any name.
 

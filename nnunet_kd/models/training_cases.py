@@ -12,6 +12,9 @@ from nnunet_kd.models.folder import ModelFolder, read_json
 from nnunet_kd.nnunet.environment import optional_folder
 from nnunet_kd.nnunet.folds import SPLITS_FILE
 
+SUMMARY = "validation/summary.json"
+"""In a fold's folder: what nnU-Net writes of its validation."""
+
 
 def split_training_cases(model: ModelFolder) -> dict[str, list[str]]:
     """By fold, its training cases as a split says; folds that it does not have are left out.
@@ -59,7 +62,7 @@ def known_training_cases(model: ModelFolder) -> dict[str, list[str]]:
 
 def validation_summary(model: ModelFolder, fold: str) -> list[dict[str, Any]]:
     """The cases of a fold's ``validation/summary.json``; empty if there is none."""
-    path = model.folder / f"fold_{fold}" / "validation" / "summary.json"
+    path = model.folder / f"fold_{fold}" / SUMMARY
     if not path.is_file():
         return []
     content = read_json(path, "the validation's summary", "Leave it out.")

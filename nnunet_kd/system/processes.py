@@ -75,7 +75,8 @@ def as_finished(
         except BrokenProcessPool as error:
             raise MissingRequirement(
                 f"{title}: a worker process ended without an error message. Systems end processes when memory is full; on Linux, "
-                f"`dmesg` says so. Then fewer processes help: a smaller -np. In a script of your own, the call must stand below "
+                f"`dmesg` says so. Then fewer processes help: a smaller -np, or "
+                f"nnUNet_def_n_proc=2 before the command. In a script of your own, the call must stand below "
                 f'`if __name__ == "__main__":`, because every worker imports the script.'
             ) from error
         finally:

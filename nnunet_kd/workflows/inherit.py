@@ -16,13 +16,12 @@ from nnunet_kd.errors import ModelError, SettingsError
 from nnunet_kd.export.folder_export import FolderOptions, check_output, export_folder
 from nnunet_kd.models.archive import is_archive, unpack_model
 from nnunet_kd.models.folder import ModelFolder
+from nnunet_kd.models.training_cases import SUMMARY
 from nnunet_kd.nnunet.checkpoints import FINAL
 from nnunet_kd.system.files import check_output as check_folder
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.training.gradient_shares import in_temporary_results
 from nnunet_kd.training.trainer import DistillationTrainer
-
-SUMMARY = Path("validation") / "summary.json"
 
 
 @dataclass(frozen=True)
@@ -102,7 +101,7 @@ def inherit_student(
 
 def _summary_of_teacher(pinned: TeacherSettings, configuration: str) -> dict[str, Any]:
     """What nnU-Net wrote of a teacher's validation, in its model folder or archive; empty where there is none."""
-    path, member = Path(pinned.path or ""), f"fold_{pinned.fold}/{SUMMARY.as_posix()}"
+    path, member = Path(pinned.path or ""), f"fold_{pinned.fold}/{SUMMARY}"
     with tempfile.TemporaryDirectory(prefix="nnunet_kd_") as temporary:
         if is_archive(path):
             try:

@@ -143,8 +143,9 @@ def soften(
         kept = [case for case in cases if is_whole(folder, case, shapes[case]) and images_of(case).is_that_of(folder)]
         done = {*kept, *unseen}
         todo = [case for case in cases[choices.part :: choices.parts] if case not in done]
-        _check_memory(trainer, shapes, live_helps=choices.for_live_too and not without_labels)
         if todo:
+            to_make = {case: shapes[case] for case in todo}
+            _check_memory(trainer, to_make, live_helps=choices.for_live_too and not without_labels)
             check_output(folder, "the folder of soft labels")
         check_space(folder, bytes_needed([shapes[case] for case in todo]))
         write_description(folder, description)

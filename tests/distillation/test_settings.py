@@ -19,6 +19,7 @@ from nnunet_kd.distillation.settings_sources import (
     parse_assignments,
     read_settings_file,
     resolve_settings,
+    yaml_text,
 )
 from nnunet_kd.errors import SettingsError
 
@@ -129,6 +130,13 @@ def test_assignments() -> None:
 )
 def test_assignments_add_up_in_any_order(given: list[str], expected: dict[str, Any], order: int) -> None:
     assert parse_assignments(given[::order]) == expected
+
+
+@pytest.mark.parametrize("path", ["/a b", "/ä", "/\U0001f600", "/\U00020000", "/\x7f"])
+def test_every_path_survives_the_way_through_an_assignment(path: str) -> None:
+    given = {SET_VARIABLE: json.dumps([f"teacher={yaml_text([path, path])}", f"start={yaml_text(path)}"])}
+    settings = resolve_settings("dcd", ("dcd",), environment=given)
+    assert (settings.start, [one.path for one in settings.teachers()]) == (path, [path, path])
 
 
 def test_of_two_assignments_to_one_key_the_later_holds() -> None:

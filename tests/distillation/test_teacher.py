@@ -22,6 +22,7 @@ from nnunet_kd.errors import TeacherError
 from nnunet_kd.export.folder_export import FolderOptions, export_folder
 from nnunet_kd.models.folder import open_model
 from nnunet_kd.models.plans import reduce_plans
+from nnunet_kd.models.training_cases import validation_cases
 from nnunet_kd.system.files import sha256
 from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
 from tests.conftest import REAL_TEACHER, make_plans, needs_real_teacher
@@ -113,6 +114,16 @@ def test_exported_zip(tiny: dict, tmp_path: Path) -> None:
     source = locate(TeacherSettings(path=str(archive)), unpack_to=target)
     assert load_teacher(source, torch.device("cpu")).channels == (8, 16, 32)
     assert sha256(source.checkpoint_path) == sha256(locate().checkpoint_path)
+    assert validation_cases(source.model, "0") == []
+    with zipfile.ZipFile(archive, "a") as opened:
+        summary = {"metric_per_case": [{"reference_file": "x/case_7.nii.gz"}]}
+        opened.writestr(f"Dataset998_Tiny/{model().name}/fold_0/validation/summary.json", json.dumps(summary))
+        opened.writestr(f"Dataset998_Tiny/{model().name}/fold_0/validation/case_7.nii.gz", b"not taken")
+    again = tmp_path / "again"
+    again.mkdir()
+    source = locate(TeacherSettings(path=str(archive)), unpack_to=again)
+    assert validation_cases(source.model, "0") == ["case_7"]
+    assert not list(again.rglob("*.nii.gz"))
     for path in (archive, model()):
         with pytest.raises(
             TeacherError,

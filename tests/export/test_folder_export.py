@@ -215,9 +215,11 @@ def test_what_was_there_is_replaced_only_on_request_and_only_by_a_whole_model(st
     assert sorted(path.name for path in output.glob("fold_*")) == ["fold_1"]
     precious = tmp_path / "precious"
     precious.mkdir()
-    (precious / "thesis.txt").write_text("mine")
-    with pytest.raises(ModelError, match="other content than a model"):
-        export(student, precious, overwrite=True)
+    (precious / "case_1.nii.gz").write_text("mine")
+    for _ in range(2):
+        with pytest.raises(ModelError, match="other content than a model"):
+            export(student, precious, overwrite=True)
+        shutil.copy(student / "plans.json", precious)  # as it lies beside predictions
     assert sorted(path.name for path in tmp_path.iterdir()) == ["damaged", "model", "precious"]
 
 

@@ -85,10 +85,12 @@ def test_network_and_description(student: Path, cases: Cases, tmp_path: Path) ->
         export(student, output)
 
 
-def test_several_folds_are_averaged_inside(student: Path, tmp_path: Path) -> None:
+def test_several_folds_are_averaged_inside(student: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("nnUNet_compile", "true")  # as trainings like it
     report = export(student, tmp_path / "both.onnx", folds=())
     assert report.folds == ("0", "1")
     image = torch.randn(1, 2, 16, 12, 16)
+    monkeypatch.delenv("nnUNet_compile")
     with torch.inference_mode():
         expected = torch.stack([stock_predictor(student, (fold,)).network.eval()(image) for fold in (0, 1)]).mean(0)
     assert np.abs(run(tmp_path / "both.onnx", image.numpy()) - expected.numpy()).max() <= LOGITS_TOLERANCE
@@ -200,6 +202,10 @@ def test_postprocessing_and_weights_limits(student: Path, tmp_path: Path, monkey
     (model / "crossval_results_folds_0" / "postprocessing.json").write_text('{"input_folder": "x"}')
     export(model, tmp_path / "a.onnx")
     assert json.loads((tmp_path / "a.json").read_text())["postprocessing"] == {"input_folder": "x"}
+    (model / "crossval_results_folds_0").rename(model / "crossval_results_folds_1_0")
+    for folds, expected in (((), True), (("1", "0"), True), (("1",), False)):
+        with open_model(model, folds) as opened:
+            assert (opened.cross_validation() is not None) == expected
     with pytest.raises(ModelError, match="holds no moving average"):
         export(student, tmp_path / "b.onnx", weights="ema")
     with pytest.raises(SettingsError, match=r"must end in \.onnx"):

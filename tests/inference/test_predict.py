@@ -56,8 +56,9 @@ def test_several_folds_step_and_no_mirroring_are_nnunets(student: Path, cases: C
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 def test_runtimes_give_the_same_segmentation(
-    exported: Path, cases: Cases, stock: Path, tmp_path: Path, backend: str
+    exported: Path, cases: Cases, stock: Path, tmp_path: Path, backend: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    monkeypatch.setenv("nnUNet_compile", "true")  # as trainings like it
     pytest.importorskip(backend, reason=f"needs the extra that brings {backend}")
     assert run(cases[0], tmp_path / "out", exported, backend=backend).backend == backend
     assert agreement(stock, tmp_path / "out") >= 0.9999
@@ -177,7 +178,10 @@ def test_results_of_another_model_stop_a_run_and_are_replaced_on_request(
     ):
         run(cases[0], output, student)
     assert files(output) == before
+    for ending in (".npz", ".pkl"):  # which --save-probabilities left
+        (output / f"case0{ending}").touch()
     assert run(cases[0], output, student, overwrite=True).predicted == 3
+    assert not list(output.glob("*.npz")) + list(output.glob("*.pkl"))
     assert agreement(stock, output) == 1
     assert run(cases[0], output, student) == RunResult(0, 3, "torch")
     with pytest.raises(DataError, match=r"\(folds 0\) \(by the hash"):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -45,6 +46,18 @@ def test_numbers_of_cases_are_taken_for_channels(tmp_path: Path) -> None:
         path.rename(path.with_name(path.name.replace(".nii", "_0000.nii")))
     found = find_cases([tmp_path / "in"], tmp_path / "out", model(plan, name, dataset(1)))
     assert [case.name for case in found] == ["patient_0000", "patient_0001", "patient_0002"]
+
+
+def test_pictures_in_colours_are_a_case_each(tmp_path: Path) -> None:
+    import imageio.v3 as imageio
+
+    plan, name = plans(3, 2, image_reader_writer="NaturalImage2DIO")
+    described = model(plan, name, dataset(3, file_ending=".png"))
+    paths = [tmp_path / f"{name}.png" for name in "abc"]
+    for shape, expected in (((9, 8, 3), [1, 1, 1]), ((9, 8), [3])):
+        for path in paths:
+            imageio.imwrite(path, np.zeros(shape, np.uint8))
+        assert [len(case.images) for case in find_cases(paths, tmp_path / "out", described)] == expected
 
 
 def test_a_folder_without_permission(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

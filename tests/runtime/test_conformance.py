@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,10 +13,14 @@ import pytest
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
 pytest.importorskip("onnxscript", reason="needs the extra onnx")
 
+from nnunet_kd.errors import ModelError
 from nnunet_kd.evaluation import conformance
-from nnunet_kd.evaluation.conformance import CaseResult, Conformance, installed_bytes, mean_dice
-from tests.deployment import run_command
+from nnunet_kd.evaluation.conformance import CaseResult, Conformance, ConformanceRequest, installed_bytes, mean_dice
+from nnunet_kd.inference.cases import InputCase
+from nnunet_kd.workflows.bench.pair import DATASET_JSON, write_untrained_teacher
+from tests.deployment import run_command, write_image
 from tests.export.conftest import cases, student
+from tests.training.test_trainer import cascade_plans
 
 __all__ = ["cases", "student"]
 
@@ -81,3 +87,40 @@ def test_results_of_another_model_are_not_replaced_unasked(
     assert (code, left.read_bytes()) == (7, b"another model's")
     assert "case1. This run is with" in " ".join(errors.split())
     assert "--overwrite" in errors
+
+
+def test_a_comparison_that_was_stopped_can_be_repeated(
+    student: Path, cases: tuple[Path, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str] = []
+
+    def predict(program: str, model: Any, found: Sequence[InputCase], given: ConformanceRequest) -> dict[str, Any]:
+        asked.append(program)
+        if program == "runtime":
+            raise ModelError("the runtime could not predict these images")
+        (given.output / program).mkdir(exist_ok=True)
+        for case in found:
+            case.output.write_bytes(b"a segmentation")
+        return {}
+
+    monkeypatch.setattr(conformance, "export_onnx", lambda *_: None)
+    monkeypatch.setattr(conformance, "_measured", predict)
+    for _ in range(2):
+        code, _, errors = run_command("conform", str(student), str(cases[0]), "-o", str(tmp_path), "-f", "0")
+        assert (code, "the runtime could not predict" in errors) == (8, True), errors
+    assert asked == ["stock", "runtime"] * 2
+
+
+def test_the_second_stage_of_a_cascade_is_told_what_it_lacks(folders: Path, tmp_path: Path) -> None:
+    model = write_untrained_teacher(cascade_plans(), "3d_cascade_fullres", DATASET_JSON)
+    images = tmp_path / "images"
+    write_image(np.zeros((8, 8, 8), np.float32), images / "a_0000.nii.gz")
+    code, _, errors = run_command("conform", str(model), str(images), "-o", str(tmp_path / "out"))
+    assert (code, "with 3d_lowres first and give that folder as --previous-stage" in errors) == (3, True), errors
+    for more in ((), ("--int8",)):
+        command = ("export", str(model), str(tmp_path / "out.onnx"), "--to", "onnx", "-i", str(images), *more)
+        code, _, errors = run_command(*command)
+        assert (code, "what 3d_lowres segmented, which cannot be given here" in " ".join(errors.split())) == (
+            3,
+            True,
+        ), errors

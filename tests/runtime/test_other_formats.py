@@ -45,6 +45,17 @@ def test_pictures(ending: str, shape: tuple[int, ...], tmp_path: Path) -> None:
     assert np.array_equal(io.imread(tmp_path / f"mine{ending}"), labels[0])
 
 
+@pytest.mark.parametrize("shape", [(3, 9, 8), (4, 9, 8), (3, 9, 3)])
+def test_colours_that_are_stored_plane_by_plane(shape: tuple[int, ...], tmp_path: Path) -> None:
+    import tifffile
+
+    path = tmp_path / "a_0000.tif"
+    tifffile.imwrite(path, (np.random.default_rng(0).random(shape) * 255).astype(np.uint8))
+    assert np.array_equal(
+        read_case("NaturalImage2DIO", ".tif", [path]).array, NaturalImage2DIO().read_images([str(path)])[0]
+    )
+
+
 @pytest.mark.parametrize("spacing", [None, [3, 0.5, 0.5]])
 def test_tiff(spacing: list[float] | None, tmp_path: Path) -> None:
     import json

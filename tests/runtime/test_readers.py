@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 pytest.importorskip("nnunet_kd_runtime", reason="needs ./runtime")
@@ -133,6 +134,25 @@ def test_several_channels(reader: str, tmp_path: Path) -> None:
         for check in (read_case, read_geometry):
             with pytest.raises(DataError, match=r"lies on another grid than a_0000\.nii\.gz"):
                 check(reader, ".nii.gz", [paths[0], other])
+
+
+@pytest.mark.parametrize("seed", [None, 0, 1, 2])
+@pytest.mark.parametrize("order", ["LPS", "SRA", "PIL"])
+def test_channels_that_are_stored_along_other_axes(order: str, seed: int | None, tmp_path: Path) -> None:
+    reader = "NibabelIOWithReorient"
+    paths = [save(tmp_path / f"a_000{number}.nii.gz", np.int16, matrix=None if seed is None else rotation(seed))
+             for number in range(2)]  # fmt: skip
+    image = nibabel.load(paths[1])
+    turned = image.as_reoriented(ornt_transform(io_orientation(image.affine), axcodes2ornt(order)))
+    turned.get_fdata()
+    nibabel.save(turned, paths[1])
+    same_as_stock(reader, paths, tmp_path)
+    for path in paths:
+        found, read = read_geometry(reader, ".nii.gz", [path]), read_case(reader, ".nii.gz", [path]).geometry
+        assert found is not None
+        for name in ("shape", "spacing", "origin", "direction"):
+            assert getattr(found, name) == pytest.approx(getattr(read, name), abs=1e-5), name
+    assert read_geometry(reader, ".nii.gz", paths) is not None
 
 
 @pytest.mark.parametrize("reader", NIFTI_READERS)

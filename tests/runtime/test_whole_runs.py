@@ -155,6 +155,17 @@ def test_finished_cases_are_kept(tmp_path: Path) -> None:
     assert [path.name for path in output.iterdir() if path.name.startswith(".")] == []
 
 
+def test_probabilities_of_what_was_replaced_go_with_it(tmp_path: Path) -> None:
+    pair = export(tmp_path)
+    images = write_images(tmp_path / "images")
+    output = pair.predict(images, tmp_path / "out", probabilities=True)
+    old = (output / "case0.npz").read_bytes()
+    pair.predict(images, output, mirroring=False, overwrite=True)
+    assert not list(output.glob("*.npz")) + list(output.glob("*.pkl"))
+    pair.predict(images, output, mirroring=False, probabilities=True)
+    assert (output / "case0.npz").read_bytes() != old
+
+
 def test_little_memory(tmp_path: Path) -> None:
     pair = export(tmp_path)
     images = write_images(tmp_path / "images", 1, SPACINGS[:2])

@@ -61,6 +61,8 @@ def test_what_does_not_fit_is_refused_before_the_first_case(many: Path, monkeypa
 
     assert shutil.disk_usage(many).free > disk
     assert "4 cases written" in soften("--no-mirroring").output
+    monkeypatch.setattr(workflow, "available_bytes", lambda: 1)
+    assert soften("--no-mirroring").exception is None, "there is nothing left to make"
     monkeypatch.setattr(soft_labels, "available_bytes", lambda: 1 << 20)
     with pytest.raises(
         MissingRequirement, match=r"soft labels of 100 classes take about .* objectives\.soft\.source=live"

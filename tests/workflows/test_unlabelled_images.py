@@ -13,6 +13,7 @@ import pytest
 import SimpleITK as sitk
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from nnunet_kd.distillation.soft_labels.student import unlabelled_cases_of
 from nnunet_kd.errors import DataError, MissingRequirement
 from nnunet_kd.nnunet.datasets import preprocessed_cases
 from nnunet_kd.workflows import soften as soften_module
@@ -88,6 +89,14 @@ def test_other_images_of_the_same_name_are_refused(adding: Adding, tmp_path: Pat
     with pytest.raises(DataError, match=r"1 image of the same name .*: patient_0\."):
         adding.add(first)
     assert {path.suffix for path in adding.folder.iterdir()} == {".b2nd", ".pkl"}  # nnU-Net refuses others
+
+
+def test_a_case_that_has_got_labels_counts_among_the_datasets_own(adding: Adding, tmp_path: Path) -> None:
+    adding.add(write_images(tmp_path / "images", 2))
+    own, plans = Path(adding.trainer.preprocessed_dataset_folder), adding.trainer.plans_manager.plans
+    assert unlabelled_cases_of(own, plans, "3d_fullres") == ["patient_0", "patient_1"]
+    (own / "patient_1.pkl").touch()  # labelled and preprocessed since
+    assert unlabelled_cases_of(own, plans, "3d_fullres") == ["patient_0"]
 
 
 def test_another_plan_preprocesses_them_again(adding: Adding, tmp_path: Path) -> None:

@@ -75,14 +75,16 @@ def unlabelled_folder_of(cases: Path) -> Path:
 def unlabelled_cases_of(cases: Path, plans: Mapping[str, Any], configuration: str) -> list[str]:
     """Cases without labels that a configuration trains on, by name, sorted; empty for the second stage of a cascade.
 
-    Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases.
+    Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases. A case that
+    has got labels since lies among the dataset's own, and is left out.
 
     Args:
-        cases: folder of the configuration's preprocessed cases; :func:`unlabelled_folder_of` it need not exist.
+        cases: folder of the configuration's preprocessed cases, which need not exist, nor :func:`unlabelled_folder_of` it.
         plans, configuration: of the student, or of its teacher: both have the same stages.
     """
     second_stage = PlansManager(dict(plans)).get_configuration(configuration).previous_stage_name is not None
-    return [] if second_stage else case_names(unlabelled_folder_of(cases))
+    own = set(case_names(cases))
+    return [] if second_stage else [case for case in case_names(unlabelled_folder_of(cases)) if case not in own]
 
 
 def student_of(

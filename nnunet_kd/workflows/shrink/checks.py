@@ -54,8 +54,8 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
     check_settings(request, teacher)
     images = look_at(request.images, request.labels, teacher, listener.show)
     state.same("model", dict(teacher.digests), "the model's checkpoints")
-    state.same("images", folder_fingerprint(images.files), "the images")
-    state.same("labels", folder_fingerprint(list(images.labels.values())), "the labels")
+    state.same("images", folder_fingerprint(images.files, listener.show), "the images")
+    state.same("labels", folder_fingerprint(list(images.labels.values()), listener.show), "the labels")
     split = split_cases(list(images.cases), request.group_regex)
     check_taught(request, teacher, split, images)
     listener.tell(

@@ -14,7 +14,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.system.files import remove_leftovers, write_atomically
+from nnunet_kd.system.files import remove_leftovers, sha256, write_atomically
 from nnunet_kd.workflows.shrink.request import Places
 
 VERSION = 1
@@ -187,6 +187,10 @@ def _told(value: Any) -> str:
     return "not given" if value is None else str(value)
 
 
-def folder_fingerprint(paths: list[Path]) -> list[str]:
-    """Names and sizes of files, by which a changed folder is noticed."""
-    return sorted(f"{path.name} {path.stat().st_size}" for path in paths)
+def folder_fingerprint(paths: list[Path], show: Callable[[float, float, str], None]) -> list[str]:
+    """Names and SHA-256 of files, by which a changed folder is noticed; ``show``: see :class:`~.request.Listener`."""
+    found = []
+    for done, path in enumerate(sorted(paths)):
+        show(done, len(paths), f"reading {path.name}")
+        found.append(f"{path.name} {sha256(path)}")
+    return found

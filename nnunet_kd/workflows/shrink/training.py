@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.distillation.settings_sources import SET_VARIABLE
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE, yaml_text
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import CONTINUED_FROM
 from nnunet_kd.models.folder import ModelFolder
@@ -49,16 +49,16 @@ def assignments(
     """
     fold = teacher.model.folds[0]
     fixed = [
-        f"teacher.path={json.dumps(str(teacher.model.folder))}",
+        f"teacher.path={yaml_text(str(teacher.model.folder))}",
         f"teacher.fold={fold}",
         f"teacher.checkpoint={teacher.model.checkpoint}",
         f"teacher.trusted={json.dumps(request.trusted)}",
         f"reduction={request.reduction:g}",
-        f"start={json.dumps(start)}",
+        f"start={yaml_text(start)}",
         "save_every=1",
         # agreement with the teacher is what is measured, so that nothing leaks
         "objectives.soft.allow_leak=true",
-        *([f"objectives.soft.maps={json.dumps(maps)}"] if maps is not None else []),
+        *([f"objectives.soft.maps={yaml_text(maps)}"] if maps is not None else []),
         *([f"seed={request.seed}"] if request.seed is not None else []),
         *(schedule.assignments() if schedule is not None else []),
     ]

@@ -19,6 +19,7 @@ from nnunet_kd.evaluation.runs import Method, Run, Split, fold_cases, read_run
 from nnunet_kd.evaluation.seeds import AVERAGED, BySeed, seeds_told
 from nnunet_kd.evaluation.tables import DASH, Table
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.nnunet.folds import is_fold
 from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import why_no_folder
 from nnunet_kd.workflows.sweep.description import DESCRIPTION_FILE
@@ -246,7 +247,7 @@ def _trainings(folder: Path, only_fold: str | None) -> dict[Place, Path]:
     for path in sorted(folder.glob("*/seed_*/Dataset*/*__*__*/fold_*")):
         variant, seed_name = path.relative_to(folder).parts[:2]
         fold = path.name.removeprefix("fold_")
-        if not re.fullmatch(r"seed_[0-9]+", seed_name) or only_fold not in (None, fold):
+        if not re.fullmatch(r"seed_[0-9]+", seed_name) or not is_fold(fold) or only_fold not in (None, fold):
             continue
         place = (variant, int(seed_name.removeprefix("seed_")), fold)
         if place in found:

@@ -20,6 +20,7 @@ from nnunet_kd.distillation.settings_sources import (
     is_asked_for,
     merge,
     saved_settings,
+    yaml_text,
 )
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, random_start_refused
 from nnunet_kd.errors import SettingsError
@@ -197,7 +198,7 @@ def assignments(values: Mapping[str, Any], prefix: str = "") -> list[str]:
         if isinstance(value, Mapping) and value:
             found += assignments(value, f"{prefix}{key}.")
         else:
-            found.append(f"{prefix}{key}={json.dumps(value)}")
+            found.append(f"{prefix}{key}={yaml_text(value)}")
     return found
 
 

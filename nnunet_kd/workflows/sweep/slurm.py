@@ -17,6 +17,8 @@ from nnunet_kd.workflows.sweep.subprocesses import NNUNET_KD
 SHARED = ("timeout_min", "mem_gb", "cpus_per_task", "gpus_per_node", "name", "stderr_to_stdout")
 """submitit's names that every cluster understands; ``nodes`` and ``tasks_per_node`` are one, as a run is one process."""
 CLUSTERS = ("slurm", "local")
+MOST_TIMEOUTS = 1000
+"""After how many time limits a job is given up; submitit's own 3 would end a training of days on short limits."""
 
 
 class TrainJob:
@@ -101,7 +103,7 @@ def submit(
 
     variables = {name: str(required_folder(name).absolute()) for name in ("nnUNet_raw", "nnUNet_preprocessed")}
     try:
-        executor = AutoExecutor(folder=folder, cluster=cluster)
+        executor = AutoExecutor(folder=folder, cluster=cluster, slurm_max_num_timeout=MOST_TIMEOUTS)
         executor.update_parameters(**parameters)
     except RuntimeError as error:
         raise MissingRequirement(f"the runs cannot be submitted: {error}. Run this where `sbatch` works.") from error

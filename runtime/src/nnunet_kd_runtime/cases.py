@@ -12,7 +12,7 @@ from pathlib import Path
 from nnunet_kd_runtime.counts import counted
 from nnunet_kd_runtime.description import Model
 from nnunet_kd_runtime.errors import DataError, MissingRequirement, SettingsError
-from nnunet_kd_runtime.readers import READERS
+from nnunet_kd_runtime.readers import READERS, read_case
 
 COLOURS = "NaturalImage2DIO"
 """The reader whose files may hold several channels."""
@@ -46,7 +46,8 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
     Args:
         inputs: folders of ``CASE_0000.ending`` files, such files, or (of a model with one channel) files of any name. Of a
             case with several channels ``CASE_0000.ending`` alone is enough: the others are looked for beside it. Files
-            without channel numbers, as many as the model has channels, are one case in their order.
+            without channel numbers, as many as the model has channels, are one case in their order; but pictures that hold
+            all channels in their colours are a case each.
         output: a folder; for one case also a file with the model's ending.
         model: gives channels and file ending.
 
@@ -64,7 +65,7 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
         _check_file(path, ending)
     numbered = {path: re.fullmatch(r"(.+)_(\d{4})", path.name.removesuffix(ending)) for path in files}
     groups: defaultdict[tuple[Path, str], dict[int, Path]] = defaultdict(dict)
-    if 1 < channels == len(files) and not any(numbered.values()):
+    if 1 < channels == len(files) and not any(numbered.values()) and not _holds_all_channels(files[0], model):
         groups[files[0].parent, files[0].name.removesuffix(ending)] = dict(enumerate(files))
     else:
         for path, match in numbered.items():
@@ -100,6 +101,13 @@ def find_cases(inputs: Sequence[Path], output: Path, model: Model) -> list[Case]
                 f"the segmentation would be written over the image {same[0]}. Choose another place with -o."
             )
     return cases
+
+
+def _holds_all_channels(path: Path, model: Model) -> bool:
+    """Whether a picture in colours is a case by itself."""
+    return model.reader == COLOURS and len(read_case(model.reader, model.file_ending, [path]).array) == len(
+        model.channels
+    )
 
 
 def _check_output(output: Path, ending: str) -> None:

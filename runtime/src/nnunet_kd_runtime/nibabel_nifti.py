@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import nibabel
 import numpy as np
-from nibabel.orientations import axcodes2ornt, io_orientation, ornt_transform
+from nibabel.orientations import axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
 from nnunet_kd_runtime.errors import DataError
@@ -41,6 +41,17 @@ def read_reoriented(path: Path) -> Volume:
 def geometry(path: Path) -> Geometry:
     """From the header alone; see :func:`read`."""
     return _geometry(_load(path))
+
+
+def geometry_reoriented(path: Path) -> Geometry:
+    """From the header alone; see :func:`read_reoriented`."""
+    image = _load(path)
+    with _reading(path):
+        orientation = io_orientation(image.affine)
+        affine = image.affine @ inv_ornt_aff(orientation, image.shape)
+    order = [int(axis) for axis in orientation[:, 0].argsort()]
+    zooms = image.header.get_zooms()
+    return _grid([image.shape[axis] for axis in order], [zooms[axis] for axis in order], affine)
 
 
 def write(segmentation: NDArray[Any], path: Path, properties: dict[str, Any]) -> None:
@@ -87,11 +98,15 @@ def _volume(image: Any, affines: dict[str, Any], path: Path) -> Volume:
 
 
 def _geometry(image: Any) -> Geometry:
-    lengths = np.linalg.norm(image.affine[:3, :3], axis=0)
-    direction = image.affine[:3, :3] / np.where(lengths > 0, lengths, 1)
+    return _grid(image.shape, image.header.get_zooms(), image.affine)
+
+
+def _grid(shape: Sequence[int], zooms: Sequence[float], affine: NDArray[Any]) -> Geometry:
+    lengths = np.linalg.norm(affine[:3, :3], axis=0)
+    direction = affine[:3, :3] / np.where(lengths > 0, lengths, 1)
     return Geometry(
-        tuple(image.shape),
-        tuple(float(size) for size in image.header.get_zooms()),
-        tuple(image.affine[:3, 3].tolist()),
+        tuple(shape),
+        tuple(float(size) for size in zooms),
+        tuple(affine[:3, 3].tolist()),
         tuple(direction.ravel().tolist()),
     )

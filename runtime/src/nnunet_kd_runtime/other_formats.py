@@ -72,6 +72,8 @@ def read_picture(path: Path) -> Volume:
         DataError: damaged, or not a picture.
     """
     array = _load_picture(path)
+    if array.ndim == 3 and array.shape[-1] not in (3, 4) and array.shape[0] in (3, 4):
+        array = array.transpose(1, 2, 0)  # colours plane by plane, which skimage turns for nnU-Net
     if array.ndim == 3 and array.shape[-1] in (3, 4):
         channels = array.transpose(2, 0, 1)[:, None]
     elif array.ndim == 2:

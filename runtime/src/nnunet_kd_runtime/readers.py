@@ -75,12 +75,13 @@ def read_geometry(reader: str, ending: str, paths: Sequence[Path]) -> Geometry |
     Raises:
         DataError: a header is damaged, or channels lie on different grids.
     """
-    module, _, _ = _functions(reader, ending)
+    module, read, _ = _functions(reader, ending)
     for path in paths:
         check_name(path)
-    if not hasattr(module, "geometry"):
+    geometry: Callable[[Path], Geometry] | None = getattr(module, read.replace("read", "geometry"), None)
+    if geometry is None:
         return None
-    geometries: list[Geometry] = [module.geometry(path) for path in paths]
+    geometries = [geometry(path) for path in paths]
     check_same_grid(geometries, paths)
     return geometries[0]
 

@@ -109,6 +109,10 @@ def run(
     return Run(predictor, options).cases(cases, progress, whole_folder=cases[0].output != output)
 
 
+PROBABILITIES = (".npz", ".pkl")
+"""Endings of what nnU-Net's ensembling reads beside a segmentation."""
+
+
 class Run:
     """A predictor at work on files."""
 
@@ -214,7 +218,11 @@ class Run:
         model, options = self._model, self._options
         result = self._named(case, lambda: self._predictor.finish(logits, prepared.grid, options.probabilities))
         segmentation = postprocess(result.segmentation, self._postprocessing)
+        replaced = case.output.exists()
         with complete_files(case.output) as folder:
+            if replaced and result.probabilities is None:  # what lies beside the old segmentation is of what made that
+                for ending in PROBABILITIES:
+                    (case.output.parent / f"{case.name}{ending}").unlink(missing_ok=True)
             if result.probabilities is not None:
                 np.savez_compressed(folder / f"{case.name}.npz", probabilities=result.probabilities)
                 (folder / f"{case.name}.pkl").write_bytes(pickle.dumps(_nnunet_properties(prepared)))

@@ -193,6 +193,12 @@ def test_other_arguments_for_the_same_output(model: Path, tmp_path: Path) -> Non
     assert isinstance(shrink(model, images, output, *LONG).exception, AssertionError)  # begun
     said = refused(DataError, model, images, output, "-r", "2")
     assert "was begun with other arguments (-r: was 4.0, now 2.0)" in said
+    changed = images / "patient_4.nii.gz"
+    content = changed.read_bytes()
+    changed.write_bytes(content[:4] + b"\1\2\3\4" + content[8:])  # gzip's time
+    said = refused(DataError, model, images, output)
+    assert "patient_4.nii.gz" in said, "another file of the same name and size, too"
+    changed.write_bytes(content)
     (images / "patient_0.nii.gz").rename(images / "other.nii.gz")
     said = refused(DataError, model, images, output)
     assert "the images have changed" in said

@@ -6,12 +6,14 @@ import contextlib
 import hashlib
 import io
 import os
+import shutil
 import signal
 import threading
 import time
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import typer
@@ -255,6 +257,18 @@ def test_an_array_through_submitit(tiny: dict, fake: Callable, tmp_path: Path) -
     assert "dcd, fold 0, seed 0 failed with exit code 3" in str(failed)
     assert runs[1].state() == "failed"
     assert "Epoch time: 0.5 s" in jobs[1].stdout()
+
+
+def test_a_job_goes_on_after_any_number_of_time_limits(
+    tiny: dict, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import submitit
+
+    monkeypatch.setattr(shutil, "which", lambda name, *_: name)  # there is no SLURM here
+    made: list[Any] = []
+    monkeypatch.setattr(submitit.AutoExecutor, "map_array", lambda self, *_: made.append(self._executor) or [])
+    slurm.submit(plan(), {"timeout_min": 5, "cluster": "slurm"}, tmp_path / "jobs")
+    assert made[0].max_num_timeout == slurm.MOST_TIMEOUTS
 
 
 @pytest.mark.parametrize(
