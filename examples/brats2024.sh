@@ -5,8 +5,8 @@
 #
 # The folder holds training_data1_v2, training_data_additional and, if you have it, validation_data (Synapse syn53708249).
 # Needs nnUNet_raw, nnUNet_preprocessed and nnUNet_results, and a GPU: nnU-Net's planner aims at 9 to 11 GB for the teacher, and the
-# student's training holds the teacher, too. After an interruption, run it again: finished cases are kept. An interrupted
-# training goes on when its line is run with --c.
+# student's training holds the teacher, too. After an interruption, run it again: finished cases are kept, and --c goes on
+# with a training.
 set -euo pipefail
 
 source_folder=${1:?usage: $0 FOLDER_OF_THE_DOWNLOAD}
@@ -22,10 +22,10 @@ nnunet-kd convert brats2024 "$source_folder" --dataset-id "$dataset"
 nnUNetv2_plan_and_preprocess -d "$dataset" -pl nnUNetPlannerResEncM -c "$configuration" --verify_dataset_integrity
 
 # 3. The teacher: a stock nnU-Net.
-nnUNetv2_train "$dataset" "$configuration" "$fold" -p "$plans"
+nnUNetv2_train "$dataset" "$configuration" "$fold" -p "$plans" --c
 
 # 4. The student: a quarter of the channels, taught by the teacher of the same fold.
-nnUNetv2_train "$dataset" "$configuration" "$fold" -tr nnUNetTrainerDCD -p "$plans"
+nnUNetv2_train "$dataset" "$configuration" "$fold" -tr nnUNetTrainerDCD -p "$plans" --c
 
 # 5. Predict the challenge's validation cases with the student. It is an ordinary nnU-Net model.
 images="$nnUNet_raw/Dataset${dataset}_BraTS2024/imagesTs"

@@ -38,10 +38,7 @@ def combine(
 
     check_output(output)
     if (output / CASES_BY_SEED).resolve() in {file.resolve() for file in files}:
-        raise SettingsError(
-            f"the comparison would replace {output / CASES_BY_SEED}, which it is made of, by what is chosen of it. Give another "
-            f"folder with -o."
-        )
+        raise SettingsError(f"-o {output} would overwrite the input {output / CASES_BY_SEED}. Give another folder.")
     wanted = None if methods is None else [name.strip() for name in methods.split(",")]
     only_seeds = None if seeds is None else parse_seeds(seeds)
     write_and_show(combine_kept(files, reference, wanted, only_seeds, teacher, group_regex), output)

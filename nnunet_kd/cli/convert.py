@@ -39,7 +39,7 @@ DatasetId = Annotated[int, option("dataset-id", "nnU-Net's number of the dataset
 Link = Annotated[bool, option("link", "symlink the images that need no change instead of copying them")]
 Processes = Annotated[
     Optional[int],  # noqa: UP045  typer on Python 3.10
-    option("workers", "worker processes; default: nnUNet_def_n_proc, else 8", min=1),
+    option("workers", "worker processes; default: nnUNet_def_n_proc, else 8; at most one a core", min=1),
 ]
 DryRun = Annotated[bool, option("dry-run", "check everything, write nothing")]
 SkipBad = Annotated[bool, option("skip-bad", f"leave bad cases out (listed in {SKIPPED}) instead of stopping")]

@@ -75,7 +75,8 @@ def pass_settings(teachers: Sequence[str], recipe: str | None, assignments: Sequ
     Raises:
         SettingsError: both ``teachers`` and ``assignments`` say where the teacher is.
     """
-    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments, yaml_text
+    from nnunet_kd.distillation.settings_model import yaml_text
+    from nnunet_kd.distillation.settings_sources import CONFIG_VARIABLE, SET_VARIABLE, parse_assignments
 
     given = list(assignments)
     named = parse_assignments(given).get("teacher") if teachers else None

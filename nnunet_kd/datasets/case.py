@@ -117,7 +117,7 @@ class ConversionOptions:
     link: bool = False
     """Symlink the images that need no change instead of copying them."""
     processes: int = field(default_factory=_default_processes)
-    """Worker processes; default: nnU-Net's own (``nnUNet_def_n_proc``, else 8)."""
+    """Worker processes; default: nnU-Net's own (``nnUNet_def_n_proc``, else 8), but at most one a core."""
     dry_run: bool = False
     """Check everything, write nothing."""
     skip_bad: bool = False

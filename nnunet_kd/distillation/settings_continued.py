@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from nnunet_kd.distillation.settings import Settings, TeacherSettings, validate_settings
+from nnunet_kd.distillation.settings_model import yaml_text
 from nnunet_kd.errors import SettingsError
 
 START = ("start", "start_sha256")
@@ -16,6 +16,14 @@ START = ("start", "start_sha256")
 
 def without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
     """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
+    if (
+        isinstance(saved.get("teacher"), list)
+        and isinstance(own := layer.get("teacher"), Mapping)
+        and not own.get("path")
+    ):
+        return {
+            key: value for key, value in layer.items() if key != "teacher"
+        }  # said of the one that a new run would look for
     meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
     meant = [_of_model(one) for one in meant]
     same = len(meant) == len(known) and all(
@@ -79,7 +87,7 @@ def refuse_changes(saved: dict[str, Any], now: dict[str, Any]) -> None:
         raise SettingsError(
             f"the run to continue was started with other settings than the files give now ({differences}). "
             f"Restore the files, or say what you want with --set, for example --set "
-            f"{shlex.quote(f'{changed[0]}={json.dumps(before.get(changed[0]))}')}."
+            f"{shlex.quote(f'{changed[0]}={yaml_text(before.get(changed[0]))}')}."
         )
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import difflib
+import json
 import math
-from typing import Literal
+import re
+from typing import Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -73,3 +75,12 @@ def did_you_mean(name: str, known: list[str]) -> str:
     """`` (did you mean 'nearest'?)`` for a name that is not known; empty if none of the known ones is near."""
     match = difflib.get_close_matches(name, known, n=1, cutoff=0.5)
     return f" (did you mean {match[0]!r}?)" if match else ""
+
+
+def yaml_text(value: Any) -> str:
+    """A value as ``--set`` takes it: JSON, with characters beyond U+FFFF as they are.
+
+    JSON writes each of these as two escapes, which YAML reads as two characters.
+    """
+    text = json.dumps(value, ensure_ascii=False)
+    return re.sub("[^ -~\U00010000-\U0010ffff]+", lambda found: json.dumps(found[0])[1:-1], text)

@@ -103,15 +103,6 @@ def parse_assignments(assignments: list[str]) -> dict[str, Any]:
     return result
 
 
-def yaml_text(value: Any) -> str:
-    """A value as ``--set`` takes it: JSON, with characters as they are where YAML allows that.
-
-    JSON writes characters beyond U+FFFF as two escapes, which YAML reads as two characters.
-    """
-    text = json.dumps(value, ensure_ascii=False)
-    return json.dumps(value) if yaml.reader.Reader.NON_PRINTABLE.search(text) else text
-
-
 def _yaml_value(value: str, assignment: str) -> Any:
     try:
         parsed = yaml.safe_load(value)
@@ -135,6 +126,8 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
         old = merged.get(key)
         if key == "teacher" and isinstance(value, str):
             value = {"path": value}
+        if key == "teacher" and isinstance(old, list) and len(old) == 1:
+            old = {"path": old[0]} if isinstance(old[0], str) else old[0]
         if key == "teacher" and isinstance(old, list) and isinstance(value, Mapping) and value.get("path") is None:
             raise SettingsError(
                 f"{', '.join(f'teacher.{name}' for name in value)}: there are {counted(len(old), 'teacher')}, and this does "

@@ -63,7 +63,8 @@ class References:
         own = any(parent.name == f"fold_{fold}" for parent in predictions.resolve().parents)
         if fold is not None and own and fold.isdigit() and int(fold) >= len(self.splits):
             ending = self.labels.file_ending
-            return {path.name.removesuffix(ending) for path in predictions.glob(f"*{ending}")}
+            found = predictions.glob(f"[!.]*{ending}")
+            return {path.name.removesuffix(ending) for path in found}
         return None if fold is None else fold_cases(self.splits, fold, "val")
 
     def pairs(self, predictions: Path, fold: str | None) -> list[CasePair]:

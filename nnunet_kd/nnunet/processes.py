@@ -23,7 +23,7 @@ def errors_of_processes() -> Iterator[None]:
     try:
         yield
     except ProcessRaisedException as error:
-        found = _RAISED.search(str(error))
+        found = _RAISED.search(str(error).rpartition("Traceback (most recent call last):")[2])  # the last of a chain
         kind = None if found is None else getattr(errors, found[1], None)
         if found is None or kind is None:
             raise

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from pathlib import Path
@@ -44,6 +43,7 @@ class ResumableTrainer(CheckpointedTrainer):
     # of nnU-Net's constructor
     configuration_manager: Any
     output_folder: str
+    output_folder_base: str
     grad_scaler: torch.amp.GradScaler | None
 
     def __init__(
@@ -67,6 +67,7 @@ class ResumableTrainer(CheckpointedTrainer):
         self.terms: dict[str, torch.Tensor] = {}
         self._random_states: list[dict[str, Any]] | None = None
         self._steps_in_epoch = 0
+        self._trained = False
 
     # what a subclass adds ---------------------------------------------------------------------------------------------
 
@@ -103,6 +104,7 @@ class ResumableTrainer(CheckpointedTrainer):
             # nnUNetv2_train takes every core of the machine, so that two trainings beside each other wait for one another
             torch.set_num_threads(computing_threads())
         super().on_train_start()
+        self._trained = True
         if self.local_rank == 0:
             remove_leftovers(Path(self.output_folder))
         states = self.restored.get("random_states")
@@ -115,9 +117,34 @@ class ResumableTrainer(CheckpointedTrainer):
             super().run_training()
 
     def perform_actual_validation(self, save_probabilities: bool = False) -> None:
-        """nnU-Net's prediction of the validation cases."""
-        with freed_memory_kept(self.device.type == "cpu"):
+        """nnU-Net's prediction of the validation cases.
+
+        Probabilities that another training left beside the segmentations that are replaced are deleted.
+        """
+        with self.results_of_a_trial_apart(), freed_memory_kept(self.device.type == "cpu"):
+            if self._trained and not save_probabilities and self.local_rank == 0:
+                for path in Path(self.output_folder).glob("validation/*.npz"):
+                    path.unlink()
+                    path.with_suffix(".pkl").unlink(missing_ok=True)
             super().perform_actual_validation(save_probabilities)
+
+    @contextlib.contextmanager
+    def results_of_a_trial_apart(self) -> Iterator[None]:
+        """Within, a training that saves nothing (``--disable_checkpointing``) leaves a fold that has checkpoints as it is.
+
+        nnU-Net deletes the latest checkpoint at a training's end, and replaces validation and what a cascade's next stage reads.
+        These go into ``trial_fold_X`` beside the fold.
+        """
+        before = self.output_folder, self.output_folder_base
+        fold = Path(self.output_folder)
+        if self._trained and self.disable_checkpointing and any(fold.glob("checkpoint_*.pth")):
+            apart = fold.with_name(f"trial_{fold.name}")
+            apart.mkdir(exist_ok=True)
+            self.output_folder = self.output_folder_base = str(apart)
+        try:
+            yield
+        finally:
+            self.output_folder, self.output_folder_base = before
 
     # step -------------------------------------------------------------------------------------------------------------
 
@@ -218,16 +245,8 @@ class ResumableTrainer(CheckpointedTrainer):
         super().on_epoch_end()
 
     def on_train_end(self) -> None:
-        """Keep no more checkpoints than nnU-Net does, and say how often gradients were clipped.
-
-        nnU-Net deletes the latest checkpoint at the end, also where it has saved none (``--disable_checkpointing``): then it is
-        that of another training, which is not finished.
-        """
-        folder = self.output_folder
-        with contextlib.ExitStack() as stack:
-            if self.disable_checkpointing:
-                self.output_folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="nnunet_kd_"))
-                stack.callback(setattr, self, "output_folder", folder)
+        """Keep no more checkpoints than nnU-Net does, and say how often gradients were clipped."""
+        with self.results_of_a_trial_apart():
             super().on_train_end()
         if self.clipped_steps is not None and not math.isnan(share := mean_share(self.clipped_steps.shares)):
             self.print_to_log_file(

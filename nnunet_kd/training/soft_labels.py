@@ -57,7 +57,7 @@ class SoftLabelTrainer(StartedTrainer):
         else:
             training, validation = self.do_split()
         cases, plans = Path(self.preprocessed_dataset_folder), self.plans_manager.plans
-        unlabelled = unlabelled_cases(self)
+        unlabelled = unlabelled_cases(self, [*map(str, training), *map(str, validation)])
         self._check_unlabelled(unlabelled)
         student = student_of(
             cases, plans, self.configuration_name, self.dataset_json, self.fold, training, validation, unlabelled,

@@ -8,7 +8,7 @@ with labels alone, as if the batch had no others. A batch without any has a loss
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -27,10 +27,10 @@ def unlabelled_folder(trainer: nnUNetTrainer) -> Path:
     return unlabelled_folder_of(Path(str(trainer.preprocessed_dataset_folder)))
 
 
-def unlabelled_cases(trainer: nnUNetTrainer) -> list[str]:
-    """Their names, sorted; empty if there are none, and for the second stage of a cascade."""
+def unlabelled_cases(trainer: nnUNetTrainer, labelled: Collection[str]) -> list[str]:
+    """Their names, sorted, but for the fold's ``labelled`` ones; empty too for the second stage of a cascade."""
     cases = Path(str(trainer.preprocessed_dataset_folder))
-    return unlabelled_cases_of(cases, trainer.plans_manager.plans, trainer.configuration_name)
+    return unlabelled_cases_of(cases, trainer.plans_manager.plans, trainer.configuration_name, labelled)
 
 
 def write_decision(trainer: nnUNetTrainer, case: str, decision: np.ndarray) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import itertools
 import warnings
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
@@ -23,7 +25,7 @@ from nnunet_kd.evaluation.report import Pictures, ReportInput, write_report
 from nnunet_kd.evaluation.results import Evaluation
 from nnunet_kd.evaluation.run_warnings import find_warnings
 from nnunet_kd.evaluation.runs import Method, attach_runs, method_name, parse_method
-from nnunet_kd.evaluation.seeds import Trainings, seeds_told
+from nnunet_kd.evaluation.seeds import BySeed, Trainings, seeds_told
 from nnunet_kd.evaluation.tables import Table, comparison_tables, joined
 from nnunet_kd.system.files import write_atomically
 from nnunet_kd.system.processes import worker_pool
@@ -200,20 +202,18 @@ def combine_kept(
 def write_comparison(compared: Compared, folder: Path) -> list[str]:
     """Tables, CSV files and the report into a folder, which is made if need be; returns what was written.
 
-    Values that an earlier comparison kept there stay, because their predictions may be gone; a warning tells them apart.
+    Values that an earlier comparison kept there, and this one has not, are moved aside: their predictions may be gone.
     """
     report, comparison = compared.report, compared.report.comparison
     folder.mkdir(parents=True, exist_ok=True)
     comparison.write_csv(folder / "comparison.csv")
     comparison.write_cases_csv(folder / "cases.csv")
     written = [str(folder / "report.html"), "tables.md", "tables.tex", "comparison.csv", "cases.csv"]
-    if compared.trainings is not None:
-        write_kept(compared.trainings.by_method, folder / CASES_BY_SEED)
+    trained = {} if compared.trainings is None else compared.trainings.by_method
+    _keep_aside(folder / CASES_BY_SEED, trained)
+    if trained:
+        write_kept(trained, folder / CASES_BY_SEED)
         written.append(CASES_BY_SEED)
-    elif (folder / CASES_BY_SEED).exists():
-        warnings.warn(
-            f"{folder / CASES_BY_SEED} is of an earlier comparison and stays as it is.", NnunetKdWarning, stacklevel=2
-        )
     tables = [*comparison_tables(comparison), *report.by_training]
     tables += [table for table in (report.calibration, report.training) if table is not None]
     for name, form in (("tables.md", "markdown"), ("tables.tex", "latex")):
@@ -221,6 +221,21 @@ def write_comparison(compared: Compared, folder: Path) -> list[str]:
         write_atomically(folder / name, lambda file, text=text: file.write(text))  # type: ignore[misc]
     write_report(report, folder / "report.html")
     return written
+
+
+def _keep_aside(path: Path, trained: Mapping[str, BySeed]) -> None:
+    """Give a file of kept values another name if it holds trainings that are not among these, or cannot be read."""
+    if not path.exists():
+        return
+    with contextlib.suppress(DataError):
+        if all(seed in trained.get(method, {}) for method, by_seed in read_kept([path]).items() for seed in by_seed):
+            return
+    names = (path.with_name(f"{path.stem}_{number}{path.suffix}") for number in itertools.count(1))
+    aside = next(name for name in names if not name.exists())
+    path.rename(aside)
+    warnings.warn(
+        f"{path} held values of other trainings. They are in {aside.name} now.", NnunetKdWarning, stacklevel=3
+    )
 
 
 @dataclass(frozen=True)

@@ -15,7 +15,8 @@ from torch import nn
 from nnunet_kd.distillation.features import has_encoder
 from nnunet_kd.distillation.frozen_teacher import FrozenTeacher
 from nnunet_kd.distillation.settings import Settings
-from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE, resolve_settings, yaml_text
+from nnunet_kd.distillation.settings_model import yaml_text
+from nnunet_kd.distillation.settings_sources import DATASET_FILE, SET_VARIABLE, resolve_settings
 from nnunet_kd.distillation.starts.pairing import pair
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, pin_start
 from nnunet_kd.distillation.teacher import FoundTeacher, found_teacher, load_teacher
@@ -99,8 +100,10 @@ def _settings(folder: Path, plans: Mapping[str, Any], configuration: str, teache
     Raises:
         SettingsError: what a training would be refused for.
     """
-    given = [] if teacher is None else [f"teacher.path={yaml_text(os.path.abspath(os.path.expanduser(teacher)))}"]
-    environment = {**os.environ, SET_VARIABLE: json.dumps([*json.loads(os.environ.get(SET_VARIABLE) or "[]"), *given])}
+    environment = dict(os.environ)
+    if teacher is not None:  # as train sets it
+        path = os.path.abspath(os.path.expanduser(teacher))
+        environment[SET_VARIABLE] = json.dumps([f"teacher.path={yaml_text(path)}"])
     planned = planned_reduction(plans, configuration)
     settings = resolve_settings("student", (), folder, environment=environment, planned=planned)
     if configuration in plans["configurations"]:

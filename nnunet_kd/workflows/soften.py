@@ -127,15 +127,18 @@ def soften(
             check_leaks(description, trainer)
         if images is not None:
             add_images(trainer, images, progress)
-        without_labels = frozenset(unlabelled_cases(trainer))
+        labelled = [str(case) for part in trainer.do_split() for case in part]
+        without_labels = frozenset(unlabelled_cases(trainer, labelled))
         if without_labels:
             refuse_other_preprocessing(
-                unlabelled_folder(trainer), preprocessing_of(trainer.plans_manager.plans, trainer.configuration_name)
+                unlabelled_folder(trainer),
+                without_labels,
+                preprocessing_of(trainer.plans_manager.plans, trainer.configuration_name),
             )
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
             remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
-        cases, dataset = cases_to_soften(trainer, teachers.first)
+        cases, dataset = cases_to_soften(trainer, teachers.first, without_labels)
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]

@@ -12,10 +12,12 @@ from nnunet_kd.distillation.teacher_source import TeacherSource, previous_stage_
 from nnunet_kd.errors import DataError
 from nnunet_kd.nnunet.datasets import JoinedDataset, preprocessed_cases
 from nnunet_kd.training.trainer import DistillationTrainer
-from nnunet_kd.training.unlabelled import unlabelled_cases, unlabelled_folder
+from nnunet_kd.training.unlabelled import unlabelled_folder
 
 
-def cases_to_soften(trainer: DistillationTrainer, teacher: TeacherSource) -> tuple[list[str], Any]:
+def cases_to_soften(
+    trainer: DistillationTrainer, teacher: TeacherSource, without_labels: frozenset[str]
+) -> tuple[list[str], Any]:
     """The fold's training cases with those that have no labels, and a dataset of them; a cascade's input lies beside the teacher.
 
     Raises:
@@ -32,7 +34,7 @@ def cases_to_soften(trainer: DistillationTrainer, teacher: TeacherSource) -> tup
         list(training),
         folder_with_segs_from_previous_stage=trainer.folder_with_segs_from_previous_stage,
     )
-    more = unlabelled_cases(trainer)
+    more = sorted(without_labels)
     if not training and not more:
         raise DataError(
             f"fold {trainer.fold} of {trainer.plans_manager.dataset_name} has no training cases, so there is nothing to make "

@@ -16,7 +16,6 @@ from typing import Any
 from nnunet_kd.distillation.soft_labels.description import data_of
 from nnunet_kd.errors import DataError
 from nnunet_kd.inference.image_folders import ImageCase
-from nnunet_kd.nnunet.datasets import case_names
 from nnunet_kd.system.counts import counted, some
 from nnunet_kd.system.files import sha256, write_atomically
 
@@ -102,15 +101,16 @@ def refuse_other_images(
         )
 
 
-def refuse_other_preprocessing(folder: Path, preprocessing: str) -> None:
+def refuse_other_preprocessing(folder: Path, cases: Iterable[str], preprocessing: str) -> None:
     """Raise a DataError for cases of a folder that were preprocessed as another plan says.
 
     Args:
         folder: of the preprocessed cases.
+        cases: which of them.
         preprocessing: of the plan, from :func:`preprocessing_of`.
     """
     known = read_sources(folder)
-    others = [name for name in case_names(folder) if name in known and known[name].preprocessing != preprocessing]
+    others = [name for name in sorted(cases) if name in known and known[name].preprocessing != preprocessing]
     if others:
         raise DataError(
             f"{folder}: {counted(len(others), 'case')} without labels preprocessed before the plan was changed: {some(others)}. "

@@ -11,7 +11,7 @@ import yaml
 
 from nnunet_kd.distillation.recipes import recipe_names
 from nnunet_kd.distillation.settings import Settings, validate_settings
-from nnunet_kd.distillation.settings_model import Schedule
+from nnunet_kd.distillation.settings_model import Schedule, yaml_text
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
@@ -19,7 +19,6 @@ from nnunet_kd.distillation.settings_sources import (
     parse_assignments,
     read_settings_file,
     resolve_settings,
-    yaml_text,
 )
 from nnunet_kd.errors import SettingsError
 
@@ -132,7 +131,7 @@ def test_assignments_add_up_in_any_order(given: list[str], expected: dict[str, A
     assert parse_assignments(given[::order]) == expected
 
 
-@pytest.mark.parametrize("path", ["/a b", "/ä", "/\U0001f600", "/\U00020000", "/\x7f"])
+@pytest.mark.parametrize("path", ["/a b", "/ä", "/\U0001f600", "/\U00020000", "/\x7f", "/\x85", "/\\ud83d\\ude00"])
 def test_every_path_survives_the_way_through_an_assignment(path: str) -> None:
     given = {SET_VARIABLE: json.dumps([f"teacher={yaml_text([path, path])}", f"start={yaml_text(path)}"])}
     settings = resolve_settings("dcd", ("dcd",), environment=given)
@@ -180,6 +179,10 @@ def test_what_is_said_of_one_of_several_teachers_is_refused(said: str, tmp_path:
     (tmp_path / "nnunet_kd.yaml").write_text("teacher: [/a, /b]")
     with pytest.raises(SettingsError, match=rf"{said.split('=')[0]}: there are 2 teachers, .* which one is meant"):
         resolve_settings("dcd", ("dcd",), tmp_path, environment={SET_VARIABLE: f'["{said}"]'})
+    (tmp_path / "one.yaml").write_text("teacher: [/a]")
+    of_one = {CONFIG_VARIABLE: str(tmp_path / "one.yaml"), SET_VARIABLE: f'["{said}"]'}
+    one = resolve_settings("dcd", ("dcd",), environment=of_one)
+    assert one.teachers()[0].path == "/a"
     given = {SET_VARIABLE: f'["teacher.path=/c", "{said}"]'}
     assert [one.path for one in resolve_settings("dcd", ("dcd",), tmp_path, environment=given).teachers()] == ["/c"]
 
@@ -190,6 +193,14 @@ def test_a_file_may_name_the_teacher_of_the_continued_run_in_other_words(named: 
     (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / named}")
     settings = resolve_settings("dcd", ("dcd",), tmp_path, saved=saved, environment={})
     assert settings.as_dict()["teacher"]["path"] == saved["teacher"]["path"]
+    # what a new run would look for says nothing against several that were given
+    several = {
+        "teacher": [{"path": "/a", "fold": 0, "sha256": "0" * 64}, {"path": "/b", "fold": 1, "sha256": "1" * 64}]
+    }
+    (tmp_path / "nnunet_kd.yaml").write_text("teacher: {fold: 0}")
+    for given in ({}, {SET_VARIABLE: '["teacher=[/a, /b]"]'}):
+        resolved = resolve_settings("dcd", ("dcd",), tmp_path, saved=several, environment=given)
+        assert [one.path for one in resolved.teachers()] == ["/a", "/b"]
     for other in ("n", "m/fold_1", "m/fold_0/checkpoint_best.pth"):
         (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / other}")
         with pytest.raises(SettingsError, match=r"teacher\.path: was .*/m, now"):

@@ -133,12 +133,13 @@ def test_compare_plain_folders(dataset, tmp_path):
     assert len((out / "cases.csv").read_text().splitlines()) == 1 + 2 * 4 * 2
     assert "| ours |" in (out / "tables.md").read_text()
     assert "The images were not found" not in (out / "report.html").read_text()
-    (out / "cases_by_seed.csv").touch()
-    with pytest.warns(NnunetKdWarning, match=r"cases_by_seed\.csv is of an earlier comparison and stays as it is"):
+    (out / "cases_by_seed.csv").write_text("of an earlier comparison")
+    with pytest.warns(NnunetKdWarning, match=r"held values of other trainings\. They are in cases_by_seed_1\.csv now"):
         assert "over 1 patient;" in " ".join(run(*arguments, "--group-regex", "^(case)").split())
     assert "<dt>Patients</dt><dd>1, over whom" in (out / "report.html").read_text()
     assert "The images were not found" in (out / "report.html").read_text()
-    (out / "cases_by_seed.csv").unlink()
+    assert (out / "cases_by_seed_1.csv").read_text() == "of an earlier comparison"
+    assert not (out / "cases_by_seed.csv").exists()
     with pytest.raises(SettingsError, match="is not a regular expression"):
         run(*arguments, "--group-regex", "(")
     write_profiles([Profile("big", "x", 1, (1, 1, 1), None, None, 1, None, None, None)], tmp_path / "p.json")

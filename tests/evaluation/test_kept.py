@@ -12,7 +12,7 @@ import typer
 from typer.testing import CliRunner
 
 from nnunet_kd.cli.combine import combine
-from nnunet_kd.errors import DataError, MissingRequirement, SettingsError
+from nnunet_kd.errors import DataError, MissingRequirement, NnunetKdWarning, SettingsError
 from nnunet_kd.evaluation.kept import choose_trainings, read_kept, write_kept
 from nnunet_kd.evaluation.metrics import COUNTS, METRICS, MetricOptions
 from nnunet_kd.evaluation.results import Evaluation
@@ -171,10 +171,22 @@ def test_combine_never_replaces_what_it_is_made_of(files: list[Path], tmp_path: 
     kept = tmp_path / "comparison" / "cases_by_seed.csv"
     kept.parent.mkdir()
     kept.write_bytes(files[0].read_bytes())
-    with pytest.raises(SettingsError, match=r"cases_by_seed\.csv, which it is made of.* another folder with -o"):
+    with pytest.raises(SettingsError, match=r"would overwrite the input .*cases_by_seed\.csv\. Give another folder"):
         run(kept, "--reference", "student", "-o", kept.parent)
     assert kept.read_bytes() == files[0].read_bytes()
     assert list(kept.parent.iterdir()) == [kept]
+
+
+def test_values_of_other_trainings_are_moved_aside(files: list[Path], tmp_path: Path) -> None:
+    output = tmp_path / "out"
+    for _ in range(2):  # the second time, nothing would be lost
+        run(*files, "--reference", "student", "--methods", "teacher,student,dcd", "-o", output)
+        assert [path.name for path in output.glob("cases_by_seed*")] == ["cases_by_seed.csv"]
+    before = (output / "cases_by_seed.csv").read_bytes()
+    with pytest.warns(NnunetKdWarning, match=r"They are in cases_by_seed_1\.csv now"):
+        run(*files, "--reference", "student", "--methods", "student,dcd", "--seeds", "0", "-o", output)
+    assert (output / "cases_by_seed_1.csv").read_bytes() == before
+    assert (output / "cases_by_seed.csv").read_bytes() != before
 
 
 def test_combine_tells_what_is_left_out_and_refuses_early(files: list[Path], tmp_path: Path) -> None:

@@ -31,8 +31,8 @@ def test_steps_in_order(tmp_path: Path, script: str, dataset: str) -> None:
     number = dataset[7:10]
     assert steps[0].startswith(f"nnunet-kd convert {script} a folder --dataset-id {number}")
     assert steps[1].startswith(f"nnUNetv2_plan_and_preprocess -d {number} ")
-    assert steps[2] == f"nnUNetv2_train {number} 3d_fullres 0 -p nnUNetResEncUNetMPlans"
-    assert steps[3] == f"nnUNetv2_train {number} 3d_fullres 0 -tr nnUNetTrainerDCD -p nnUNetResEncUNetMPlans"
+    assert steps[2] == f"nnUNetv2_train {number} 3d_fullres 0 -p nnUNetResEncUNetMPlans --c"
+    assert steps[3] == f"nnUNetv2_train {number} 3d_fullres 0 -tr nnUNetTrainerDCD -p nnUNetResEncUNetMPlans --c"
     assert steps[4].startswith("nnUNetv2_predict -i ")
     assert steps[4].endswith(f"-d {number} -c 3d_fullres -f 0 -tr nnUNetTrainerDCD -p nnUNetResEncUNetMPlans")
     assert len(steps) == 5

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import io
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -16,7 +18,7 @@ from nnunet_kd.training.begun import Begun, read_begun
 from nnunet_kd.training.trainer import DistillationTrainer
 from tests.training.test_start import DCD
 from tests.training.test_start_continued import loading
-from tests.training.tiny_training import SHORT, train
+from tests.training.tiny_training import SHORT, train, validate
 
 LOGITS = "nnUNetTrainerLogits"
 FIRST = [*SHORT, "epochs=2", "start=random"]
@@ -49,6 +51,11 @@ def crash_at_start(trainer: DistillationTrainer) -> None:
         raise _Crash
 
     trainer.on_train_start = started
+
+
+def quietly_validated(trainer: DistillationTrainer, probabilities: bool = False) -> None:
+    with contextlib.redirect_stdout(io.StringIO()):
+        trainer.perform_actual_validation(probabilities)
 
 
 def weight_of(path: Path) -> float:
@@ -124,6 +131,29 @@ def test_an_earlier_training_that_is_not_finished_is_not_lost(results: Path) -> 
     resumed = train(LOGITS, [], continued=True)
     assert resumed.begun == begun
     assert resumed.restored[TRAINING] == begun.name
+
+
+def test_a_trial_validates_beside_a_finished_training(folder: Path) -> None:
+    def trial(trainer: DistillationTrainer) -> None:
+        trainer.disable_checkpointing = True
+
+    validate(LOGITS, FIRST)
+    before = {path.name: path.read_bytes() for path in (folder / "validation").iterdir()}
+    tried = train(LOGITS, [*FIRST, "seed=9"], before=trial)
+    quietly_validated(tried)
+    assert {path.name: path.read_bytes() for path in (folder / "validation").iterdir()} == before
+    assert (folder.with_name("trial_fold_0") / "validation" / "summary.json").is_file()
+    assert tried.output_folder == str(folder)
+
+
+def test_probabilities_of_an_earlier_training_go_with_its_segmentations(folder: Path) -> None:
+    quietly_validated(train(LOGITS, FIRST), probabilities=True)
+    kept = sorted(path.name for path in (folder / "validation").iterdir())
+    assert sum(name.endswith((".npz", ".pkl")) for name in kept) == 4
+    validate(LOGITS, FIRST)  # of the same weights
+    assert sorted(path.name for path in (folder / "validation").iterdir()) == kept
+    quietly_validated(train(LOGITS, [*FIRST, "seed=9"]))
+    assert not [path for path in (folder / "validation").iterdir() if path.suffix in (".npz", ".pkl")]
 
 
 def test_older_and_stock_checkpoints_go_on(folder: Path) -> None:

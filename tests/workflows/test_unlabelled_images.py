@@ -15,7 +15,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.soft_labels.student import unlabelled_cases_of
 from nnunet_kd.errors import DataError, MissingRequirement
-from nnunet_kd.nnunet.datasets import preprocessed_cases
+from nnunet_kd.nnunet.datasets import case_names, preprocessed_cases
 from nnunet_kd.workflows import soften as soften_module
 from nnunet_kd.workflows.bench.pair import DATASET_JSON
 from nnunet_kd.workflows.unlabelled_images import add_images
@@ -51,6 +51,9 @@ class Adding:
 
     def add(self, images: Path) -> list[str]:
         return add_images(self.trainer, images, lambda *progress: None)
+
+    def names(self) -> list[str]:
+        return case_names(self.folder)
 
     def times(self) -> dict[str, int]:
         return {path.name: path.stat().st_mtime_ns for path in sorted(self.folder.iterdir())}
@@ -94,9 +97,15 @@ def test_other_images_of_the_same_name_are_refused(adding: Adding, tmp_path: Pat
 def test_a_case_that_has_got_labels_counts_among_the_datasets_own(adding: Adding, tmp_path: Path) -> None:
     adding.add(write_images(tmp_path / "images", 2))
     own, plans = Path(adding.trainer.preprocessed_dataset_folder), adding.trainer.plans_manager.plans
-    assert unlabelled_cases_of(own, plans, "3d_fullres") == ["patient_0", "patient_1"]
-    (own / "patient_1.pkl").touch()  # labelled and preprocessed since
-    assert unlabelled_cases_of(own, plans, "3d_fullres") == ["patient_0"]
+    assert unlabelled_cases_of(own, plans, "3d_fullres", ["case"]) == ["patient_0", "patient_1"]
+    # as long as no fold has it, it trains along as before
+    assert unlabelled_cases_of(own, plans, "3d_fullres", ["case", "patient_1"]) == ["patient_0"]
+    # and another plan than its old copy's is no matter
+    adding.plan(spacing=2.0)
+    now = preprocessing_of(adding.trainer.plans_manager.plans, "3d_fullres")
+    refuse_other_preprocessing(adding.folder, [], now)
+    with pytest.raises(DataError, match="1 case without labels preprocessed before the plan was changed: patient_0"):
+        refuse_other_preprocessing(adding.folder, ["patient_0"], now)
 
 
 def test_another_plan_preprocesses_them_again(adding: Adding, tmp_path: Path) -> None:
@@ -109,13 +118,13 @@ def test_another_plan_preprocesses_them_again(adding: Adding, tmp_path: Path) ->
     own = preprocessing_of(adding.trainer.plans_manager.plans, "3d_fullres")
     told = r"3 cases without labels preprocessed before the plan was changed: extra, patient_0, patient_1\. Give their images"
     with pytest.raises(DataError, match=told):
-        refuse_other_preprocessing(adding.folder, own)
+        refuse_other_preprocessing(adding.folder, adding.names(), own)
     adding.add(images)
     assert preprocessed_cases(adding.folder).load_case("patient_0")[0].shape == (1, 6, 6, 6)
     with pytest.raises(DataError, match="1 case without labels preprocessed before the plan was changed: extra"):
-        refuse_other_preprocessing(adding.folder, own)
+        refuse_other_preprocessing(adding.folder, adding.names(), own)
     adding.add(more)
-    refuse_other_preprocessing(adding.folder, own)
+    refuse_other_preprocessing(adding.folder, adding.names(), own)
 
 
 def test_folders_of_older_versions_are_believed(adding: Adding, tmp_path: Path) -> None:

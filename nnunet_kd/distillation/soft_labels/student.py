@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from pathlib import Path
@@ -72,19 +72,21 @@ def unlabelled_folder_of(cases: Path) -> Path:
     return cases.parent / "unlabelled" / cases.name
 
 
-def unlabelled_cases_of(cases: Path, plans: Mapping[str, Any], configuration: str) -> list[str]:
+def unlabelled_cases_of(
+    cases: Path, plans: Mapping[str, Any], configuration: str, labelled: Collection[str]
+) -> list[str]:
     """Cases without labels that a configuration trains on, by name, sorted; empty for the second stage of a cascade.
 
     Such a stage reads the images of a configuration that works alone, but no first stage has segmented these cases. A case that
-    has got labels since lies among the dataset's own, and is left out.
+    has got labels since, and is in the fold with them, is left out.
 
     Args:
-        cases: folder of the configuration's preprocessed cases, which need not exist, nor :func:`unlabelled_folder_of` it.
+        cases: folder of the configuration's preprocessed cases; :func:`unlabelled_folder_of` it need not exist.
         plans, configuration: of the student, or of its teacher: both have the same stages.
+        labelled: the fold's cases, to train on and to validate on.
     """
     second_stage = PlansManager(dict(plans)).get_configuration(configuration).previous_stage_name is not None
-    own = set(case_names(cases))
-    return [] if second_stage else [case for case in case_names(unlabelled_folder_of(cases)) if case not in own]
+    return [] if second_stage else sorted({*case_names(unlabelled_folder_of(cases))} - {*labelled})
 
 
 def student_of(

@@ -13,7 +13,7 @@ from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
 from nnunet_kd.workflows.shrink.report import MEANINGLESS
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.state import State, folder_fingerprint
-from nnunet_kd.workflows.shrink.teacher import choose_mirroring
+from nnunet_kd.workflows.shrink.teacher import check_start, choose_mirroring
 from nnunet_kd.workflows.shrink.training import check_settings, check_taught
 
 MOST_OF_BUDGET = 0.8
@@ -52,6 +52,9 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
     """
     teacher = find_teacher(request.model, request.configuration, request.reduction, request.trusted, places)
     check_settings(request, teacher)
+    begun = "mirroring" in state.values
+    if not begun:
+        check_start(request, teacher)
     images = look_at(request.images, request.labels, teacher, listener.show)
     state.same("model", dict(teacher.digests), "the model's checkpoints")
     state.same("images", folder_fingerprint(images.files, listener.show), "the images")
@@ -69,7 +72,6 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
         listener.warn(line)
     if teacher.without_onnx is not None:
         listener.warn(f"student.onnx will not be written: {teacher.without_onnx}")
-    begun = "mirroring" in state.values
     _check_disk(images, teacher, places, listener, begun)
     if begun:
         mirroring = bool(state.values["mirroring"])

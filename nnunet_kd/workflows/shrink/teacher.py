@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,11 +15,13 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.maps import finds_nothing, open_map
-from nnunet_kd.errors import DataError
+from nnunet_kd.distillation.starts.pairing import pair
+from nnunet_kd.errors import DataError, PlanError
 from nnunet_kd.evaluation.costs.profiling import count_windows
 from nnunet_kd.evaluation.costs.timing import time_in_turn
 from nnunet_kd.inference.session import RunOptions, open_predictor
 from nnunet_kd.models.folder import load_predictor, new_predictor
+from nnunet_kd.models.plans import build_meta_network, inputs_and_heads, reduce_plans
 from nnunet_kd.models.training_cases import validation_summary
 from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.counts import some
@@ -43,6 +46,25 @@ def teacher_settings(teacher: Teacher, trusted: bool, fold: str | None = None) -
     return TeacherSettings(
         path=str(teacher.model.folder), fold=number, checkpoint=teacher.model.checkpoint, trusted=trusted
     )
+
+
+def check_start(request: ShrinkRequest, teacher: Teacher) -> None:
+    """Whether a student can start inside the teacher's network, as its trainer built it.
+
+    Raises:
+        PlanError: it cannot, and that is how ``shrink`` begins.
+    """
+    predictor = new_predictor()
+    load_predictor(replace(teacher.model, folds=teacher.model.folds[:1]), predictor, request.trusted)
+    student = reduce_plans(teacher.plans, request.reduction, teacher.configuration)
+    sizes = inputs_and_heads(student, teacher.configuration, teacher.dataset_json)
+    try:
+        pair(predictor.network, build_meta_network(student, teacher.configuration, *sizes))
+    except PlanError as error:
+        raise PlanError(
+            f"{request.model}: no student can start inside this network: {error}. shrink needs that start. It takes "
+            f"PlainConvUNet and ResidualEncoderUNet with instance norm, as nnU-Net plans them."
+        ) from error
 
 
 def choose_mirroring(request: ShrinkRequest, teacher: Teacher, images: Images) -> tuple[bool, float]:

@@ -9,7 +9,8 @@ from typing import Any
 
 import torch
 
-from nnunet_kd.distillation.settings_sources import SET_VARIABLE, yaml_text
+from nnunet_kd.distillation.settings_model import yaml_text
+from nnunet_kd.distillation.settings_sources import SET_VARIABLE
 from nnunet_kd.errors import SettingsError
 from nnunet_kd.models.checkpoint import CONTINUED_FROM
 from nnunet_kd.models.folder import ModelFolder

@@ -103,10 +103,10 @@ class SweepCheckpoints:
             else:
                 splits = read_splits(cases.parent / SPLITS_FILE)
                 training, validation = (sorted(fold_cases(splits, str(fold), part)) for part in ("train", "val"))
+            unlabelled = unlabelled_cases_of(cases, student, configuration, [*training, *validation])
             fitting = student_of(
-                cases, student, configuration, self._dataset_json, fold, training, validation,
-                unlabelled_cases_of(cases, student, configuration), settings, required_folder("nnUNet_results"),
-                self._description.device,
+                cases, student, configuration, self._dataset_json, fold, training, validation, unlabelled, settings,
+                required_folder("nnUNet_results"), self._description.device,
             )  # fmt: skip
             self._soft_labels[key] = choose_maps(wanted, fitting)
         return self._soft_labels[key]

@@ -13,6 +13,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
 from nnunet_kd.distillation.objectives.soft import SoftSettings
 from nnunet_kd.distillation.settings import Settings, validate_settings
+from nnunet_kd.distillation.settings_model import yaml_text
 from nnunet_kd.distillation.settings_sources import (
     CONFIG_VARIABLE,
     SET_VARIABLE,
@@ -20,7 +21,6 @@ from nnunet_kd.distillation.settings_sources import (
     is_asked_for,
     merge,
     saved_settings,
-    yaml_text,
 )
 from nnunet_kd.distillation.starts.student import RANDOM, TEACHER, random_start_refused
 from nnunet_kd.errors import SettingsError

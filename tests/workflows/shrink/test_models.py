@@ -11,13 +11,14 @@ from typing import Any
 
 import pytest
 
-from nnunet_kd.errors import ModelError
+from nnunet_kd.errors import ModelError, PlanError
 from nnunet_kd.workflows.shrink.model import find_teacher
 from nnunet_kd.workflows.shrink.request import Places
 from tests.workflows.shrink.tiny_shrink import (
     LONG,
     refused,
     shrink,
+    tiny_plans,
     write_images,
     write_model,
     zipped,
@@ -138,3 +139,13 @@ def test_a_dataset_without_what_is_needed(key: str, tmp_path: Path) -> None:
     (own / "dataset.json").write_text(json.dumps(dataset))
     said = refused(ModelError, own, write_images(tmp_path / "images"), tmp_path / "out")
     assert f"its dataset.json lacks {key}" in said
+
+
+def test_a_network_in_which_no_student_can_start(tmp_path: Path) -> None:
+    plans = tiny_plans()
+    (described,) = plans["configurations"].values()
+    described["architecture"]["arch_kwargs"]["norm_op"] = "torch.nn.modules.batchnorm.BatchNorm3d"
+    model = write_model(tmp_path, plans)
+    said = refused(PlanError, model, write_images(tmp_path / "images"), tmp_path / "out")
+    assert "is followed by BatchNorm3d; only instance norm is supported. shrink needs that start" in said
+    assert "start=random" not in said
