@@ -38,8 +38,9 @@ def draw_minutes(proofs: Sequence[Proof], path: Path) -> Figure:
         axis.set_xlabel(f"minutes, {proof.minutes.get('threads', '?')} CPU threads, all before and in the iterations")
         axis.set_ylabel("Dice (%), validation cases")
         axis.set_title(DATASETS[proof.name])
-        axis.legend(fontsize=8, loc="lower right")
         axis.grid(alpha=0.3)
+    named = {label: line for axis in figure.axes for line, label in zip(*axis.get_legend_handles_labels(), strict=True)}
+    figure.legend(list(named.values()), list(named), loc="outside lower center", ncols=len(named), fontsize=8)
     figure.savefig(path, dpi=110)
     return figure
 

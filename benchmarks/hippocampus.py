@@ -34,6 +34,7 @@ import json
 import os
 import shutil
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +43,7 @@ from hippocampus_keep import keep_finished, trained_elsewhere
 from hippocampus_teacher import provide_teacher
 from long_commands import KEEPING, code_of, run
 
+from nnunet_kd.nnunet.environment import variables_set_to
 from nnunet_kd.system.files import folder_beside, write_atomically
 
 DATASET = "Dataset004_Hippocampus"
@@ -76,7 +78,7 @@ def prepare(data: Path, teacher: Path, device: str, predict: bool = True) -> Non
     """Dataset, plan, split, teacher and, if need be, its predictions; what is there already is kept."""
     preprocessed, results = folder_of("nnUNet_preprocessed"), folder_of("nnUNet_results")
     if not is_preprocessed(preprocessed / "nnUNetPlans_3d_fullres", folder_of("nnUNet_raw")):
-        run("nnUNetv2_convert_MSD_dataset", "-i", data)
+        convert(data)
         run("nnUNetv2_extract_fingerprint", "-d", "4")
         run("nnUNetv2_plan_experiment", "-d", "4")
         shutil.copy(
@@ -93,6 +95,22 @@ def prepare(data: Path, teacher: Path, device: str, predict: bool = True) -> Non
     ):  # for the table's first row
         run("nnUNetv2_train", "4", "3d_fullres", "0", "-tr", TEACHER.split("__")[0], "--val", "-device", device)
     add_search_fold(preprocessed / "splits_final.json")
+
+
+def convert(data: Path) -> None:
+    """The dataset as nnU-Net has it; what a kill left half written goes.
+
+    nnU-Net refuses a number that any of its folders has, that of an installed student for example.
+    """
+    raw = folder_of("nnUNet_raw")
+    if (raw / "dataset.json").is_file():  # written last
+        return
+    shutil.rmtree(raw, ignore_errors=True)
+    with (
+        tempfile.TemporaryDirectory() as empty,
+        variables_set_to({"nnUNet_preprocessed": empty, "nnUNet_results": empty}),
+    ):
+        run("nnUNetv2_convert_MSD_dataset", "-i", data)
 
 
 def copy_folder(source: Path, target: Path) -> None:

@@ -17,6 +17,7 @@ from the same code.
 from __future__ import annotations
 
 import argparse
+import json
 import re
 import sys
 from collections.abc import Mapping
@@ -46,6 +47,7 @@ from proof_origin import (
     use_this_python,
     write_origin,
 )
+from proof_values import BEST, LONGER, wanted_epochs
 
 from nnunet_kd.errors import NnunetKdError
 from nnunet_kd.workflows.sweep.description import SweepDescription, Variant, describe_sweep
@@ -70,6 +72,7 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
     name_origins(name)
     continue_origins(sweep_folder(name), origin)
     write_origin(sweep_folder(name), origin)
+    check_longer(name, description, options.keep)
     failed = []
 
     def look() -> list[str]:
@@ -99,6 +102,20 @@ def train(name: str, description: SweepDescription, options: argparse.Namespace)
         if code_of(*command, every=KEEPING, meanwhile=look):
             failed.append(f"{name}: {', '.join(rows)}")
     return failed + look()
+
+
+def check_longer(name: str, description: SweepDescription, target: Path | None) -> None:
+    """End where ``plain-longer`` has other epochs than the best row's minutes hold: those were measured on this machine."""
+    path = target / f"proof-{name}" / "minutes.json" if target is not None else None
+    row = description.rows().get(LONGER)
+    if path is None or not path.is_file() or row is None or BEST is None:
+        return
+    wanted = wanted_epochs(json.loads(path.read_text()), BEST, description.settings["iterations_per_epoch"])
+    if (epochs := row.settings["epochs"]) != wanted:
+        sys.exit(
+            f"proof-{name}.yaml: {LONGER} has {epochs} epochs, and by {path} the minutes of {BEST} hold {wanted} here. Write "
+            f"epochs: {wanted} there, then give the same command again."
+        )
 
 
 def queue(name: str, description: SweepDescription, target: Path | None) -> list[tuple[list[str], list[int]]]:

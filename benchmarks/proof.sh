@@ -1,9 +1,11 @@
 #!/usr/bin/env bash
 # The whole proof (docs/explanation-proof.md): data, minutes, trainings, tables, pictures. The same line goes on where it stopped.
 #   benchmarks/proof.sh TASK04_HIPPOCAMPUS TEACHER ACDC FOLDER
-# The first three are what proof.py prepare names. FOLDER takes all values: an empty one trains everything anew, a copy of
-# benchmarks/results only what is lacking there. Needs nnU-Net's three variables, and this clone's environment first in PATH. About
-# 30 hours on two cores; nothing else may run while the minutes are measured. Stop it with Ctrl-C.
+# The first three are what proof.py prepare names. FOLDER takes all values. An empty one trains everything anew. A copy of
+# benchmarks/results trains only what is lacking there; that needs the code of its rows (git checkout the commit in runs.csv).
+# Other machines have other minutes: if plain-longer's epochs do not fit them, it stops and says which to write. Needs nnU-Net's
+# three variables, and this clone's environment first in PATH. About 30 hours on two cores; nothing else may run while the
+# minutes are measured. Stop it with Ctrl-C.
 set -euo pipefail
 here=$(cd "$(dirname "$0")" && pwd)
 mkdir -p "$4"

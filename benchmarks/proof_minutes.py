@@ -226,12 +226,13 @@ def measured_already(path: Path, name: str, description: SweepDescription) -> bo
     )
 
 
-def check_machine(origin: Mapping[str, str], name: str, keep: Path) -> None:
-    """End where other sweeps of the dataset were measured on another machine: their minutes would not be read together."""
+def of_another_machine(origin: Mapping[str, str], name: str, keep: Path) -> str | None:
+    """Which sweep of the same dataset was measured on another machine, in words: their minutes would not be read together."""
     for path in sorted(keep.glob(f"proof-{name.split('-')[0]}*/minutes.json")):
         told = unlike(MACHINE, origin, json.loads(path.read_text()))
         if told and path.parent.name != f"proof-{name}":
-            sys.exit(f"{path} is of another machine ({told}). Delete it, so that both are measured on this one.")
+            return f"{path} is of another machine ({told})"
+    return None
 
 
 def wait_until_idle() -> None:
@@ -264,7 +265,9 @@ def main() -> None:
         if measured_already(path, name, description):
             print(f"{name}: measured already ({path})")
             continue
-        check_machine(origin, name, options.keep)
+        if (other := of_another_machine(origin, name, options.keep)) is not None:
+            print(f"{name}: not measured. {other}. To measure all on this one, delete it.")
+            continue
         check_teacher(QUEUE[name], predicted=False)
         wait_until_idle()
         found = {**origin, **measure(name, description, path.parent, origin)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -34,6 +35,7 @@ OBJECTIVES = ("fgbvd", "figkd", "fopro", "fitnet", "cwd", "ifvd", "logits", "fre
 LONG = ("plain-20000", "inherited-20000", "best-20000")
 MACHINE = ("processor", "threads", "torch")
 """What all minutes of one dataset have in common."""
+SAME_MINUTES = 0.1
 LONG_SHARE = 10
 """Of the hippocampus budget."""
 SHARING = 5
@@ -129,12 +131,17 @@ class Proof:
         return dict(sorted(found.items()))
 
     def plain_at(self, minutes: float) -> float:
-        """Mean Dice of the plain student at these minutes, between the lengths that were trained; NaN outside of them."""
+        """Mean Dice of the plain student at these minutes, between the lengths that were trained; NaN outside of them.
+
+        Minutes that differ by less than a tenth are the same.
+        """
         points = self.curve(PLAIN)
         if len(points) < 2 or np.isnan([minutes, *points]).any():
             return float("nan")
         means = [float(np.mean(values)) for values in points.values()]
-        return float(np.interp(minutes, list(points), means, left=float("nan"), right=float("nan")))
+        known = float(np.clip(minutes, min(points), max(points)))
+        near = abs(known - minutes) < SAME_MINUTES * known
+        return float(np.interp(known, list(points), means)) if near else float("nan")
 
 
 def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptions: Path = HERE) -> Proof:
@@ -159,6 +166,11 @@ def read_proof(name: str, kept: Path = KEPT, best: str | None = BEST, descriptio
     if measured:  # the core's come last, and count where rows are measured twice
         minutes = {**measured[-1], "rows": {row: one for each in measured for row, one in each["rows"].items()}}
     return Proof(name, found, minutes, best, longer_iterations(descriptions / f"proof-{name}.yaml"))
+
+
+def wanted_epochs(minutes: Mapping[str, Any], best: str, per_epoch: int) -> int:
+    """Epochs of plain that fit into the best row's minutes, rounded up, by what ``proof_minutes.py`` wrote."""
+    return math.ceil(int(minutes["rows"][best]["plain_iterations"]) / per_epoch)
 
 
 def longer_iterations(path: Path) -> int | None:

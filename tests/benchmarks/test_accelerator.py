@@ -97,6 +97,10 @@ def check_proof(rows: dict[str, Any]) -> None:
     assert objectives["plain"] == objectives["inherited"] == set()
     assert objectives["random + DCD"] == objectives["inherited + DCD"] == {"dcd"}
     assert objectives["inherited + soft + DCD"] == {"soft", "dcd"}
+    dcd = {name: rows[f"ACDC: {name}"]["settings"]["objectives"].get("dcd", {}) for name in CORE}
+    told = {name: (one["weight"], one["every"], one["projection_start"]) for name, one in dcd.items() if one}
+    best = (5, 4, "fitted")  # as proof-hippocampus.yaml has them
+    assert told == {"random + DCD": (0.05, 1, "random"), "inherited + DCD": best, "inherited + soft + DCD": best}
     starts = {name: rows[f"BraTS 2024: {name}"]["settings"]["start"] for name in CORE}
     assert {name for name, start in starts.items() if start == "random"} == {"plain", "random + DCD"}
 

@@ -21,6 +21,7 @@ from scipy import stats
 from nnunet_kd.evaluation.kept import write_kept
 from nnunet_kd.evaluation.metrics import MetricOptions
 from nnunet_kd.evaluation.results import CASE_COLUMNS, Evaluation
+from nnunet_kd.evaluation.tables import DASH
 from nnunet_kd.workflows.comparison import CASES_BY_SEED
 
 PLAIN, INHERITED, BETTER = (84.1, 84.7, 85.1, 84.9), (86.9, 87.1, 86.8, 87.3), (87.2, 87.4, 87.1, 87.6)
@@ -98,7 +99,10 @@ MINUTES = {
     "iterations": 3000,
     "rows": {
         "plain": {"once_seconds": 10, "shareable_seconds": 0, "seconds_per_100": [20, 18, 19]},
-        "inherited": {"once_seconds": 70, "shareable_seconds": 50, "seconds_per_100": [21, 20, 19]},
+        "inherited": {
+            **{"once_seconds": 70, "shareable_seconds": 50, "seconds_per_100": [21, 20, 19]},
+            "plain_iterations": 3474,
+        },
     },
 }
 
@@ -142,8 +146,12 @@ def test_plain_at_other_minutes(kept: Proof) -> None:
     assert list(kept.curve("plain")) == pytest.approx([seconds / 60 for seconds in points])
     between = np.interp(70 + 30 * 20, list(points), list(points.values()))
     assert kept.plain_at(kept.minutes_of("inherited")) == pytest.approx(between)
-    assert math.isnan(kept.plain_at(1))
-    assert math.isnan(kept.plain_at(100))
+    shortest, longest = min(kept.curve("plain")), max(kept.curve("plain"))
+    for minutes in (1, 0.89 * shortest, 1.11 * longest, 100):
+        assert math.isnan(kept.plain_at(minutes))
+    # minutes that differ by less than a tenth are the same
+    assert kept.plain_at(0.91 * shortest) == pytest.approx(np.mean(PLAIN))
+    assert kept.plain_at(1.09 * longest) == pytest.approx(86.0)
 
 
 def test_minutes_of_other_code_are_refused(kept: Proof, tmp_path: Path) -> None:
@@ -178,6 +186,10 @@ def test_the_table_says_what_was_found_and_what_was_not_run(kept: Proof, tmp_pat
     assert "plain-2x (1 of 3)" in table.note
     assert "plain (" not in table.note
     assert "no plain student was trained as long" not in table.note
+    assert "not trained for its minutes: +1.00" in core_table(replace(kept, longer=3400)).note
+    fewer = replace(kept, rows={**kept.rows, "inherited": dict(list(kept.rows["inherited"].items())[:3])})
+    assert {row[0]: row[10] for row in core_table(fewer).rows}["inherited"] == DASH
+    assert {row[0]: row[10] for row in table.rows}["inherited"] != DASH
     write_tables(kept, tmp_path)
     with (tmp_path / "tests.csv").open(newline="") as file:
         assert [(row["row"], row["baseline"]) for row in csv.DictReader(file)] == [

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from argparse import Namespace
 from collections.abc import Callable
 from pathlib import Path
@@ -113,3 +114,20 @@ def test_soft_labels_that_fail_leave_the_other_rows_alone(
     failed, told = train(described(soft={"method": "soft", "settings": SOFT}, plain={}), failing="soften")
     assert failed == ["hippocampus, soft: soft labels"]
     assert [one[1] for one in told] == ["sweep", "soften"]
+
+
+def test_plain_longer_follows_the_minutes_that_were_measured_here(tmp_path: Path) -> None:
+    told = SweepDescription(
+        dataset="1", configuration="2d", name="x", seeds=[0], settings={"epochs": 20, "iterations_per_epoch": 100},
+        variants={"plain-longer": {"method": "student", "settings": {"epochs": 26}}},
+    )  # fmt: skip
+    minutes = tmp_path / "proof-acdc" / "minutes.json"
+    proof.check_longer("acdc", told, tmp_path)  # not measured yet
+    minutes.parent.mkdir()
+    for iterations in (2501, 2600):
+        minutes.write_text(json.dumps({"rows": {"inherited-dcd": {"plain_iterations": iterations}}}))
+        proof.check_longer("acdc", told, tmp_path)
+    minutes.write_text(json.dumps({"rows": {"inherited-dcd": {"plain_iterations": 2601}}}))
+    with pytest.raises(SystemExit, match=r"plain-longer has 26 epochs, .* hold 27 here\. Write epochs: 27"):
+        proof.check_longer("acdc", told, tmp_path)
+    proof.check_longer("acdc", described(plain={}), tmp_path)
