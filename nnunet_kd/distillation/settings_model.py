@@ -45,6 +45,8 @@ class Schedule(SettingsModel):
 
     @model_validator(mode="after")
     def _rises_before_it_falls(self) -> Schedule:
+        if self.length and "kind" not in self.model_fields_set:
+            raise ValueError("`length` needs a kind that rises: linear or cosine")
         if self.fall and (self.end is None or self.kind == "constant"):
             raise ValueError("`fall` needs `end`, and a kind that falls: linear or cosine")
         if self.end is not None and self.end <= self.start:

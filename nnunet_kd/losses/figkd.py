@@ -17,8 +17,9 @@ class FiGKDLoss(nn.Module):
     """``sum over bands of mean |W_b(z_s) - W_b(z_t)|``, all bands but the approximation (FiGKD paper).
 
     The transform is linear, so that one transform of the difference of the logits is enough; where voxels are ignored the
-    difference is zero. Over space the boundary mode is periodization, in which a constant added to the logits changes no
-    detail. Over classes the vector is padded with zeros to an even length, as in the paper's setting.
+    difference is zero, and the mean is over the others. Over space the edges of ignored areas are details, too. The boundary
+    mode is periodization, in which a constant added to the logits changes no detail. Over classes the vector is padded with
+    zeros to an even length, as in the paper's setting.
 
     Args:
         axis: ``space``: transform the logit maps; ``class``: every voxel's class vector, as the paper does.
@@ -61,16 +62,20 @@ class FiGKDLoss(nn.Module):
         """One scalar per band, named by level and PyWavelets' letters, as ``level1_aad``; over classes ``detail``."""
         check_pair(student, teacher, None)
         difference = student - teacher
+        share: torch.Tensor | float = 1.0
         if valid is not None:
             difference = difference.where(valid, 0.0)
+            share = valid.float().mean().clamp(min=1 / valid.numel())
         if self.over_classes:
             matrix = _class_details(student.shape[1], self.wavelet, difference.dtype, difference.device)
-            return {"detail": torch.einsum("dk,bk...->bd...", matrix, difference).abs().mean()}
+            return {"detail": torch.einsum("dk,bk...->bd...", matrix, difference).abs().mean() / share}
         _, *details = dwt(difference, self.wavelet, self.levels, "periodization")
         terms = {}
         for place, bands in enumerate(details):
             assert isinstance(bands, dict)
-            terms.update({f"level{self.levels - place}_{name}": band.abs().mean() for name, band in bands.items()})
+            terms.update(
+                {f"level{self.levels - place}_{name}": band.abs().mean() / share for name, band in bands.items()}
+            )
         return terms
 
 

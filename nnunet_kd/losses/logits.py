@@ -82,10 +82,12 @@ def _predicted(teacher: torch.Tensor, independent: bool) -> tuple[torch.Tensor, 
 
 def _mean_by_class(values: torch.Tensor, classes: torch.Tensor, count: int, valid: torch.Tensor | None) -> torch.Tensor:
     """Mean of ``values`` within each of ``count`` classes that occurs, then over these. Python waits for no number of a GPU."""
-    counted = torch.ones_like(values) if valid is None else valid.to(values.dtype)
-    sums = values.new_zeros(count).index_add(0, classes.flatten(), (values * counted).flatten())
-    voxels = values.new_zeros(count).index_add(0, classes.flatten(), counted.flatten())
-    return (sums / voxels.clamp(min=1)).sum() / (voxels > 0).sum().clamp(min=1)
+    exact = torch.float32 if values.device.type == "mps" else torch.float64  # float32 counts ones up to 2^24
+    counted = torch.ones_like(classes) if valid is None else valid.long()
+    kept = (values if valid is None else values.where(valid, 0.0)).flatten().to(exact)
+    sums = kept.new_zeros(count).index_add(0, classes.flatten(), kept)
+    voxels = classes.new_zeros(count).index_add(0, classes.flatten(), counted.flatten())
+    return ((sums / voxels.clamp(min=1)).sum() / (voxels > 0).sum().clamp(min=1)).to(values.dtype)
 
 
 def _categorical(teacher: torch.Tensor, student: torch.Tensor) -> torch.Tensor:

@@ -222,7 +222,8 @@ class DistillationTrainer(ReducedTrainer):
             terms, self.terms = self.terms, {}
             if self.supervision is not None:
                 self.supervision.finish_step()
-        self.history.add({**terms, **explored})
+        if not result["skipped"]:
+            self.history.add({**terms, **explored})
         return result
 
     def labels_loss(self, output: Any, target: Any) -> torch.Tensor:

@@ -304,6 +304,7 @@ def test_schedules(schedule: Schedule, expected: list[float]) -> None:
 @pytest.mark.parametrize(
     ("schedule", "message"),
     [
+        ("{start: 150, length: 800}", "`length` needs a kind that rises"),
         ("{kind: cosine, fall: 2}", "`fall` needs `end`"),
         ("{end: 4, fall: 2}", "a kind that falls"),
         ("{start: 4, end: 4}", r"`end` \(4\) must be after `start` \(4\)"),

@@ -71,6 +71,7 @@ def test_an_infinite_gradient_of_a_finite_loss_is_skipped_too(tiny: dict) -> Non
     steps(made, 1)
     assert all(torch.equal(tensor, before[key]) for key, tensor in state(made).items())
     assert made.skipped_steps.close_epoch() == (1, "the gradient alone (1)")
+    assert {name: float(counted) for name, (_, counted) in made.history._sums.items()}["segmentation"] == 1
 
 
 def test_the_epoch_counts_them_and_averages_the_others(tiny: dict, capsys: pytest.CaptureFixture[str]) -> None:

@@ -28,7 +28,9 @@ class DCDSettings(ProjectingSettings):
     idwt: bool = Field(True, description="false: mean square over the kept coefficients (Table 4, w/o IDWT)")
     per_level: bool = Field(False, description="average of one loss per level instead of one over all levels' bands")
     stages: Literal["sum", "mean"] = Field("sum", description="how stage losses add up; the paper sums")
-    projection: Literal["learned", "fixed"] = Field("learned", description="fixed: phi stays at its random start")
+    projection: Literal["learned", "fixed"] = Field(
+        "learned", description="fixed: phi stays as it starts, fitted or random (`projection_start`)"
+    )
 
     @field_validator("wavelet")
     @classmethod

@@ -111,11 +111,15 @@ class Soft(Objective):
             return {}
         probabilities = self._probabilities(step)
         valid = None if self._where_ignored else step.targets.valid
+        # nnU-Net's loss adds up the regions' cross entropies where there is an ignore label, and averages them elsewhere
+        adds_up = self._has_regions and step.targets.valid is not None
         terms = {}
         for place, (logits, weight) in enumerate(zip(step.all_logits, step.scale_weights, strict=True)):
             if weight:
                 size = logits.shape[2:]
                 mask = None if valid is None else valid_at_scale(valid, size)
+                if mask is None and adds_up:
+                    mask = torch.ones_like(logits[:, :1], dtype=torch.bool)
                 terms[f"scale{place}"] = weight * self.loss(logits, at_scale(probabilities, size, valid), mask)
         return terms
 

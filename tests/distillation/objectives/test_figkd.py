@@ -82,3 +82,17 @@ def test_zero_where_the_two_agree_or_everything_is_ignored() -> None:
 def test_an_unknown_wavelet_is_refused() -> None:
     with pytest.raises(ValidationError, match="not a discrete wavelet"):
         make("figkd", wavelet="db99")
+
+
+def test_the_mean_is_over_the_voxels_that_count() -> None:
+    step = make_step()
+    half = torch.zeros(2, 1, *SHAPE, dtype=torch.bool)
+    half[:, :, :2] = True
+    masked = replace(step, targets=Targets(step.targets.classes, half, HEADS))
+    z = {"student_logits": step.student_logits, "teacher_logits": step.teacher_logits}
+    alone = replace(step, **{name: value[:, :, :2] for name, value in z.items()})
+    over_classes = make("figkd", axis="class")
+    assert total(over_classes, masked).item() == pytest.approx(total(over_classes, alone).item(), rel=1e-6)
+    # over space the edge of what is ignored is a detail, too
+    all_of_it, a_part = (total(make("figkd", wavelet="haar"), one).item() for one in (alone, masked))
+    assert a_part == pytest.approx(all_of_it, rel=1e-6), "an even edge, at which this wavelet looks at no other voxel"

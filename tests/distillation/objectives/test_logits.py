@@ -12,6 +12,7 @@ from scipy.special import expit, rel_entr, softmax
 from nnunet_kd.distillation.objectives.base import NetworkPair
 from nnunet_kd.distillation.targets import Targets
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.losses.logits import _mean_by_class
 from tests.distillation.objectives.steps import (
     HEADS,
     SHAPE,
@@ -98,6 +99,13 @@ def test_balanced_over_the_teachers_classes(ignored: bool, regions: bool) -> Non
     )
     wanted = 4 * np.mean([np.mean(values) for values in by_class.values()])
     assert total(objective, step).item() == pytest.approx(wanted, rel=1e-10)
+
+
+def test_voxels_of_a_class_are_counted_exactly() -> None:
+    count = 2**24 + 2**23  # float32 stops counting ones at the first
+    mean = _mean_by_class(torch.full((1, 1, count), 1e-3), torch.zeros(1, 1, count, dtype=torch.int64), 2, None)
+    assert mean.dtype == torch.float32
+    assert float(mean) == pytest.approx(1e-3, rel=1e-6)
 
 
 def test_too_many_regions_to_balance_are_refused_before_the_first_step() -> None:

@@ -74,6 +74,22 @@ def test_hard_maps_give_nnunets_deeply_supervised_loss(regions: bool, batch_dice
         torch.testing.assert_close(own, theirs, rtol=1e-5, atol=1e-9)
 
 
+def test_hard_regions_weigh_as_nnunets_loss_with_an_ignore_label() -> None:
+    """Which adds up what it averages over channels elsewhere, also where no voxel is ignored."""
+    dice = {"batch_dice": False, "smooth": 1e-5, "do_bg": True, "ddp": False}
+    loss = DC_and_BCE_loss({}, dice, use_ignore_label=True, dice_class=MemoryEfficientSoftDiceLoss)
+    random = torch.Generator().manual_seed(2)
+    coarse = (torch.rand(2, HEADS, 2, 2, 2, generator=random) < 0.5).double()
+    targets = [enlarged(coarse, factor) for factor in (4, 2, 1)] + [coarse[..., :1, :1, :1]]
+    with_channel = [torch.cat([one, torch.zeros_like(one[:, :1])], dim=1) for one in targets]
+    logits = outputs()
+    valid = torch.ones(2, 1, 8, 8, 8, dtype=torch.bool)
+    wanted = DeepSupervisionWrapper(loss, WEIGHTS)(list(logits), with_channel)
+    for where_ignored in (True, False):
+        ours = total(make("soft", networks(True), where_ignored=where_ignored), step_with(logits, targets[0], valid))
+        assert ours.item() == pytest.approx(wanted.item(), rel=1e-5)
+
+
 @pytest.mark.parametrize("deep_supervision", [True, False])
 def test_a_step_on_exact_maps_is_nnunets_own(folders: Path, deep_supervision: bool) -> None:
     """Whatever ``alpha`` is: value and gradient of the whole loss, from the real trainer."""
