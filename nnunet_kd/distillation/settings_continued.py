@@ -16,14 +16,6 @@ START = ("start", "start_sha256")
 
 def without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: str) -> dict[str, Any]:
     """A continued run's settings say exactly which teachers it has; a file that means the same may say less."""
-    if (
-        isinstance(saved.get("teacher"), list)
-        and isinstance(own := layer.get("teacher"), Mapping)
-        and not own.get("path")
-    ):
-        return {
-            key: value for key, value in layer.items() if key != "teacher"
-        }  # said of the one that a new run would look for
     meant, known = (validate_settings(values, source).teachers() for values in (layer, saved))
     meant = [_of_model(one) for one in meant]
     same = len(meant) == len(known) and all(

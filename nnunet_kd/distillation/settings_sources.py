@@ -117,9 +117,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
     """``over`` laid over ``base``, mapping by mapping; neither is changed.
 
     A teacher's ``trusted`` is for the path that it stands with; another path does not inherit it.
-
-    Raises:
-        SettingsError: there are several teachers, and ``over`` says something of one of them.
     """
     merged = dict(base)
     for key, value in over.items():
@@ -128,12 +125,6 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             value = {"path": value}
         if key == "teacher" and isinstance(old, list) and len(old) == 1:
             old = {"path": old[0]} if isinstance(old[0], str) else old[0]
-        if key == "teacher" and isinstance(old, list) and isinstance(value, Mapping) and value.get("path") is None:
-            raise SettingsError(
-                f"{', '.join(f'teacher.{name}' for name in value)}: there are {counted(len(old), 'teacher')}, and this does "
-                f"not say which one is meant. Give the whole list, for example --set 'teacher=[{{path: ..., trusted: ...}}, "
-                f"...]', or a path together with it."
-            )
         if not isinstance(old, Mapping) or not isinstance(value, Mapping):
             merged[key] = value
             continue
@@ -141,6 +132,17 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
             old = {name: said for name, said in old.items() if name != "trusted"}
         merged[key] = merge(old, value)
     return merged
+
+
+def _refuse_one_of_several(base: Mapping[str, Any], over: Mapping[str, Any]) -> None:
+    """Raise a SettingsError if there are several teachers, and ``over`` says something of one without saying which."""
+    old, value = base.get("teacher"), over.get("teacher")
+    if isinstance(old, list) and len(old) > 1 and isinstance(value, Mapping) and value.get("path") is None:
+        raise SettingsError(
+            f"{', '.join(f'teacher.{name}' for name in value)}: there are {counted(len(old), 'teacher')}, and this does "
+            f"not say which one is meant. Give the whole list, for example --set 'teacher=[{{path: ..., trusted: ...}}, "
+            f"...]', or a path together with it."
+        )
 
 
 def saved_settings(path: Path) -> dict[str, Any] | None:
@@ -196,7 +198,10 @@ def resolve_settings(
         if saved is not None:
             layer = without_known_start(without_known_teacher(layer, start, source), start, source)
             layer = without_known_maps(layer, start)
+        else:  # else refused below, with what it was
+            _refuse_one_of_several(merged, layer)
         merged = merge(merged, layer)
+    _refuse_one_of_several(merged if saved is None else start, assignments)
     if assignments:
         validate_settings(assignments, "--set")
         surplus = sorted(set(assignments.get("objectives") or {}) - set(allowed_objectives or ()))

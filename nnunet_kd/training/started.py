@@ -8,7 +8,7 @@ import math
 import os
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, ClassVar
@@ -176,8 +176,8 @@ class StartedTrainer(AveragedTrainer):
             self._set(mirror_axes=list(teachers.mirror_axes))
         try:
             with self._named_with_both_plans(teacher):
-                pair(teacher.network, plain_module(self.network))
-                self._compute_start(teacher)
+                heads = pair(teacher.network, plain_module(self.network)).heads
+                self._compute_start(teacher, heads)
         except PlanError as error:
             if self._start_is_asked_for():
                 raise
@@ -208,9 +208,9 @@ class StartedTrainer(AveragedTrainer):
         dataset_folder = None if preprocessed is None else preprocessed / self.plans_manager.dataset_name
         return self.requires_start or is_asked_for("start", dataset_folder)
 
-    def _compute_start(self, teacher: FrozenTeacher) -> None:
+    def _compute_start(self, teacher: FrozenTeacher, heads: Sequence[str]) -> None:
         """In the first process; the others receive the weights, or the error."""
-        self.start_fits = in_first_process(lambda: self._inherit(teacher)) or ()
+        self.start_fits = in_first_process(lambda: self._inherit(teacher, heads)) or ()
         if is_distributed():
             for value in plain_module(self.network).state_dict().values():
                 dist.broadcast(value, src=0)
@@ -226,15 +226,14 @@ class StartedTrainer(AveragedTrainer):
                 f"of whose signal {worst.unexplained:.0%} is left."
             )
 
-    def _inherit(self, teacher: FrozenTeacher) -> tuple[LayerFit, ...]:
+    def _inherit(self, teacher: FrozenTeacher, heads: Sequence[str]) -> tuple[LayerFit, ...]:
         settings, seed = self.settings.inheritance, self.settings.seed or 0
         count = patch_count(settings.voxels, self.configuration_manager.patch_size)
-        student = plain_module(self.network)
-        unused = unused_heads(pair(teacher.network, student).heads, scale_weights(self.loss.segmentation))
+        unused = unused_heads(heads, scale_weights(self.loss.segmentation))
         with _computing(self.device):
             fits = inherit(
                 teacher.network,
-                student,
+                plain_module(self.network),
                 training_patches(self, count, settings.augmented, seed),
                 settings,
                 seed,

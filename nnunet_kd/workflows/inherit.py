@@ -108,7 +108,9 @@ def _summary_of_teacher(pinned: TeacherSettings, configuration: str) -> dict[str
                 path = unpack_model(path, Path(temporary), configuration, (member,))
             except ModelError:  # a model without it
                 return {}
-        summary: dict[str, Any] = json.loads((path / member).read_text("utf-8")) if (path / member).is_file() else {}
+        summary: dict[str, Any] = (
+            json.loads((path / member).read_text(encoding="utf-8")) if (path / member).is_file() else {}
+        )
     return summary
 
 

@@ -193,14 +193,18 @@ def test_a_file_may_name_the_teacher_of_the_continued_run_in_other_words(named: 
     (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / named}")
     settings = resolve_settings("dcd", ("dcd",), tmp_path, saved=saved, environment={})
     assert settings.as_dict()["teacher"]["path"] == saved["teacher"]["path"]
-    # what a new run would look for says nothing against several that were given
+    # of several, a file that speaks of one is another wish than what was begun, unless all are named again
     several = {
         "teacher": [{"path": "/a", "fold": 0, "sha256": "0" * 64}, {"path": "/b", "fold": 1, "sha256": "1" * 64}]
     }
     (tmp_path / "nnunet_kd.yaml").write_text("teacher: {fold: 0}")
-    for given in ({}, {SET_VARIABLE: '["teacher=[/a, /b]"]'}):
-        resolved = resolve_settings("dcd", ("dcd",), tmp_path, saved=several, environment=given)
-        assert [one.path for one in resolved.teachers()] == ["/a", "/b"]
+    with pytest.raises(SettingsError, match="other settings than the files give now"):
+        resolve_settings("dcd", ("dcd",), tmp_path, saved=several, environment={})
+    again = {SET_VARIABLE: '["teacher=[/a, /b]"]'}
+    named = resolve_settings("dcd", ("dcd",), tmp_path, saved=several, environment=again)
+    assert [one.path for one in named.teachers()] == ["/a", "/b"]
+    with pytest.raises(SettingsError, match=r"teacher\.trusted: there are 2 teachers"):
+        resolve_settings("dcd", ("dcd",), saved=several, environment={SET_VARIABLE: '["teacher.trusted=true"]'})
     for other in ("n", "m/fold_1", "m/fold_0/checkpoint_best.pth"):
         (tmp_path / "nnunet_kd.yaml").write_text(f"teacher: {tmp_path / other}")
         with pytest.raises(SettingsError, match=r"teacher\.path: was .*/m, now"):

@@ -113,7 +113,7 @@ def test_random_generators_are_where_they_were(dataset: Path) -> None:
     teacher = inherited_teacher(inherited)
     before = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     started.training_patches(inherited, 3, True, 1)
-    inherited._compute_start(teacher)
+    inherited._compute_start(teacher, [])
     after = random.getstate(), np.random.get_state()[1].tolist(), torch.get_rng_state()  # noqa: NPY002
     assert before[:2] == after[:2]
     assert torch.equal(before[2], after[2])
