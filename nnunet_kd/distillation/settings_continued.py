@@ -10,6 +10,7 @@ from typing import Any
 from nnunet_kd.distillation.settings import Settings, TeacherSettings, validate_settings
 from nnunet_kd.distillation.settings_model import yaml_text
 from nnunet_kd.errors import SettingsError
+from nnunet_kd.nnunet.folds import is_fold, parse_fold, split_model_path
 
 START = ("start", "start_sha256")
 
@@ -30,13 +31,10 @@ def without_known_teacher(layer: dict[str, Any], saved: dict[str, Any], source: 
 
 def _of_model(teacher: TeacherSettings) -> TeacherSettings:
     """The same checkpoint, with the model folder as its path, as a run saves it."""
-    path = Path(teacher.path or "")
-    said: dict[str, Any] = {}
-    if path.parent.name.startswith("fold_") and path.suffix == ".pth":
-        said["checkpoint"], path = path.name, path.parent
-    if path.name.startswith("fold_"):
-        fold = path.name.removeprefix("fold_")
-        said.update(path=str(path.parent), fold=int(fold) if fold.isdecimal() else fold)
+    folder, fold, checkpoint = split_model_path(Path(teacher.path or ""))
+    if fold is None or not is_fold(fold):
+        return teacher
+    said = {"path": str(folder), "fold": parse_fold(fold), "checkpoint": checkpoint or teacher.checkpoint}
     return teacher.model_copy(update=said)
 
 

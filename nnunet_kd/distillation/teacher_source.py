@@ -16,7 +16,7 @@ from nnunet_kd.models.folder import ModelFolder
 from nnunet_kd.models.plans import provenance, read_plans
 from nnunet_kd.models.training_cases import SUMMARY
 from nnunet_kd.nnunet.environment import STOCK_TRAINER
-from nnunet_kd.nnunet.folds import SPLITS_FILE
+from nnunet_kd.nnunet.folds import SPLITS_FILE, split_model_path
 
 HOW_TO_POINT = (
     "Point at one with `-t PATH` (nnunet-kd train), `--set teacher=PATH`, or `teacher: PATH` in the settings file; PATH is a "
@@ -162,16 +162,14 @@ def _from_path(path: Path, fold: str, settings: TeacherSettings, configuration: 
         raise TeacherError(f"the teacher {path} does not exist. {HOW_TO_POINT}")
     if is_archive(path):
         return _from_zip(path, fold, settings, configuration, unpack_to)
-    if path.is_file():
-        if not path.parent.name.startswith("fold_"):
-            raise TeacherError(
-                f"the checkpoint {path} does not lie in a fold_X folder of a model folder, so its plans.json and dataset.json "
-                f"cannot be found. {HOW_TO_POINT}"
-            )
-        fold, settings = path.parent.name.removeprefix("fold_"), settings.model_copy(update={"checkpoint": path.name})
-        path = path.parent.parent
-    elif path.name.startswith("fold_"):
-        path, fold = path.parent, path.name.removeprefix("fold_")
+    folder, own_fold, checkpoint = split_model_path(path)
+    if path.is_file() and checkpoint is None:
+        raise TeacherError(
+            f"the checkpoint {path} does not lie in a fold_X folder of a model folder, so its plans.json and dataset.json "
+            f"cannot be found. {HOW_TO_POINT}"
+        )
+    path, fold = folder, own_fold or fold
+    settings = settings.model_copy(update={"checkpoint": checkpoint or settings.checkpoint})
     problem: str | None = "it has no plans.json"
     if (path / "plans.json").is_file():
         problem = _why_untrained(_files_of_folds(path), fold, settings.checkpoint)

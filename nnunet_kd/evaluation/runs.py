@@ -191,9 +191,8 @@ def read_run(model_folder: Path, fold: str) -> Run:
         return Run(model_folder, fold, dataset_name, settings=settings)
     content = read_checkpoint(checkpoint, in_memory=False)
     parameters = None
-    with contextlib.suppress(
-        ModelError
-    ):  # a trainer that is not installed may have built another network than the plan says
+    # a trainer that is not installed may have built another network than the plan says
+    with contextlib.suppress(ModelError):
         parameters = read_network(checkpoint).parameters
     return Run(
         model_folder,

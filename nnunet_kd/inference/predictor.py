@@ -27,7 +27,7 @@ from nnunet_kd.inference.onnx_metadata import OnnxModel
 from nnunet_kd.inference.runtime_network import RuntimeNetwork
 from nnunet_kd.nnunet.environment import channel_names, variables_set_to
 from nnunet_kd.nnunet.networks import network_inputs
-from nnunet_kd.nnunet.prediction import export_case, read_case
+from nnunet_kd.nnunet.prediction import export_case, read_case, remove_probabilities
 from nnunet_kd.system.counts import counted
 from nnunet_kd.system.files import folder_beside, free_space
 from nnunet_kd.volumes.placing import move_all
@@ -143,11 +143,8 @@ class CasePredictor(nnUNetPredictor):
         try:
             with folder_beside(case.output) as temporary:
                 export_case(self, logits, properties, temporary / case.name, probabilities, case.ending)
-                if (
-                    case.output.exists() and not probabilities
-                ):  # what lies beside the old segmentation is of what made that
-                    for ending in (".npz", ".pkl"):
-                        (case.output.parent / f"{case.name}{ending}").unlink(missing_ok=True)
+                if case.output.exists() and not probabilities:  # else they would be of what made the old segmentation
+                    remove_probabilities(case.output.parent, case.name)
                 move_all(temporary, case.output.parent, last=case.output.name)
                 self.written(case)
         except RuntimeError as error:  # SimpleITK's word for a full disk

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from pathlib import Path
 from typing import Literal
 
 from nnunet_kd.errors import SettingsError
@@ -16,6 +17,19 @@ Fold = int | Literal["all"]
 def is_fold(text: str) -> bool:
     """Whether a text names a fold."""
     return text == "all" or (text.isascii() and text.isdigit())
+
+
+def split_model_path(path: Path) -> tuple[Path, str | None, str | None]:
+    """What a path to a model names: its folder, fold and checkpoint; the latter two as far as the path goes on to them.
+
+    ``MODEL``, ``MODEL/fold_X`` or ``MODEL/fold_X/checkpoint_Y.pth``; only names are looked at, not the disk.
+    """
+    checkpoint = None
+    if path.suffix == ".pth" and path.parent.name.startswith("fold_"):  # a model folder may lie in any folder
+        path, checkpoint = path.parent, path.name
+    if not path.name.startswith("fold_"):
+        return path, None, None
+    return path.parent, path.name.removeprefix("fold_"), checkpoint
 
 
 def parse_fold(text: str) -> Fold:

@@ -79,6 +79,12 @@ def export_case(
     )  # fmt: skip
 
 
+def remove_probabilities(folder: Path, case: str) -> None:
+    """Delete the ``.npz`` and ``.pkl`` of a case, as :func:`export_case` writes them, where they are there."""
+    for ending in (".npz", ".pkl"):
+        (folder / f"{case}{ending}").unlink(missing_ok=True)
+
+
 def windows(predictor: nnUNetPredictor, shape: Sequence[int]) -> list[Any]:
     """The places of a predictor's patches in an image ``(channels, *shape)``, as indices."""
     slicers: list[Any] = predictor._internal_get_sliding_window_slicers(torch.Size(shape))

@@ -18,6 +18,7 @@ from nnunet_kd.distillation.settings import Settings
 from nnunet_kd.errors import TrainingStopped
 from nnunet_kd.models.checkpoint import CLIPPED, PREVIOUS, mean_share
 from nnunet_kd.nnunet.checkpoints import LATEST
+from nnunet_kd.nnunet.prediction import remove_probabilities
 from nnunet_kd.nnunet.training import CLIPPED_NORM, wrapped_for
 from nnunet_kd.system.cores import computing_threads
 from nnunet_kd.system.counts import counted
@@ -124,8 +125,7 @@ class ResumableTrainer(CheckpointedTrainer):
         with self.results_of_a_trial_apart(), freed_memory_kept(self.device.type == "cpu"):
             if self._trained and not save_probabilities and self.local_rank == 0:
                 for path in Path(self.output_folder).glob("validation/*.npz"):
-                    path.unlink()
-                    path.with_suffix(".pkl").unlink(missing_ok=True)
+                    remove_probabilities(path.parent, path.stem)
             super().perform_actual_validation(save_probabilities)
 
     @contextlib.contextmanager

@@ -86,13 +86,10 @@ def inherit_student(
         if validated:
             tell("validation cases are predicted")
             trainer.perform_actual_validation(False)
-            summary = json.loads((Path(trainer.output_folder) / SUMMARY).read_text(encoding="utf-8"))
-            of_teacher_summary = _summary_of_teacher(pinned, trainer.configuration_name)
-            dice = _means(summary)
-            if pinned.checkpoint == FINAL and _cases(of_teacher_summary) == _cases(
-                summary
-            ):  # FINAL is what nnU-Net validates
-                teacher_dice = _means(of_teacher_summary)
+            summary = _read(Path(trainer.output_folder) / SUMMARY)
+            dice, of_its_own = _means(summary), _summary_of_teacher(pinned, trainer.configuration_name)
+            if pinned.checkpoint == FINAL and _cases(of_its_own) == _cases(summary):  # nnU-Net validates the final one
+                teacher_dice = _means(of_its_own)
         measured(Inherited(trainer.start_fits, str(of_teacher / pinned.checkpoint), dice, teacher_dice))
         if output is not None:
             tell(f"{output} is written")
@@ -108,10 +105,13 @@ def _summary_of_teacher(pinned: TeacherSettings, configuration: str) -> dict[str
                 path = unpack_model(path, Path(temporary), configuration, (member,))
             except ModelError:  # a model without it
                 return {}
-        summary: dict[str, Any] = (
-            json.loads((path / member).read_text(encoding="utf-8")) if (path / member).is_file() else {}
-        )
-    return summary
+        return _read(path / member)
+
+
+def _read(summary: Path) -> dict[str, Any]:
+    """Empty where there is no such file."""
+    found: dict[str, Any] = json.loads(summary.read_text(encoding="utf-8")) if summary.is_file() else {}
+    return found
 
 
 def _cases(summary: Mapping[str, Any]) -> set[str]:

@@ -127,8 +127,8 @@ def soften(
             check_leaks(description, trainer)
         if images is not None:
             add_images(trainer, images, progress)
-        labelled = [str(case) for part in trainer.do_split() for case in part]
-        without_labels = frozenset(unlabelled_cases(trainer, labelled))
+        training, validation = ([str(case) for case in part] for part in trainer.do_split())
+        without_labels = frozenset(unlabelled_cases(trainer, [*training, *validation]))
         if without_labels:
             refuse_other_preprocessing(
                 unlabelled_folder(trainer),
@@ -138,7 +138,7 @@ def soften(
         folder = sets_folder(Path(trainer.preprocessed_dataset_folder)) / description.name
         for written in (unlabelled_folder(trainer), unlabelled_folder(trainer).resolve().parent):
             remove_leftovers(written)  # nnU-Net reads no folder of cases that holds other files
-        cases, dataset = cases_to_soften(trainer, teachers.first, without_labels)
+        cases, dataset = cases_to_soften(trainer, teachers.first, training, without_labels)
         channels = len(description.heads)
         shapes = {case: (channels, *case_shape(dataset, case)[1:]) for case in cases}
         unseen = [case for case in cases if not description.teachers_of(case)]

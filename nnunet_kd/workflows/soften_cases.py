@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Collection, Sequence
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from nnunet_kd.training.unlabelled import unlabelled_folder
 
 
 def cases_to_soften(
-    trainer: DistillationTrainer, teacher: TeacherSource, without_labels: frozenset[str]
+    trainer: DistillationTrainer, teacher: TeacherSource, training: Sequence[str], without_labels: Collection[str]
 ) -> tuple[list[str], Any]:
     """The fold's training cases with those that have no labels, and a dataset of them; a cascade's input lies beside the teacher.
 
@@ -24,7 +24,6 @@ def cases_to_soften(
         DataError: there is none.
         TeacherError: the first stage's segmentations do not lie beside the teacher.
     """
-    training, _ = trainer.do_split()
     if trainer.is_cascaded:
         previous = str(trainer.configuration_manager.previous_stage_name)
         found = previous_stage_segmentations(teacher, previous, trainer.configuration_name)
@@ -44,7 +43,7 @@ def cases_to_soften(
     if more:
         own = [dataset] if training else []
         dataset = JoinedDataset([*own, preprocessed_cases(unlabelled_folder(trainer), more)])
-    return sorted([*map(str, training), *more]), dataset
+    return sorted([*training, *more]), dataset
 
 
 def preprocessed_images(

@@ -133,6 +133,15 @@ def test_an_earlier_training_that_is_not_finished_is_not_lost(results: Path) -> 
     assert resumed.restored[TRAINING] == begun.name
 
 
+def test_a_first_training_may_be_continued(results: Path) -> None:
+    """As the scripts in examples/ do, whether they were interrupted or not."""
+    first = train(LOGITS, FIRST, continued=True)
+    assert (first.restored_from, first.current_epoch) == (None, 2)
+    again = train(LOGITS, FIRST, continued=True)
+    assert again.restored_from == Path(first.output_folder) / "checkpoint_final.pth"
+    assert again.restored[TRAINING] == read_checkpoint(again.restored_from)[ENTRY][TRAINING]
+
+
 def test_a_trial_validates_beside_a_finished_training(folder: Path) -> None:
     def trial(trainer: DistillationTrainer) -> None:
         trainer.disable_checkpointing = True

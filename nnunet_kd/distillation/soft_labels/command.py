@@ -11,6 +11,7 @@ from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.description import Description
 from nnunet_kd.distillation.soft_labels.teachers import StudentTeachers, place_of
 from nnunet_kd.nnunet.checkpoints import FINAL
+from nnunet_kd.nnunet.folds import split_model_path
 
 DEFAULT_PLANS, DEFAULT_DEVICE = "nnUNetPlans", "cuda"
 
@@ -54,12 +55,8 @@ class SoftenCommand:
 
     def of_own_fold(self) -> SoftenCommand:
         """By the teacher of the student's fold: of the same model, whichever of its folds or checkpoints was named."""
-        path = None if self.teacher is None else Path(self.teacher)
-        if path is not None and path.parent.name.startswith("fold_"):
-            path = path.parent
-        if path is not None and path.name.startswith("fold_"):
-            path = path.parent
-        return replace(self, teacher=None if path is None else str(path), folds=())
+        model = None if self.teacher is None else str(split_model_path(Path(self.teacher))[0])
+        return replace(self, teacher=model, folds=())
 
     def of_set(self, description: Description, teachers: StudentTeachers) -> SoftenCommand:
         """What makes the maps of a set that is there, with its teachers and choices.

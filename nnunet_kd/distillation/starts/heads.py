@@ -7,7 +7,6 @@ the divergence of its probabilities from the teacher's can be minimised itself: 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from itertools import zip_longest
 
 import torch
 from torch.nn import functional
@@ -81,5 +80,6 @@ def unused_heads(heads: Sequence[str], weights: Sequence[float]) -> set[str]:
         heads: their names, coarsest first.
         weights: of the deep-supervision scales in the loss, finest first; the only one without deep supervision.
     """
-    paired = zip_longest(reversed(heads), weights, fillvalue=0.0)
-    return {str(head) for head, weight in paired if float(weight) <= UNUSED_WEIGHT}
+    # without deep supervision the finest one alone
+    used = {head for head, weight in zip(reversed(heads), weights, strict=False) if weight > UNUSED_WEIGHT}
+    return {*heads} - used

@@ -14,6 +14,7 @@ from nnunet_kd.errors import CheckpointError, ModelError, SettingsError
 from nnunet_kd.models.checkpoint import read_checkpoint
 from nnunet_kd.models.folder import FURTHEST_FIRST, ModelFolder, open_model
 from nnunet_kd.nnunet.checkpoints import WEIGHTS
+from nnunet_kd.nnunet.folds import split_model_path
 from nnunet_kd.system.counts import some
 from nnunet_kd.system.files import sha256
 
@@ -97,7 +98,7 @@ def _read_student(start: str, fold: int | str) -> tuple[dict[str, torch.Tensor],
 
 def _of_fold(model: ModelFolder, path: Path, fold: str) -> Path:
     """The checkpoint of a path that names one, else the training's own fold's, else that of the only fold there is."""
-    if path.suffix == ".pth" or path.name.startswith("fold_"):
+    if split_model_path(path)[1] is not None:
         return model.checkpoint_path(model.folds[0])
     there = sorted({file.parent.name for file in model.folder.glob("fold_*/checkpoint_*.pth")})
     wanted = there[0] if len(there) == 1 else f"fold_{fold}"

@@ -13,7 +13,7 @@ from nnunet_kd.workflows.shrink.model import Teacher, find_teacher
 from nnunet_kd.workflows.shrink.report import MEANINGLESS
 from nnunet_kd.workflows.shrink.request import Listener, Places, ShrinkRequest
 from nnunet_kd.workflows.shrink.state import State, folder_fingerprint
-from nnunet_kd.workflows.shrink.teacher import check_start, choose_mirroring
+from nnunet_kd.workflows.shrink.teacher import check_start, choose_mirroring, load_teacher
 from nnunet_kd.workflows.shrink.training import check_settings, check_taught
 
 MOST_OF_BUDGET = 0.8
@@ -52,9 +52,9 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
     """
     teacher = find_teacher(request.model, request.configuration, request.reduction, request.trusted, places)
     check_settings(request, teacher)
-    begun = "mirroring" in state.values
-    if not begun:
-        check_start(request, teacher)
+    predictor = None if "mirroring" in state.values else load_teacher(request, teacher)  # else checked before
+    if predictor is not None:
+        check_start(request, teacher, predictor.network)
     images = look_at(request.images, request.labels, teacher, listener.show)
     state.same("model", dict(teacher.digests), "the model's checkpoints")
     state.same("images", folder_fingerprint(images.files, listener.show), "the images")
@@ -72,11 +72,11 @@ def look_at_everything(request: ShrinkRequest, places: Places, state: State, lis
         listener.warn(line)
     if teacher.without_onnx is not None:
         listener.warn(f"student.onnx will not be written: {teacher.without_onnx}")
-    _check_disk(images, teacher, places, listener, begun)
-    if begun:
+    _check_disk(images, teacher, places, listener, begun=predictor is None)
+    if predictor is None:
         mirroring = bool(state.values["mirroring"])
     else:
-        mirroring, seconds = choose_mirroring(request, teacher, images)
+        mirroring, seconds = choose_mirroring(request, teacher, images, predictor)
         _check_budget(request, mirroring, seconds, listener)
         state.values["mirroring"] = mirroring
     state.save()

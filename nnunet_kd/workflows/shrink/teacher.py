@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from torch import nn
 
 from nnunet_kd.distillation.settings import TeacherSettings
 from nnunet_kd.distillation.soft_labels.maps import finds_nothing, open_map
@@ -48,18 +49,24 @@ def teacher_settings(teacher: Teacher, trusted: bool, fold: str | None = None) -
     )
 
 
-def check_start(request: ShrinkRequest, teacher: Teacher) -> None:
+def load_teacher(request: ShrinkRequest, teacher: Teacher) -> nnUNetPredictor:
+    """nnU-Net's predictor with the teacher's network, on the device that was asked for."""
+    predictor = new_predictor(False, request.device)
+    predictor.device = torch.device(request.device)
+    load_predictor(teacher.model, predictor, request.trusted)
+    return predictor
+
+
+def check_start(request: ShrinkRequest, teacher: Teacher, network: nn.Module) -> None:
     """Whether a student can start inside the teacher's network, as its trainer built it.
 
     Raises:
         PlanError: it cannot, and that is how ``shrink`` begins.
     """
-    predictor = new_predictor()
-    load_predictor(replace(teacher.model, folds=teacher.model.folds[:1]), predictor, request.trusted)
     student = reduce_plans(teacher.plans, request.reduction, teacher.configuration)
     sizes = inputs_and_heads(student, teacher.configuration, teacher.dataset_json)
     try:
-        pair(predictor.network, build_meta_network(student, teacher.configuration, *sizes))
+        pair(network, build_meta_network(student, teacher.configuration, *sizes))
     except PlanError as error:
         raise PlanError(
             f"{request.model}: no student can start inside this network: {error}. shrink needs that start. It takes "
@@ -67,15 +74,18 @@ def check_start(request: ShrinkRequest, teacher: Teacher) -> None:
         ) from error
 
 
-def choose_mirroring(request: ShrinkRequest, teacher: Teacher, images: Images) -> tuple[bool, float]:
+def choose_mirroring(
+    request: ShrinkRequest, teacher: Teacher, images: Images, predictor: nnUNetPredictor
+) -> tuple[bool, float]:
     """Whether predictions are averaged over mirrored images, and how many seconds the teacher will take.
+
+    Args:
+        request, teacher, images: as found.
+        predictor: from :func:`load_teacher`.
 
     Returns:
         The choice; and windows times mirrored passes times folds times the measured seconds of one patch.
     """
-    predictor = new_predictor(False, request.device)
-    predictor.device = torch.device(request.device)
-    load_predictor(teacher.model, predictor, request.trusted)
     network = predictor.network.to(predictor.device).eval()
     shape = (1, _input_channels(network), *teacher.patch_size)
     with torch.inference_mode():

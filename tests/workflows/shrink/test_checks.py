@@ -18,7 +18,7 @@ from nnunet_kd.workflows.shrink.dataset import split_cases
 from nnunet_kd.workflows.shrink.images import look_at
 from nnunet_kd.workflows.shrink.model import find_teacher
 from nnunet_kd.workflows.shrink.request import Places, ShrinkRequest
-from nnunet_kd.workflows.shrink.teacher import choose_mirroring
+from nnunet_kd.workflows.shrink.teacher import choose_mirroring, load_teacher
 from tests.workflows.shrink.tiny_shrink import (
     LONG,
     SIZE,
@@ -253,7 +253,7 @@ def test_one_patient_only(tmp_path: Path) -> None:
 
 
 def test_a_budget_that_the_teacher_alone_exceeds(model: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checks, "choose_mirroring", lambda request, teacher, images: (False, 3600.0))
+    monkeypatch.setattr(checks, "choose_mirroring", lambda *_: (False, 3600.0))
     result = shrink(model, write_images(tmp_path / "images"), tmp_path / "out", "--minutes", "30")
     assert isinstance(result.exception, MissingRequirement)
     said = error_of(result)
@@ -267,7 +267,8 @@ def test_mirroring_is_given_up_for_a_budget(model: Path, tmp_path: Path) -> None
     images = look_at(write_images(tmp_path / "images"), None, teacher, lambda done, total, what: None)
 
     def chosen(**more: Any) -> tuple[bool, float]:
-        return choose_mirroring(ShrinkRequest(model, tmp_path, tmp_path, **more), teacher, images)
+        request = ShrinkRequest(model, tmp_path, tmp_path, **more)
+        return choose_mirroring(request, teacher, images, load_teacher(request, teacher))
 
     assert chosen(iterations=5)[0]
     assert chosen(minutes=60)[0]
