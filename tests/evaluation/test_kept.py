@@ -177,6 +177,14 @@ def test_combine_never_replaces_what_it_is_made_of(files: list[Path], tmp_path: 
     assert list(kept.parent.iterdir()) == [kept]
 
 
+def test_combine_over_patients(files: list[Path], tmp_path: Path) -> None:
+    chosen = (*files, "--reference", "student", "--methods", "student,dcd", "-o", tmp_path / "out")
+    assert "over 12 cases" in run(*chosen)
+    told = " ".join(run(*chosen, "--group-regex", "case_(.)").split())  # of case_00 to case_11
+    assert "over 2 patients" in told
+    assert "mean over patients" in told
+
+
 def test_values_of_other_trainings_are_moved_aside(files: list[Path], tmp_path: Path) -> None:
     output = tmp_path / "out"
     for _ in range(2):  # the second time, nothing would be lost

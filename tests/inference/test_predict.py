@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
+import io
 import json
 import shutil
 import subprocess
@@ -20,7 +22,7 @@ from nnunet_kd.inference.cases import InputCase, find_cases
 from nnunet_kd.inference.record import RECORD, ModelOrigin, PredictionRecord
 from nnunet_kd.inference.session import RunResult
 from nnunet_kd.models.folder import open_model
-from tests.deployment import ball, run_command, segmentation, stock_prediction, write_image
+from tests.deployment import ball, run_command, segmentation, stock_prediction, stock_predictor, write_image
 from tests.inference.predicting import Cases, files, refuse, run
 
 
@@ -46,12 +48,27 @@ def test_torch_is_identical_to_stock_nnunet(student: Path, cases: Cases, stock: 
     assert {label for path in stock.glob("*.nii.gz") for label in np.unique(segmentation(path))} == {0, 1, 2}
 
 
-def test_several_folds_step_and_no_mirroring_are_nnunets(student: Path, cases: Cases, tmp_path: Path) -> None:
+def test_several_folds_are_nnunets(student: Path, cases: Cases, tmp_path: Path) -> None:
     both = stock_prediction(student, cases[0], tmp_path / "both", (0, 1))
     run(cases[0], tmp_path / "ours", student, folds=())
     assert agreement(both, tmp_path / "ours") == 1
-    run(cases[0], tmp_path / "plain", student, mirroring=False, step=1.0)
-    assert agreement(both, tmp_path / "plain") < 1
+
+
+@pytest.mark.parametrize(("mirroring", "step"), [(False, 0.5), (True, 1.0)])
+def test_no_mirroring_and_larger_steps_are_nnunets(
+    student: Path, cases: Cases, stock: Path, tmp_path: Path, mirroring: bool, step: float
+) -> None:
+    predictor = stock_predictor(student)
+    predictor.use_mirroring, predictor.tile_step_size = mirroring, step
+    expected, own = tmp_path / "stock", tmp_path / "own"
+    expected.mkdir()
+    with contextlib.redirect_stdout(io.StringIO()):
+        predictor.predict_from_files_sequential(str(cases[0]), str(expected), save_probabilities=True)
+    run(cases[0], own, student, mirroring=mirroring, step=step, probabilities=True)
+    for path in expected.glob("*.npz"):
+        wanted, found, default = (np.load(place / path.name)["probabilities"] for place in (expected, own, stock))
+        assert np.array_equal(found, wanted)
+        assert not np.array_equal(found, default)
 
 
 @pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])

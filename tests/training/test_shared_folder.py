@@ -5,19 +5,22 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from nnunet_kd.errors import PlanError
 from nnunet_kd.models.plans import named_student_plans
 from nnunet_kd.training.trainer import DistillationTrainer
+from nnunet_kd.workflows.bench.pair import DATASET_JSON
 from tests.training.tiny_trainer import trainer
 
 
-def _started(plans: dict, fold: int, *assignments: str) -> DistillationTrainer:
+def _started(plans: dict, fold: int, *assignments: str, dataset: dict = DATASET_JSON) -> DistillationTrainer:
     """A student's training at the place where nnU-Net writes ``plans.json``; saved as if it had trained."""
-    made = trainer("nnUNetTrainerStudent", plans, *assignments, fold=fold)
+    made = trainer("nnUNetTrainerStudent", plans, *assignments, dataset=dataset, fold=fold)
     made.print_to_log_file("a line")
     with contextlib.redirect_stdout(io.StringIO()):
         made.refuse_to_spoil_folds()
@@ -62,15 +65,39 @@ def test_a_fold_alone_may_be_trained_anew_and_validated(tiny: dict) -> None:
     assert trainer("nnUNetTrainerStudent", tiny, fold=1).configuration_name == "3d_fullres"
 
 
-def test_folds_of_another_spacing_or_other_labels_are_not_made_unusable(tiny: dict) -> None:
+def _of_configuration(key: str, value: Any) -> Callable[[dict, dict], None]:
+    return lambda plans, dataset: plans["configurations"]["3d_fullres"].update({key: value})
+
+
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (_of_configuration("spacing", [2.0, 2.0, 2.0]), "spacing"),
+        (_of_configuration("patch_size", [8, 8, 16]), "patch_size"),
+        (_of_configuration("normalization_schemes", ["NoNormalization"]), "normalization_schemes"),
+        (_of_configuration("use_mask_for_norm", [True]), "use_mask_for_norm"),
+        (lambda plans, dataset: plans.update(transpose_forward=[1, 0, 2]), "transpose_forward"),
+        (lambda plans, dataset: dataset["labels"].update(a=2, b=1), "labels"),
+    ],
+)
+def test_folds_that_were_given_other_numbers_are_not_made_unusable(
+    tiny: dict, change: Callable[[dict, dict], None], named: str
+) -> None:
+    described = {**DATASET_JSON, "labels": {"background": 0, "a": 1, "b": 2}}
+    _started(tiny, 0, "reduction=4", dataset=described)
+    plans, dataset = json.loads(json.dumps([tiny, described]))
+    change(plans, dataset)
+    with pytest.raises(
+        PlanError, match=rf"another {named}\. .*Give the plan another name|another {named}\. .*nnunet-kd plan"
+    ):
+        _started(plans, 1, "reduction=4", dataset=dataset)
+
+
+def test_a_batch_of_another_size_is_no_matter_to_the_weights(tiny: dict) -> None:
     _started(tiny, 0, "reduction=4")
     other = json.loads(json.dumps(tiny))
-    other["configurations"]["3d_fullres"]["spacing"] = [2.0, 2.0, 2.0]
-    with pytest.raises(PlanError, match=r"another spacing\. .*Give the plan another name|another spacing\."):
-        _started(other, 1, "reduction=4")
-    other = json.loads(json.dumps(tiny))
     other["configurations"]["3d_fullres"]["batch_size"] = 3
-    _started(other, 1, "reduction=4")  # which weights do without
+    _started(other, 1, "reduction=4")
 
 
 def test_a_trial_leaves_its_own_fold_usable(tiny: dict) -> None:

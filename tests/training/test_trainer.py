@@ -90,7 +90,7 @@ def test_fixed_projections_stay(tiny: dict) -> None:
 
 def test_student_trainer_needs_no_teacher(folders: Path) -> None:
     plans = make_plans()
-    write_untrained_teacher(plans, "3d_fullres", DATASET_JSON)
+    shutil.rmtree(write_untrained_teacher(plans, "3d_fullres", DATASET_JSON))
     made = ready("nnUNetTrainerStudent", plans)
     steps(made, 1)
     assert list(made.history.close_epoch(0)) == ["segmentation"]
@@ -122,8 +122,12 @@ def test_evaluation_is_stock(tiny: dict) -> None:
     made = ready("nnUNetTrainerDCD", tiny)
     steps(made, 1)
     made.on_validation_epoch_start()
+    batch = random_batch(made)
     with torch.no_grad():
-        made.validation_step(random_batch(made))
+        validated = made.validation_step(batch)
+        output = made.network(batch["data"])
+        labels = made.loss.segmentation(output, batch["target"])  # nnU-Net's own
+    assert float(validated["loss"]) == pytest.approx(float(labels), rel=1e-6)
     assert (made.supervision._capture.features, made.supervision._capture.image) == ([], None)
     made.network.eval()
     made.supervision.remove()
@@ -269,3 +273,13 @@ def test_cascade_refuses_an_archive_and_leaves_nothing_of_it(folders: Path, monk
     ):
         made.previous_stage_segmentations()
     assert list(temporary.iterdir()) == []
+
+
+def test_learning_rate_and_length_of_validation_are_what_is_set(tiny: dict) -> None:
+    plain = ready("nnUNetTrainerStudent", tiny)
+    made = ready(
+        "nnUNetTrainerStudent", tiny, "learning_rate=0.003", "validation_iterations=2", "iterations_per_epoch=3"
+    )
+    assert (plain.initial_lr, plain.num_val_iterations_per_epoch, plain.num_iterations_per_epoch) == (0.01, 50, 250)
+    assert (made.initial_lr, made.num_val_iterations_per_epoch, made.num_iterations_per_epoch) == (0.003, 2, 3)
+    assert [group["lr"] for group in made.optimizer.param_groups] == [0.003]

@@ -228,3 +228,8 @@ def test_pretrained_weights_leave_no_other_start(tiny: dict) -> None:
     weights = Path(os.environ["nnUNet_results"], "Dataset998_Tiny", "nnUNetTrainer__nnUNetPlans__3d_fullres")
     (run,) = plan(methods=["dcd"], pretrained_weights=str(weights), settings={"reduction": 1})
     assert run.settings["start"] == "random"
+
+
+def test_probabilities_are_saved_where_that_is_asked_for(tiny: dict) -> None:
+    assert "--npz" not in plan()[0].arguments
+    assert all("--npz" in run.arguments for run in plan(save_probabilities=True))
